@@ -1,0 +1,130 @@
+//! The port of the rules: what they may decide, in the kernel's words.
+//!
+//! The kernel asks and obeys; how the answers come about (grants, Lua, a table) is the host's business.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::message::{ChannelName, Draft, Micros};
+use super::pattern::Patterns;
+use super::policy::Policy;
+
+/// An answer that may have to wait: most are ready at once, a rule that asks a back end is not.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send + 'a>>;
+
+/// What the rules may decide.
+pub trait Hooks: Send + Sync + 'static {
+    /// Who is this? Asked per connection, and per credential over HTTP.
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity>;
+    /// May it listen? Any deny wins, else any allow, else no.
+    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, ()>;
+    /// May it say this here?
+    fn publish<'a>(&'a self, client: &'a Client, draft: &'a Draft) -> Answer<'a, ()>;
+    /// May it read what was said before? `resume`: a subscriber asks for what it missed; being allowed to listen is then
+    /// enough unless a rule denies.
+    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, ()>;
+    /// It has gone. Told after the fact; must not block.
+    fn disconnected(&self, client: &Arc<Client>, why: &Farewell);
+    /// What does this channel keep and promise? Asked when it is first touched.
+    fn policy(&self, channel: &ChannelName) -> Policy;
+}
+
+/// What somebody who wants in has shown.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectRequest {
+    /// `ws`, `sse`, `poll` or `http`.
+    pub transport: &'static str,
+    pub method: String,
+    pub path: String,
+    pub query: Vec<(String, String)>,
+    /// Lower-case names.
+    pub headers: Vec<(String, String)>,
+    pub ip: Option<IpAddr>,
+    /// The credential, from wherever it was carried: the `Authorization` header's bearer, a subprotocol, `?token=`.
+    pub bearer: Option<String>,
+}
+
+impl ConnectRequest {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+    pub fn param(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// What a session may do without asking any rule again.
+#[derive(Clone, Debug, Default)]
+pub struct Grants {
+    pub subscribe: Patterns,
+    pub publish: Patterns,
+    pub history: Patterns,
+    pub admin: bool,
+}
+
+/// Who somebody is, as the connect hooks said.
+#[derive(Clone, Default)]
+pub struct Identity {
+    pub user: Option<String>,
+    pub tenant: Option<String>,
+    /// Unix time at which the credential ends.
+    pub expires: Option<Micros>,
+    pub grants: Grants,
+    /// The host's own view of the session's attributes, opaque here.
+    pub attrs: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// One connected client, or one caller over HTTP.
+pub struct Client {
+    pub id: String,
+    pub identity: Identity,
+    pub ip: Option<IpAddr>,
+    /// `native`, or the name of a plugin's dialect.
+    pub dialect: &'static str,
+    pub transport: &'static str,
+    /// Whether it showed a credential at all: one that did is forbidden, one that did not is unauthorized.
+    pub credential: bool,
+    pub connected: Micros,
+}
+
+/// What a refusal is about; the edges turn it into numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalKind {
+    /// A rule, or the default, said no.
+    Denied,
+    /// A rule broke; its kind's refusal stands in.
+    Broken,
+    /// Too many, come back later.
+    Busy,
+}
+
+/// A no, with what a program and a person need to know.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    /// A stable word for programs: `not_member`.
+    pub code: String,
+    /// A sentence for people.
+    pub why: String,
+    /// Finds the decision in the log.
+    pub decision: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, decision {})", self.why, self.code, self.decision)
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Farewell {
+    /// `client`, `server`, `shutdown`, `lag`, `error` or `timeout`.
+    pub cause: &'static str,
+    /// The close code, where the transport has one.
+    pub code: Option<u16>,
+}

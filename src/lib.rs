@@ -1,0 +1,3 @@
+//! Aether: a realtime push hub.
+
+pub mod kernel;
