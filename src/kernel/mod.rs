@@ -1,5 +1,46 @@
-//! The kernel.
+//! The kernel: channels as logs, subscribers as cursors.
+//!
+//! ```text
+//!   Draft ──hooks──▶ Admitted ──lane──▶ Entry ──log──▶ Publication ──▶ tail ──▶ sessions ──▶ bytes
+//!         may they?            order           append              newest   cursors   format
+//!                                              settle               part
+//! ```
+//!
+//! A channel is a log; a subscriber is a cursor. Publishing appends; delivering reads forward from a cursor. Live
+//! delivery, resume, replay and a slow reader are the same act from different positions.
+//!
+//! # What holds
+//!
+//! * **Order.** A channel's offsets go 1, 2, 3 ..., each given once for as long as the log lives; every reader sees them in
+//!   that order. (`tests/order.rs`)
+//! * **Nothing is skipped in silence.** From its cursor on a reader gets every publication exactly once, or a gap that names
+//!   what is missing and why. (`tests/resume.rs`)
+//! * **Safe before seen.** Nobody sees a publication before it is as safe as its channel's `ack` promises. (`tests/crash.rs`)
+//! * **Once.** A repeat under a known idempotency key changes nothing and reaches nobody. (`tests/idempotency.rs`)
+//! * **Nobody waits for a reader.** A session holds cursors and at most one half-written publication. (`tests/slow_readers.rs`)
+//! * **Once encoded.** The tail's publications are encoded once per format, not per reader. (`tests/fan_out.rs`)
+//!
+//! # Who is who
+//!
+//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `format` the
+//! ports: rules, stores, dialects · `lane` the one owner of order · `tail` the newest part, shared · `channel` one log in
+//! memory and who is woken · `session` cursors · `hub` the verbs.
+//!
+//! The kernel parses nothing and names no store, no language, no protocol: `tests/layers.rs` holds that.
+
+mod channel;
+mod counters;
+pub mod format;
 pub mod hooks;
+pub mod hub;
+mod lane;
+pub mod log;
 pub mod message;
 pub mod pattern;
 pub mod policy;
+pub mod session;
+mod tail;
+
+pub use channel::Channel;
+pub use counters::{BUCKETS, Counter, Counters, Histogram};
+pub use tail::TailLimit;

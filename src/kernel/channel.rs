@@ -1,0 +1,194 @@
+//! A channel in memory: its policy, its tail, and who is to be woken when it grows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
+use parking_lot::{Mutex, RwLock};
+use slab::Slab;
+use tokio::sync::Notify;
+
+use super::log::{Extent, Log};
+use super::message::{ChannelName, Epoch, Micros, Offset, Position};
+use super::policy::Policy;
+use super::tail::Tail;
+
+pub struct Channel {
+    pub name: ChannelName,
+    pub policy: Policy,
+    pub epoch: Epoch,
+    pub tail: Tail,
+    /// Where what has left the tail can be read.
+    pub log: Arc<dyn Log>,
+    readers: RwLock<Slab<Arc<Reader>>>,
+    /// Waits in the herald's queue.
+    announced: AtomicBool,
+    /// The time of the last publication, for order in time as well, and of the last use.
+    last_time: AtomicU64,
+    last_use: AtomicU64,
+}
+
+impl Channel {
+    pub(super) fn new(name: ChannelName, policy: Policy, extent: Extent, log: Arc<dyn Log>) -> Self {
+        Channel {
+            tail: Tail::new(name.clone(), extent.epoch, extent.last),
+            name,
+            policy,
+            epoch: extent.epoch,
+            log,
+            readers: RwLock::new(Slab::new()),
+            announced: AtomicBool::new(false),
+            last_time: AtomicU64::new(0),
+            last_use: AtomicU64::new(0),
+        }
+    }
+
+    /// The position of the newest publication.
+    pub fn head(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.tail.head() }
+    }
+
+    pub fn subscribers(&self) -> usize {
+        self.readers.read().len()
+    }
+
+    pub(super) fn enter(&self, reader: Arc<Reader>) -> usize {
+        self.readers.write().insert(reader)
+    }
+
+    pub(super) fn leave(&self, key: usize) {
+        self.readers.write().remove(key);
+    }
+
+    pub(super) fn touch(&self, now: Micros) {
+        self.last_use.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn idle_since(&self) -> Micros {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
+    /// A channel's publications never go back in time, whatever the clock does. Only the lane calls it.
+    pub(super) fn time_for(&self, now: Micros) -> Micros {
+        let time = now.max(self.last_time.load(Ordering::Relaxed));
+        self.last_time.store(time, Ordering::Relaxed);
+        time
+    }
+
+    fn wake_readers(&self) {
+        // Either a reader that has just lowered its flag sees the new head, or we see its flag down and wake it.
+        fence(Ordering::SeqCst);
+        for (_, reader) in self.readers.read().iter() {
+            reader.ring();
+        }
+    }
+}
+
+/// One session's interest in one channel.
+pub struct Reader {
+    pub(super) bell: Arc<Bell>,
+    pub(super) slot: u32,
+    /// Up while the session knows that there is something here: waking it again costs this flag.
+    ringing: AtomicBool,
+}
+
+impl Reader {
+    pub(super) fn new(bell: Arc<Bell>, slot: u32) -> Self {
+        Reader { bell, slot, ringing: AtomicBool::new(false) }
+    }
+
+    fn ring(&self) {
+        if !self.ringing.load(Ordering::Relaxed) && self.claim() {
+            self.bell.rung.lock().push(self.slot);
+            self.bell.waker.wake();
+        }
+    }
+
+    /// Raises the flag; true if it was down, so that whoever raised it must queue the slot.
+    pub(super) fn claim(&self) -> bool {
+        !self.ringing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Lowers the flag *before* the head is read: what arrives from here on rings again.
+    pub(super) fn release(&self) {
+        self.ringing.store(false, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// How channels reach a sleeping session. At most one entry a subscription, so its end is the number of subscriptions.
+#[derive(Default)]
+pub struct Bell {
+    rung: Mutex<Vec<u32>>,
+    waker: AtomicWaker,
+}
+
+impl Bell {
+    /// Moves what has rung to `queue`; pending if nothing has.
+    pub(super) fn poll(&self, queue: &mut std::collections::VecDeque<u32>, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        self.drain(queue);
+        if queue.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    pub(super) fn drain(&self, queue: &mut std::collections::VecDeque<u32>) {
+        queue.extend(self.rung.lock().drain(..));
+    }
+}
+
+/// Wakes the readers of channels that have grown, away from the lanes: a lane only leaves a note. Under load the notes wait
+/// a little, the channels grow meanwhile, and one round of waking serves several publications. Its queue holds a channel at
+/// most once.
+#[derive(Default)]
+pub struct Herald {
+    grown: Mutex<Vec<Arc<Channel>>>,
+    note: Notify,
+}
+
+impl Herald {
+    pub(super) fn announce(&self, channel: &Arc<Channel>) {
+        if !channel.announced.swap(true, Ordering::AcqRel) {
+            self.grown.lock().push(channel.clone());
+            self.note.notify_one();
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub async fn run(&self) {
+        loop {
+            self.note.notified().await;
+            let grown = std::mem::take(&mut *self.grown.lock());
+            for channel in grown {
+                channel.announced.swap(false, Ordering::AcqRel);
+                channel.wake_readers();
+                tokio::task::consume_budget().await;
+            }
+        }
+    }
+}
+
+/// A subscription's place among a channel's readers; leaves when it is dropped.
+pub(super) struct Seat {
+    pub channel: Arc<Channel>,
+    pub reader: Arc<Reader>,
+    key: usize,
+}
+
+impl Seat {
+    pub fn take(channel: Arc<Channel>, bell: Arc<Bell>, slot: u32) -> Self {
+        let reader = Arc::new(Reader::new(bell, slot));
+        let key = channel.enter(reader.clone());
+        Seat { channel, reader, key }
+    }
+
+    pub fn head(&self) -> Offset {
+        self.channel.tail.head()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.channel.leave(self.key);
+    }
+}

@@ -1,0 +1,69 @@
+//! The port of the dialects: how what happens in a channel becomes bytes for one kind of reader.
+//!
+//! A format is a dialect on a transport through a view. Its bytes are the same for each of its readers, which is why a
+//! publication is encoded once per format and never once per subscriber.
+
+use super::message::{ChannelName, Epoch, Offset, Position, Publication};
+
+/// Turns what happens in a channel into the bytes that its readers get.
+pub trait Format: Send + Sync + 'static {
+    /// One publication, framed for the transport. Appends to `out`.
+    fn publication(&self, channel: &ChannelName, epoch: Epoch, publication: &Publication, out: &mut Vec<u8>);
+
+    /// Something that a reader must know beside the publications. `at` is where the reader stands after it.
+    fn notice(&self, channel: &ChannelName, at: Position, notice: &Notice, out: &mut Vec<u8>);
+
+    /// Whether each publication and notice is followed by bytes of the session's own, made by `seal`.
+    fn sealed(&self) -> bool {
+        false
+    }
+
+    /// What a sealed format puts behind each publication: where the session stands in all its channels.
+    fn seal(&self, _positions: &mut dyn Iterator<Item = (&ChannelName, Position)>, _out: &mut Vec<u8>) {}
+}
+
+/// What a reader is told beside the publications.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    Gap(Gap),
+    /// The replay has caught up with where the channel stood when it was asked for.
+    Live,
+}
+
+/// Publications that a reader asked for and will not get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap {
+    /// The position that was asked for: everything after it was wanted.
+    pub requested: Offset,
+    /// The next publication that can come.
+    pub available: Offset,
+    pub cause: GapCause,
+    /// The first and last offset that are missing, where that is known.
+    pub missing: Option<(Offset, Offset)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GapCause {
+    /// Retention took them, or somebody deleted them.
+    Evicted,
+    /// The reader was too far behind and its channel's policy let it jump.
+    Skipped,
+    /// The position belongs to another life of the log.
+    Epoch,
+    /// The rules do not let this reader see what came before.
+    Denied,
+    /// A crash took them before they were on disk: the channel's policy did not promise more.
+    Lost,
+}
+
+impl GapCause {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GapCause::Evicted => "evicted",
+            GapCause::Skipped => "skipped",
+            GapCause::Epoch => "epoch",
+            GapCause::Denied => "denied",
+            GapCause::Lost => "lost",
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The hub: publish, read, forget, and a place where sessions begin.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::channel::Channel;
+use super::counters::Counters;
+use super::hooks::{Client, Hooks, Refusal};
+use super::lane::{Lane, Request, Shared};
+use super::log::{Appended, From, Log, LogError, Page, Range};
+use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset};
+use super::policy::{Ack, Policy};
+use super::tail::TailLimit;
+
+/// What the hub is built from.
+pub struct Parts {
+    pub hooks: Arc<dyn Hooks>,
+    /// Keeps the channels that have a history.
+    pub kept: Arc<dyn Log>,
+    /// Numbers the channels that live in memory only.
+    pub fleeting: Arc<dyn Log>,
+    pub clock: fn() -> Micros,
+    pub tail: TailLimit,
+    pub idle_after: Duration,
+    pub flush_interval: Duration,
+    /// Publishes that may wait for a lane; beyond, publishers are told to come back.
+    pub queue: usize,
+}
+
+pub struct Hub {
+    hooks: Arc<dyn Hooks>,
+    shared: Arc<Shared>,
+    kept: LaneHandle,
+    fleeting: LaneHandle,
+    stopping: AtomicBool,
+}
+
+struct LaneHandle {
+    inbox: mpsc::Sender<Request>,
+    thread: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What a publisher is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    pub channel: ChannelName,
+    pub offset: Offset,
+    pub epoch: Epoch,
+    pub time: Micros,
+    pub ack: Ack,
+    /// Its idempotency key was known; nothing was delivered.
+    pub duplicate: bool,
+}
+
+#[derive(Debug)]
+pub enum PublishError {
+    Refused(Refusal),
+    /// The hub is going down.
+    Stopping,
+    /// Too many publishes wait already.
+    Busy,
+    Store(LogError),
+}
+
+#[derive(Debug)]
+pub enum ReadError {
+    Refused(Refusal),
+    Store(LogError),
+}
+
+impl std::convert::From<LogError> for PublishError {
+    fn from(error: LogError) -> Self {
+        PublishError::Store(error)
+    }
+}
+
+impl Hub {
+    /// Starts the lanes. `Hub::herald` must be driven by somebody, where the sessions run.
+    pub fn start(parts: Parts) -> std::io::Result<Arc<Hub>> {
+        let hooks = parts.hooks.clone();
+        let shared = Arc::new(Shared {
+            channels: DashMap::default(),
+            herald: Default::default(),
+            counters: Default::default(),
+            clock: parts.clock,
+            policy: Box::new(move |name| resolve(hooks.policy(name))),
+            tail: parts.tail,
+            idle_after: parts.idle_after,
+            flush_interval: parts.flush_interval,
+        });
+        let kept = LaneHandle::start("lane-kept", parts.kept, &shared, parts.queue)?;
+        let fleeting = LaneHandle::start("lane-fleeting", parts.fleeting, &shared, parts.queue)?;
+        Ok(Arc::new(Hub { hooks: parts.hooks, shared, kept, fleeting, stopping: AtomicBool::new(false) }))
+    }
+
+    /// Wakes readers until it is dropped.
+    pub async fn herald(&self) {
+        self.shared.herald.run().await
+    }
+
+    pub async fn publish(&self, client: &Client, draft: Draft) -> Result<Receipt, PublishError> {
+        let admitted = self.admit(client, draft).await?;
+        let channel = self.channel(&admitted.draft().channel).await?;
+        let appended = self.append(self.lane(&channel.policy), vec![(channel.clone(), admitted)]).await?;
+        Ok(receipt(&channel, appended[0]))
+    }
+
+    /// Publishes several messages with one group commit; each has a result of its own.
+    pub async fn publish_batch(&self, client: &Client, drafts: Vec<Draft>) -> Vec<Result<Receipt, PublishError>> {
+        let mut results: Vec<Result<Receipt, PublishError>> = Vec::with_capacity(drafts.len());
+        let (mut kept, mut fleeting) = (Vec::new(), Vec::new());
+        for draft in drafts {
+            let index = results.len();
+            results.push(Err(PublishError::Busy));
+            match self.prepare(client, draft).await {
+                Ok(item) if item.0.policy.history.is_some() => kept.push((index, item)),
+                Ok(item) => fleeting.push((index, item)),
+                Err(error) => results[index] = Err(error),
+            }
+        }
+        for (lane, items) in [(&self.kept, kept), (&self.fleeting, fleeting)] {
+            if items.is_empty() {
+                continue;
+            }
+            let places: Vec<_> = items.iter().map(|(index, (channel, _))| (*index, channel.clone())).collect();
+            let outcome = self.append(lane, items.into_iter().map(|(_, item)| item).collect()).await;
+            for (nth, (index, channel)) in places.into_iter().enumerate() {
+                results[index] = match &outcome {
+                    Ok(appended) => Ok(receipt(&channel, appended[nth])),
+                    Err(PublishError::Store(error)) => Err(PublishError::Store(error.clone())),
+                    Err(_) if self.is_stopping() => Err(PublishError::Stopping),
+                    Err(_) => Err(PublishError::Busy),
+                };
+            }
+        }
+        results
+    }
+
+    async fn prepare(&self, client: &Client, draft: Draft) -> Result<(Arc<Channel>, Admitted), PublishError> {
+        let admitted = self.admit(client, draft).await?;
+        Ok((self.channel(&admitted.draft().channel).await?, admitted))
+    }
+
+    async fn admit(&self, client: &Client, draft: Draft) -> Result<Admitted, PublishError> {
+        if self.is_stopping() {
+            return Err(PublishError::Stopping);
+        }
+        match self.hooks.publish(client, &draft).await {
+            Ok(()) => Ok(Admitted(draft)),
+            Err(refusal) => {
+                self.shared.counters.refused.add(1);
+                Err(PublishError::Refused(refusal))
+            }
+        }
+    }
+
+    async fn append(
+        &self,
+        lane: &LaneHandle,
+        items: Vec<(Arc<Channel>, Admitted)>,
+    ) -> Result<Vec<Appended>, PublishError> {
+        let began = Instant::now();
+        let (reply, answer) = oneshot::channel();
+        lane.inbox.try_send(Request::Publish { items, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+            mpsc::error::TrySendError::Closed(_) => PublishError::Stopping,
+        })?;
+        let appended = answer.await.map_err(|_| PublishError::Stopping)??;
+        self.shared.counters.publish_seconds.observe(began.elapsed());
+        Ok(appended)
+    }
+
+    /// What was said in a channel before.
+    pub async fn history(
+        &self,
+        client: &Client,
+        name: &ChannelName,
+        from: HistoryFrom,
+        count: usize,
+        bytes: usize,
+    ) -> Result<(Page, Epoch), ReadError> {
+        self.hooks.history(client, name, false).await.map_err(ReadError::Refused)?;
+        let channel = self.channel(name).await.map_err(ReadError::Store)?;
+        let from = match from {
+            HistoryFrom::After(after) => From::After { after, upto: channel.tail.head() },
+            // What is not settled yet is nobody's history.
+            HistoryFrom::Before(before) => From::Before { before: before.min(channel.tail.head() + 1) },
+        };
+        let range = Range { from, count, bytes, now: (self.shared.clock)() };
+        let mut page = channel.log.read(name, range).await.map_err(ReadError::Store)?;
+        page.extent.last = channel.tail.head();
+        Ok((page, channel.epoch))
+    }
+
+    /// Deletes a channel's publications; its numbers go on.
+    pub async fn forget(&self, name: &ChannelName) -> Result<(), LogError> {
+        let channel = self.channel(name).await?;
+        let (reply, answer) = oneshot::channel();
+        self.lane(&channel.policy).ask(Request::Forget { channel, reply }, answer).await
+    }
+
+    /// The channel in memory; its lane brings it there when it is first touched. Callers have been let in before.
+    pub(super) async fn channel(&self, name: &ChannelName) -> Result<Arc<Channel>, LogError> {
+        if let Some(known) = self.shared.channels.get(name) {
+            return Ok(known.clone());
+        }
+        let policy = (self.shared.policy)(name);
+        let (reply, answer) = oneshot::channel();
+        self.lane(&policy).ask(Request::Open { name: name.clone(), policy, reply }, answer).await
+    }
+
+    fn lane(&self, policy: &Policy) -> &LaneHandle {
+        if policy.history.is_some() { &self.kept } else { &self.fleeting }
+    }
+
+    pub fn hooks(&self) -> &Arc<dyn Hooks> {
+        &self.hooks
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    pub fn now(&self) -> Micros {
+        (self.shared.clock)()
+    }
+
+    pub fn channels_in_memory(&self) -> usize {
+        self.shared.channels.len()
+    }
+
+    pub fn channels_with_subscribers(&self) -> usize {
+        self.shared.channels.iter().filter(|channel| channel.subscribers() > 0).count()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// From here on publishes are refused at once; what was taken in before is finished.
+    pub fn refuse_publishes(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Finishes what the lanes have taken in, puts it on disk and ends them.
+    pub async fn stop(&self) -> Result<(), LogError> {
+        self.refuse_publishes();
+        let mut outcome = Ok(());
+        for lane in [&self.kept, &self.fleeting] {
+            let (reply, answer) = oneshot::channel();
+            outcome = outcome.and(lane.ask(Request::Stop { reply }, answer).await);
+            if let Some(thread) = lane.thread.lock().take() {
+                let _ = thread.join();
+            }
+        }
+        outcome
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HistoryFrom {
+    After(Offset),
+    Before(Offset),
+}
+
+impl LaneHandle {
+    fn start(name: &str, log: Arc<dyn Log>, shared: &Arc<Shared>, queue: usize) -> std::io::Result<LaneHandle> {
+        let (inbox, requests) = mpsc::channel(queue);
+        let lane = Lane::new(log, shared.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let thread =
+            std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(lane.run(requests)))?;
+        Ok(LaneHandle { inbox, thread: parking_lot::Mutex::new(Some(thread)) })
+    }
+
+    async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
+        let gone = |_| LogError("the hub is stopping".into());
+        self.inbox.send(request).await.map_err(|_| LogError("the hub is stopping".into()))?;
+        answer.await.map_err(gone)?
+    }
+}
+
+/// A channel that keeps nothing promises nothing about disks.
+fn resolve(mut policy: Policy) -> Policy {
+    if policy.history.is_none() {
+        policy.ack = Ack::Memory;
+    }
+    policy
+}
+
+fn receipt(channel: &Channel, appended: Appended) -> Receipt {
+    let (offset, time, duplicate) = match appended {
+        Appended::New { offset, time } => (offset, time, false),
+        Appended::Repeat { offset, time } => (offset, time, true),
+    };
+    Receipt { channel: channel.name.clone(), offset, epoch: channel.epoch, time, ack: channel.policy.ack, duplicate }
+}

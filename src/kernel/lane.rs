@@ -1,0 +1,261 @@
+//! One thread that owns some channels: their order, their log and their tails.
+//!
+//! Numbering, appending and showing a publication happen here and nowhere else, so order within a channel needs no lock and
+//! no two readers ever see two orders. Whatever waits is taken as one group: one append, one `settle`. A channel belongs to
+//! the lane whose log keeps it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use rustc_hash::FxBuildHasher;
+use tokio::sync::{mpsc, oneshot};
+
+use super::channel::{Channel, Herald};
+use super::counters::Counters;
+use super::log::{Appended, Entry, Log, LogError};
+use super::message::{Admitted, ChannelName, Micros, Publication};
+use super::policy::{Ack, Policy};
+use super::tail::TailLimit;
+
+/// The channels in memory, shared by the lanes, which alone add and remove.
+pub(super) type Channels = DashMap<ChannelName, Arc<Channel>, FxBuildHasher>;
+
+/// Publishes that are taken as one group at most.
+const GROUP: usize = 2048;
+/// How often a lane looks at the clock, and how often at its channels.
+const TICK: Duration = Duration::from_millis(200);
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What a lane is asked for. Its inbox has an end: a publisher that finds it full is told to come back.
+pub(super) enum Request {
+    Open { name: ChannelName, policy: Policy, reply: oneshot::Sender<Result<Arc<Channel>, LogError>> },
+    Publish { items: Vec<(Arc<Channel>, Admitted)>, reply: oneshot::Sender<Result<Vec<Appended>, LogError>> },
+    Forget { channel: Arc<Channel>, reply: oneshot::Sender<Result<(), LogError>> },
+    Stop { reply: oneshot::Sender<Result<(), LogError>> },
+}
+
+/// What the lanes and the hub share.
+pub(super) struct Shared {
+    pub channels: Channels,
+    pub herald: Herald,
+    pub counters: Counters,
+    pub clock: fn() -> Micros,
+    pub policy: Box<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
+    pub tail: TailLimit,
+    pub idle_after: Duration,
+    pub flush_interval: Duration,
+}
+
+pub(super) struct Lane {
+    log: Arc<dyn Log>,
+    shared: Arc<Shared>,
+    /// Appended, and not yet as safe as it was promised to be: nobody sees them before that.
+    unsettled: Vec<(Arc<Channel>, Publication)>,
+    /// The weakest-acknowledged publications wait for the next flush.
+    dirty_since: Option<Instant>,
+    last_sweep: Instant,
+}
+
+type PendingReply = (oneshot::Sender<Result<Vec<Appended>, LogError>>, usize);
+
+impl Lane {
+    pub fn new(log: Arc<dyn Log>, shared: Arc<Shared>) -> Self {
+        Lane { log, shared, unsettled: Vec::new(), dirty_since: None, last_sweep: Instant::now() }
+    }
+
+    /// Serves requests until it is told to stop.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        let mut requests = Vec::with_capacity(64);
+        loop {
+            match tokio::time::timeout(TICK, inbox.recv_many(&mut requests, GROUP)).await {
+                Ok(0) => return,
+                Ok(_) => {
+                    let stop = self.serve(&mut requests).await;
+                    if let Some(reply) = stop {
+                        let _ = reply.send(self.stop().await);
+                        return;
+                    }
+                }
+                Err(_) => {}
+            }
+            self.tick().await;
+        }
+    }
+
+    async fn serve(&mut self, requests: &mut Vec<Request>) -> Option<oneshot::Sender<Result<(), LogError>>> {
+        let mut items = Vec::with_capacity(requests.len());
+        let mut replies: Vec<PendingReply> = Vec::with_capacity(requests.len());
+        for request in requests.drain(..) {
+            match request {
+                Request::Publish { items: more, reply } => {
+                    replies.push((reply, more.len()));
+                    items.extend(more);
+                }
+                Request::Open { name, policy, reply } => {
+                    let _ = reply.send(self.open(name, policy).await);
+                }
+                Request::Forget { channel, reply } => {
+                    self.publish(std::mem::take(&mut items), std::mem::take(&mut replies)).await;
+                    let _ = reply.send(self.forget(&channel).await);
+                }
+                Request::Stop { reply } => {
+                    self.publish(items, replies).await;
+                    return Some(reply);
+                }
+            }
+        }
+        self.publish(items, replies).await;
+        None
+    }
+
+    async fn open(&mut self, name: ChannelName, policy: Policy) -> Result<Arc<Channel>, LogError> {
+        if let Some(known) = self.shared.channels.get(&name) {
+            return Ok(known.clone());
+        }
+        let extent = self.log.open(&name, &policy).await?;
+        let channel = Arc::new(Channel::new(name.clone(), policy, extent, self.log.clone()));
+        channel.touch((self.shared.clock)());
+        self.shared.channels.insert(name, channel.clone());
+        Ok(channel)
+    }
+
+    /// The one place where a message becomes a publication: number, append, settle, show, answer, wake.
+    async fn publish(&mut self, items: Vec<(Arc<Channel>, Admitted)>, replies: Vec<PendingReply>) {
+        if items.is_empty() {
+            return;
+        }
+        let outcome = self.append(items).await;
+        if let Err(error) = &outcome {
+            self.shared.counters.store_errors.add(1);
+            tracing::error!(%error, "the store did not take a group of publishes");
+        }
+        let mut appended = outcome.as_ref().map(|appended| appended.as_slice()).unwrap_or_default();
+        for (reply, count) in replies {
+            let answer = match &outcome {
+                Ok(_) => {
+                    let (mine, rest) = appended.split_at(count);
+                    appended = rest;
+                    Ok(mine.to_vec())
+                }
+                Err(error) => Err(error.clone()),
+            };
+            let _ = reply.send(answer);
+        }
+    }
+
+    async fn append(&mut self, items: Vec<(Arc<Channel>, Admitted)>) -> Result<Vec<Appended>, LogError> {
+        // What an earlier group could not settle comes first, or nothing does: order within a channel holds.
+        if !self.unsettled.is_empty() {
+            self.settle(Ack::Synced).await?;
+        }
+        let began = Instant::now();
+        let now = (self.shared.clock)();
+        let mut channels = Vec::with_capacity(items.len());
+        let mut entries = Vec::with_capacity(items.len());
+        for (channel, Admitted(draft)) in items {
+            let time = channel.time_for(now);
+            channel.touch(now);
+            entries.push(Entry {
+                channel: draft.channel,
+                message: draft.message,
+                key: draft.idempotency_key,
+                time,
+                expires: draft.ttl.map(|ttl| time + ttl.as_micros() as Micros),
+            });
+            channels.push(channel);
+        }
+        let appended = self.log.append(&entries).await?;
+        let mut promised = Ack::Memory;
+        for ((channel, entry), result) in channels.into_iter().zip(entries).zip(&appended) {
+            let Appended::New { offset, time } = *result else {
+                // The first one may still be on its way to the disk, in this very group.
+                promised = promised.max(channel.policy.ack);
+                self.shared.counters.repeats.add(1);
+                continue;
+            };
+            let publication = Publication { offset, time, expires: entry.expires, message: entry.message };
+            self.shared.counters.published.add(1);
+            if channel.policy.ack == Ack::Memory {
+                self.show(&channel, publication);
+            } else {
+                promised = promised.max(channel.policy.ack);
+                self.unsettled.push((channel, publication));
+            }
+        }
+        if promised != Ack::Synced {
+            self.dirty_since.get_or_insert(began);
+        }
+        self.settle(promised).await?;
+        self.shared.counters.groups.add(1);
+        self.shared.counters.store_seconds.observe(began.elapsed());
+        Ok(appended)
+    }
+
+    /// Makes what was appended as safe as `ack` says and shows it to the readers.
+    async fn settle(&mut self, ack: Ack) -> Result<(), LogError> {
+        if ack != Ack::Memory {
+            self.log.settle(ack).await?;
+        }
+        if ack == Ack::Synced {
+            self.dirty_since = None;
+        }
+        for (channel, publication) in std::mem::take(&mut self.unsettled) {
+            self.show(&channel, publication);
+        }
+        Ok(())
+    }
+
+    fn show(&self, channel: &Arc<Channel>, publication: Publication) {
+        channel.tail.push(publication, self.shared.tail);
+        self.shared.herald.announce(channel);
+    }
+
+    async fn forget(&mut self, channel: &Arc<Channel>) -> Result<(), LogError> {
+        let extent = self.log.forget(&channel.name).await?;
+        self.log.settle(Ack::Synced).await?;
+        channel.tail.drop_until(extent.last);
+        Ok(())
+    }
+
+    async fn tick(&mut self) {
+        if self.dirty_since.is_some_and(|since| since.elapsed() >= self.shared.flush_interval) {
+            if let Err(error) = self.settle(Ack::Synced).await {
+                self.shared.counters.store_errors.add(1);
+                tracing::error!(%error, "the store could not be flushed");
+            }
+        }
+        if self.last_sweep.elapsed() < SWEEP {
+            return;
+        }
+        self.last_sweep = Instant::now();
+        let now = (self.shared.clock)();
+        self.drop_idle(now);
+        if let Err(error) = self.log.sweep(now, &self.shared.policy).await {
+            self.shared.counters.store_errors.add(1);
+            tracing::error!(%error, "the store could not be swept");
+        }
+    }
+
+    /// Channels that nobody holds leave memory; the log knows how far they reached.
+    fn drop_idle(&self, now: Micros) {
+        let idle_after = self.shared.idle_after.as_micros() as Micros;
+        self.shared.channels.retain(|name, channel| {
+            if !Arc::ptr_eq(&channel.log, &self.log) {
+                return true;
+            }
+            channel.tail.expire(now);
+            // Nobody can take a new reference while we hold the map's shard.
+            let stays = Arc::strong_count(channel) > 1 || now < channel.idle_since() + idle_after;
+            if !stays {
+                self.log.close(name);
+            }
+            stays
+        });
+    }
+
+    async fn stop(&mut self) -> Result<(), LogError> {
+        self.log.settle(Ack::Synced).await?;
+        self.log.shut().await
+    }
+}

@@ -1,0 +1,486 @@
+//! A session: one connected client and its cursors.
+//!
+//! It owns a position in each of its channels, never a queue of messages. `fill` proposes bytes from its cursors on,
+//! `commit` moves the cursors by what the socket took. A socket that takes nothing moves nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use super::channel::{Bell, Seat};
+use super::format::{Format, Gap, GapCause, Notice};
+use super::hooks::{Client, Refusal};
+use super::hub::Hub;
+use super::log::{Extent, From, LogError, Page, Range};
+use super::message::{ChannelName, Epoch, Offset, Position, Publication};
+use super::policy::Lag;
+use super::tail::{Copied, Encoding};
+
+/// What one page of the log holds at most, for a reader that is behind the tail.
+const PAGE_COUNT: usize = 512;
+const PAGE_BYTES: usize = 128 * 1024;
+
+pub struct Session {
+    hub: Arc<Hub>,
+    client: Arc<Client>,
+    format: Arc<dyn Format>,
+    subscriptions: Slab<Subscription>,
+    by_name: FxHashMap<ChannelName, u32>,
+    bell: Arc<Bell>,
+    /// Subscriptions with something to say, each at most once.
+    ready: VecDeque<u32>,
+    /// Those that must read the log first.
+    behind: VecDeque<u32>,
+    /// What was read for the first of them; dropped if the socket does not take it.
+    stretch: Option<Stretch>,
+}
+
+/// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
+struct Stretch {
+    slot: u32,
+    page: Page,
+    upto: Offset,
+}
+
+struct Subscription {
+    seat: Seat,
+    encoding: Arc<Encoding>,
+    /// Everything up to here has been written to the socket.
+    cursor: Offset,
+    /// Everything up to here is in the batch at hand.
+    reached: Offset,
+    /// Said before anything else.
+    gap: Option<Gap>,
+    /// Where the replay is over, while there is one.
+    live_at: Option<Offset>,
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// With the next publication.
+    Now,
+    /// With everything after an offset, of the log's present life or of the one that is named.
+    After(Offset, Option<Epoch>),
+}
+
+#[derive(Debug)]
+pub enum SubscribeError {
+    Refused(Refusal),
+    Store(LogError),
+}
+
+/// Why the kernel wants a session closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Close {
+    /// Further behind than its channel's policy allows.
+    Lagged,
+}
+
+/// Bytes for a socket, and what each stretch of them means for the cursors.
+#[derive(Default)]
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    steps: Vec<Step>,
+    touched: Vec<u32>,
+}
+
+struct Step {
+    end: usize,
+    slot: u32,
+    to: Offset,
+    act: Act,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Publication,
+    Gap,
+    Live,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.steps.clear();
+        self.touched.clear();
+    }
+}
+
+impl Session {
+    pub fn new(hub: Arc<Hub>, client: Arc<Client>, format: Arc<dyn Format>) -> Self {
+        hub.counters().sessions.add(1);
+        Session {
+            hub,
+            client,
+            format,
+            subscriptions: Slab::new(),
+            by_name: FxHashMap::default(),
+            bell: Arc::default(),
+            ready: VecDeque::new(),
+            behind: VecDeque::new(),
+            stretch: None,
+        }
+    }
+
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    pub fn len(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.subscriptions.is_empty()
+    }
+
+    pub fn holds(&self, channel: &str) -> bool {
+        self.by_name.contains_key(channel)
+    }
+
+    /// Where the session stands in each of its channels.
+    pub fn positions(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
+        self.subscriptions.iter().map(|(_, s)| s.position(s.cursor))
+    }
+
+    /// Begins to listen. The position that is answered is where delivery begins.
+    pub async fn subscribe(&mut self, name: ChannelName, start: Start) -> Result<Position, SubscribeError> {
+        self.hub.hooks().subscribe(&self.client, &name).await.map_err(SubscribeError::Refused)?;
+        let resume_denied = match start {
+            Start::Now => false,
+            Start::After(..) => self.hub.hooks().history(&self.client, &name, true).await.is_err(),
+        };
+        let channel = self.hub.channel(&name).await.map_err(SubscribeError::Store)?;
+        let extent = channel.log.open(&name, &channel.policy).await.map_err(SubscribeError::Store)?;
+        let kept = channel.policy.history.is_some();
+        let first = if kept { extent.first } else { channel.tail.first() };
+        let entry = self.subscriptions.vacant_entry();
+        let slot = entry.key() as u32;
+        // The cursor is placed before history is read: what arrives meanwhile is simply further along.
+        let seat = Seat::take(channel, self.bell.clone(), slot);
+        let head = seat.head();
+        let (cursor, gap) = match start {
+            Start::Now => (head, None),
+            Start::After(after, _) if resume_denied => {
+                (head, (after < head).then(|| gap(after, head + 1, GapCause::Denied)))
+            }
+            Start::After(after, epoch) => begin(after, epoch, seat.channel.epoch, first, head),
+        };
+        let live_at = matches!(start, Start::After(..)).then_some(head);
+        let position = Position { epoch: seat.channel.epoch, offset: cursor };
+        let encoding = seat.channel.tail.encoding(&self.format);
+        if cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head {
+            seat.reader.claim();
+            self.ready.push_back(slot);
+        }
+        entry.insert(Subscription { seat, encoding, cursor, reached: cursor, gap, live_at });
+        self.by_name.insert(name, slot);
+        self.hub.counters().subscriptions.add(1);
+        Ok(position)
+    }
+
+    /// Stops listening; false if it did not.
+    pub fn unsubscribe(&mut self, name: &str) -> bool {
+        let Some(slot) = self.by_name.remove(name) else { return false };
+        self.subscriptions.remove(slot as usize);
+        self.hub.counters().subscriptions.sub(1);
+        self.ready.retain(|s| *s != slot);
+        self.behind.retain(|s| *s != slot);
+        self.stretch.take_if(|stretch| stretch.slot == slot);
+        true
+    }
+
+    /// Ready when `fill` or `fetch` has something to do.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let rung = self.bell.poll(&mut self.ready, cx);
+        if self.behind.is_empty() { rung } else { Poll::Ready(()) }
+    }
+
+    /// Whether the next step is `fetch`, because what comes next has left memory.
+    pub fn wants_log(&self) -> bool {
+        self.ready.is_empty() && !self.behind.is_empty()
+    }
+
+    /// Reads the next page of a channel in which the session is behind the tail.
+    pub async fn fetch(&mut self) -> Result<(), LogError> {
+        let Some(slot) = self.behind.pop_front() else { return Ok(()) };
+        let Some(subscription) = self.subscriptions.get(slot as usize) else { return Ok(()) };
+        let channel = &subscription.seat.channel;
+        if channel.policy.history.is_none() {
+            // The tail is all there is.
+            let first = channel.tail.first();
+            let extent = Extent { epoch: channel.epoch, first, last: channel.tail.head() };
+            let page = Page { publications: Vec::new(), more: false, extent, lost: None };
+            self.stretch = Some(Stretch { slot, page, upto: first - 1 });
+            self.ready.push_front(slot);
+            return Ok(());
+        }
+        let upto = subscription.live_at.unwrap_or(Offset::MAX).min(channel.tail.head());
+        let range = Range {
+            from: From::After { after: subscription.cursor, upto },
+            count: PAGE_COUNT,
+            bytes: PAGE_BYTES,
+            now: self.hub.now(),
+        };
+        self.hub.counters().store_reads.add(1);
+        match channel.log.read(&channel.name, range).await {
+            Ok(page) => {
+                self.stretch = Some(Stretch { slot, page, upto });
+                self.ready.push_front(slot);
+                Ok(())
+            }
+            Err(error) => {
+                self.behind.push_back(slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// Proposes bytes from the cursors on, about `room` of them. Nothing is taken until `commit`.
+    pub fn fill(&mut self, batch: &mut Batch, room: usize) -> Result<(), Close> {
+        batch.clear();
+        self.bell.drain(&mut self.ready);
+        while batch.bytes.len() < room {
+            let Some(slot) = self.ready.pop_front() else { break };
+            let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
+            subscription.seat.reader.release();
+            batch.touched.push(slot);
+            self.fill_from(slot, batch, room)?;
+        }
+        Ok(())
+    }
+
+    fn fill_from(&mut self, slot: u32, batch: &mut Batch, room: usize) -> Result<(), Close> {
+        let stretch = self.stretch.take_if(|stretch| stretch.slot == slot);
+        self.announce_gap(slot, batch);
+        if let Some(stretch) = stretch {
+            self.fill_from_log(stretch, batch);
+        }
+        self.apply_lag(slot, batch)?;
+        loop {
+            let subscription = &mut self.subscriptions[slot as usize];
+            let head = subscription.seat.head();
+            let upto = subscription.live_at.unwrap_or(head).min(head);
+            if subscription.reached < upto {
+                match self.fill_from_tail(slot, upto, batch, room) {
+                    Copied::All => {}
+                    Copied::Some => return Ok(()),
+                    Copied::Behind => {
+                        self.subscriptions[slot as usize].seat.reader.claim();
+                        self.behind.push_back(slot);
+                        return Ok(());
+                    }
+                }
+                continue;
+            }
+            if subscription.live_at.is_none_or(|at| at > subscription.reached) {
+                return Ok(());
+            }
+            if subscription.is_far_behind() {
+                // The channel went on faster than the replay: it is not over yet.
+                subscription.live_at = Some(head);
+                continue;
+            }
+            subscription.live_at = None;
+            self.say(slot, Notice::Live, Act::Live, batch);
+        }
+    }
+
+    fn fill_from_tail(&mut self, slot: u32, upto: Offset, batch: &mut Batch, room: usize) -> Copied {
+        let subscription = &self.subscriptions[slot as usize];
+        let room = room.saturating_sub(batch.bytes.len());
+        let Batch { bytes, steps, .. } = batch;
+        let tail = &subscription.seat.channel.tail;
+        let mut reached = subscription.reached;
+        let copied = tail.copy(&subscription.encoding, subscription.reached, upto, room, bytes, |to, end, out| {
+            self.seal(slot, to, out);
+            let end = if self.format.sealed() { out.len() } else { end };
+            steps.push(Step { end, slot, to, act: Act::Publication });
+            reached = to;
+        });
+        self.subscriptions[slot as usize].reached = reached;
+        copied
+    }
+
+    fn fill_from_log(&mut self, stretch: Stretch, batch: &mut Batch) {
+        let Stretch { slot, page, upto } = stretch;
+        for publication in &page.publications {
+            self.announce_hole(slot, publication.offset, &page, batch);
+            self.say_publication(slot, publication, batch);
+        }
+        if !page.more {
+            self.announce_hole(slot, upto + 1, &page, batch);
+        }
+    }
+
+    /// Says that everything between the cursor and `next` is missing, if anything is.
+    fn announce_hole(&mut self, slot: u32, next: Offset, page: &Page, batch: &mut Batch) {
+        let reached = self.subscriptions[slot as usize].reached;
+        if next <= reached + 1 {
+            return;
+        }
+        let lost = page.lost.is_some_and(|(from, to)| from <= reached + 1 && next - 1 <= to);
+        let cause = if lost { GapCause::Lost } else { GapCause::Evicted };
+        self.skip_to(slot, gap(reached, next, cause), batch);
+    }
+
+    fn announce_gap(&mut self, slot: u32, batch: &mut Batch) {
+        if let Some(gap) = self.subscriptions[slot as usize].gap {
+            self.hub.counters().gaps.add(1);
+            self.say(slot, Notice::Gap(gap), Act::Gap, batch);
+        }
+    }
+
+    /// What the policy says of a reader that is too far behind.
+    fn apply_lag(&mut self, slot: u32, batch: &mut Batch) -> Result<(), Close> {
+        let subscription = &self.subscriptions[slot as usize];
+        let channel = &subscription.seat.channel;
+        let (head, reached) = (channel.tail.head(), subscription.reached);
+        if subscription.live_at.is_some() || channel.policy.lag == Lag::CatchUp {
+            return Ok(()); // A replay is behind because it was asked for.
+        }
+        if !subscription.is_far_behind() {
+            return Ok(());
+        }
+        self.hub.counters().lagged.add(1);
+        if channel.policy.lag == Lag::Close {
+            return Err(Close::Lagged);
+        }
+        self.skip_to(slot, gap(reached, head, GapCause::Skipped), batch);
+        Ok(())
+    }
+
+    fn skip_to(&mut self, slot: u32, gap: Gap, batch: &mut Batch) {
+        self.hub.counters().gaps.add(1);
+        self.subscriptions[slot as usize].reached = gap.available - 1;
+        self.say(slot, Notice::Gap(gap), Act::Gap, batch);
+    }
+
+    fn say(&mut self, slot: u32, notice: Notice, act: Act, batch: &mut Batch) {
+        let subscription = &self.subscriptions[slot as usize];
+        let to = subscription.reached;
+        let (name, at) = subscription.position(to);
+        self.format.notice(name, at, &notice, &mut batch.bytes);
+        self.seal(slot, to, &mut batch.bytes);
+        batch.steps.push(Step { end: batch.bytes.len(), slot, to, act });
+    }
+
+    fn say_publication(&mut self, slot: u32, publication: &Publication, batch: &mut Batch) {
+        let subscription = &mut self.subscriptions[slot as usize];
+        subscription.reached = publication.offset;
+        let channel = &subscription.seat.channel;
+        self.format.publication(&channel.name, channel.epoch, publication, &mut batch.bytes);
+        self.seal(slot, publication.offset, &mut batch.bytes);
+        let end = batch.bytes.len();
+        batch.steps.push(Step { end, slot, to: publication.offset, act: Act::Publication });
+    }
+
+    /// Where the session stands after this publication, in all of its channels.
+    fn seal(&self, slot: u32, reached: Offset, out: &mut Vec<u8>) {
+        if !self.format.sealed() {
+            return;
+        }
+        let mut positions = self.subscriptions.iter().map(|(other, subscription)| {
+            let at = if other as u32 == slot { reached } else { subscription.reached };
+            subscription.position(at)
+        });
+        self.format.seal(&mut positions, out);
+    }
+
+    /// The socket took `written` bytes of the batch. What is missing of the publication in the middle is put into `carry`,
+    /// which is to be written before anything else.
+    pub fn commit(&mut self, batch: &Batch, written: usize, carry: &mut Vec<u8>) {
+        let mut begin = 0;
+        let mut taken = 0;
+        for step in &batch.steps {
+            if begin >= written {
+                break;
+            }
+            if step.end > written {
+                carry.extend_from_slice(&batch.bytes[written..step.end]);
+            }
+            let subscription = &mut self.subscriptions[step.slot as usize];
+            subscription.cursor = step.to;
+            match step.act {
+                Act::Publication => taken += 1,
+                Act::Gap => subscription.gap = None,
+                Act::Live => subscription.live_at = None,
+            }
+            begin = step.end;
+        }
+        self.hub.counters().pushed.add(taken);
+        let whole = written == batch.bytes.len();
+        for slot in &batch.touched {
+            let subscription = &mut self.subscriptions[*slot as usize];
+            subscription.reached = subscription.cursor;
+            if !whole {
+                // What was proposed and not taken is proposed again; a live mark that went with it comes back too.
+                restore_live(subscription, &batch.steps, *slot, begin);
+            }
+            let has_more = subscription.cursor < subscription.seat.head()
+                || subscription.gap.is_some()
+                || subscription.live_at.is_some();
+            if has_more && subscription.seat.reader.claim() {
+                self.ready.push_back(*slot);
+            }
+        }
+    }
+}
+
+fn restore_live(subscription: &mut Subscription, steps: &[Step], slot: u32, begin: usize) {
+    let lost = steps.iter().find(|step| step.slot == slot && step.act == Act::Live && step.end > begin);
+    if let Some(step) = lost {
+        subscription.live_at = Some(step.to);
+    }
+}
+
+impl Subscription {
+    /// Further behind than the channel's policy allows, or than the tail reaches.
+    fn is_far_behind(&self) -> bool {
+        let channel = &self.seat.channel;
+        match channel.policy.max_lag {
+            Some(max) => channel.tail.head().saturating_sub(self.reached) > max,
+            None => self.reached + 1 < channel.tail.first(),
+        }
+    }
+
+    fn position(&self, offset: Offset) -> (&ChannelName, Position) {
+        (&self.seat.channel.name, Position { epoch: self.seat.channel.epoch, offset })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hub.counters().subscriptions.sub(self.subscriptions.len() as u64);
+        self.hub.counters().sessions.sub(1);
+    }
+}
+
+fn gap(requested: Offset, available: Offset, cause: GapCause) -> Gap {
+    Gap { requested, available, cause, missing: Some((requested + 1, available - 1)) }
+}
+
+/// Where a reader that asks for what is after `after` begins, and what it must be told.
+fn begin(after: Offset, epoch: Option<Epoch>, current: Epoch, first: Offset, head: Offset) -> (Offset, Option<Gap>) {
+    let another_life = epoch.is_some_and(|epoch| epoch != current) || after > head;
+    if another_life {
+        let gap = Gap { requested: after, available: first, cause: GapCause::Epoch, missing: None };
+        return (first - 1, Some(gap));
+    }
+    if after + 1 < first {
+        return (first - 1, Some(gap(after, first, GapCause::Evicted)));
+    }
+    (after, None)
+}

@@ -1,0 +1,315 @@
+//! The newest part of a channel's log, in memory, shared by all its readers.
+//!
+//! It holds publications, and for each format in use the same publications as one run of encoded bytes. A reader copies
+//! the stretch between its cursor and the head out of that run: however many publications that is, it is one copy and one
+//! write. Encoding is done by the first reader that needs it, under the lock of that encoding alone.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::format::Format;
+use super::message::{ChannelName, Epoch, Micros, Offset, Publication};
+
+/// How much a tail may hold; the newest publication always stays.
+#[derive(Clone, Copy, Debug)]
+pub struct TailLimit {
+    pub count: usize,
+    pub bytes: usize,
+}
+
+pub struct Tail {
+    channel: ChannelName,
+    epoch: Epoch,
+    /// The newest offset that readers may see.
+    head: AtomicU64,
+    recent: RwLock<Recent>,
+    encodings: Mutex<Vec<Arc<Encoding>>>,
+}
+
+struct Recent {
+    /// Contiguous: the last one is the head.
+    publications: VecDeque<Arc<Publication>>,
+    bytes: usize,
+    /// The earliest moment at which one of them must not be shown any more.
+    expires: Option<Micros>,
+}
+
+impl Recent {
+    fn first(&self, head: Offset) -> Offset {
+        head + 1 - self.publications.len() as Offset
+    }
+
+    fn drop_oldest(&mut self, count: usize) {
+        for publication in self.publications.drain(..count) {
+            self.bytes -= publication.message.weight();
+        }
+    }
+}
+
+/// A tail's publications in one format.
+pub struct Encoding {
+    format: Arc<dyn Format>,
+    run: RwLock<Run>,
+}
+
+/// Encoded publications back to back. `ends[i]` is where the publication `first + i` ends, counted from the start of time.
+struct Run {
+    first: Offset,
+    ends: VecDeque<u64>,
+    /// The position of `bytes[0]`; everything before `start` is no longer needed.
+    base: u64,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    fn next(&self) -> Offset {
+        self.first + self.ends.len() as Offset
+    }
+
+    fn start_of(&self, offset: Offset) -> u64 {
+        match offset - self.first {
+            0 => self.start,
+            n => self.ends[n as usize - 1],
+        }
+    }
+
+    fn clear(&mut self, first: Offset) {
+        *self = Run { first, ends: VecDeque::new(), base: 0, start: 0, bytes: Vec::new() };
+    }
+
+    /// Forgets everything before `first`; the bytes move only when more than half of them are dead.
+    fn trim(&mut self, first: Offset) {
+        if first <= self.first {
+            return;
+        }
+        if first >= self.next() {
+            return self.clear(first);
+        }
+        let count = (first - self.first) as usize;
+        self.start = self.ends[count - 1];
+        self.ends.drain(..count);
+        self.first = first;
+        let dead = (self.start - self.base) as usize;
+        if dead > self.bytes.len() / 2 {
+            self.bytes.drain(..dead);
+            self.base = self.start;
+        }
+    }
+
+    fn copy(
+        &self,
+        after: Offset,
+        upto: Offset,
+        room: usize,
+        one_by_one: bool,
+        out: &mut Vec<u8>,
+        mut step: impl FnMut(Offset, usize, &mut Vec<u8>),
+    ) -> Copied {
+        if upto <= after {
+            return Copied::All;
+        }
+        let begin = self.start_of(after + 1);
+        let from = (after + 1 - self.first) as usize;
+        let to = (upto + 1 - self.first) as usize;
+        let fits = self.ends.range(from..to).take_while(|end| (**end - begin) as usize <= room).count().max(1);
+        let slice = |a: u64, b: u64| &self.bytes[(a - self.base) as usize..(b - self.base) as usize];
+        let ends = self.ends.range(from..from + fits);
+        if one_by_one {
+            let mut position = begin;
+            for (offset, end) in (after + 1..).zip(ends) {
+                out.extend_from_slice(slice(position, *end));
+                position = *end;
+                let length = out.len();
+                step(offset, length, out);
+            }
+        } else {
+            let origin = out.len();
+            out.extend_from_slice(slice(begin, self.ends[from + fits - 1]));
+            for (offset, end) in (after + 1..).zip(ends) {
+                step(offset, origin + (*end - begin) as usize, out);
+            }
+        }
+        if from + fits == to { Copied::All } else { Copied::Some }
+    }
+}
+
+/// What a copy found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Copied {
+    /// Everything up to the limit that was given.
+    All,
+    /// There was no room for more.
+    Some,
+    /// The next publication has left the tail: the log has it, or nobody.
+    Behind,
+}
+
+impl Tail {
+    pub fn new(channel: ChannelName, epoch: Epoch, head: Offset) -> Self {
+        Tail {
+            channel,
+            epoch,
+            head: AtomicU64::new(head),
+            recent: RwLock::new(Recent { publications: VecDeque::new(), bytes: 0, expires: None }),
+            encodings: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// The newest offset that readers may see.
+    pub fn head(&self) -> Offset {
+        self.head.load(Ordering::Acquire)
+    }
+
+    /// The oldest offset that is still here; `head + 1` if none is.
+    pub fn first(&self) -> Offset {
+        let recent = self.recent.read();
+        recent.first(self.head())
+    }
+
+    /// Shows a publication to the readers. Only the channel's lane calls it.
+    pub(super) fn push(&self, publication: Publication, limit: TailLimit) {
+        let mut recent = self.recent.write();
+        let head = self.head();
+        if publication.offset != head + 1 {
+            // The log has a hole here (a crash took what a weaker ack did not protect): what is before it is the log's.
+            let count = recent.publications.len();
+            recent.drop_oldest(count);
+        }
+        recent.bytes += publication.message.weight();
+        recent.expires = earlier(recent.expires, publication.expires);
+        self.head.store(publication.offset, Ordering::Release);
+        recent.publications.push_back(Arc::new(publication));
+        let mut surplus = 0;
+        let mut bytes = recent.bytes;
+        while recent.publications.len() - surplus > 1
+            && (recent.publications.len() - surplus > limit.count || bytes > limit.bytes)
+        {
+            bytes -= recent.publications[surplus].message.weight();
+            surplus += 1;
+        }
+        recent.drop_oldest(surplus);
+    }
+
+    /// Drops everything up to `offset`: it was deleted, or nobody needs it here.
+    pub(super) fn drop_until(&self, offset: Offset) {
+        let mut recent = self.recent.write();
+        let first = recent.first(self.head());
+        let count = (offset + 1).saturating_sub(first).min(recent.publications.len() as u64) as usize;
+        recent.drop_oldest(count);
+        let first = recent.first(self.head());
+        drop(recent);
+        for encoding in self.encodings.lock().iter() {
+            encoding.run.write().trim(first);
+        }
+    }
+
+    /// Drops what has outlived its own time, and with it all that is older.
+    pub(super) fn expire(&self, now: Micros) {
+        let last_dead = {
+            let mut recent = self.recent.write();
+            if recent.expires.is_none_or(|at| at > now) {
+                return;
+            }
+            let dead = recent.publications.iter().rev().find(|p| p.expires.is_some_and(|at| at <= now));
+            let last_dead = dead.map(|p| p.offset);
+            let after = last_dead.unwrap_or(0);
+            recent.expires =
+                recent.publications.iter().filter(|p| p.offset > after).fold(None, |e, p| earlier(e, p.expires));
+            last_dead
+        };
+        if let Some(offset) = last_dead {
+            self.drop_until(offset);
+        }
+    }
+
+    /// The tail's publications in one format, shared with its other readers.
+    pub fn encoding(&self, format: &Arc<dyn Format>) -> Arc<Encoding> {
+        let mut encodings = self.encodings.lock();
+        encodings.retain(|e| Arc::strong_count(e) > 1);
+        if let Some(known) = encodings.iter().find(|e| Arc::ptr_eq(&e.format, format)) {
+            return known.clone();
+        }
+        let run = Run { first: self.head() + 1, ends: VecDeque::new(), base: 0, start: 0, bytes: Vec::new() };
+        let new = Arc::new(Encoding { format: format.clone(), run: RwLock::new(run) });
+        encodings.push(new.clone());
+        new
+    }
+
+    /// Copies what is after `after`, up to `upto`, as long as `room` lasts (one publication always has room). `step` hears
+    /// where each publication ends in `out`; a sealed format may append there.
+    pub fn copy(
+        &self,
+        encoding: &Encoding,
+        after: Offset,
+        upto: Offset,
+        room: usize,
+        out: &mut Vec<u8>,
+        step: impl FnMut(Offset, usize, &mut Vec<u8>),
+    ) -> Copied {
+        {
+            let run = encoding.run.read();
+            if run.first <= after + 1 && run.next() > upto {
+                return run.copy(after, upto, room, encoding.format.sealed(), out, step);
+            }
+        }
+        let mut run = encoding.run.write();
+        if !self.encode_missing(encoding, &mut run, after) {
+            return Copied::Behind;
+        }
+        let upto = upto.min(run.next() - 1);
+        run.copy(after, upto, room, encoding.format.sealed(), out, step)
+    }
+
+    /// Brings a run up to the head, and back to `after + 1` if it began later. False if the tail no longer reaches there.
+    fn encode_missing(&self, encoding: &Encoding, run: &mut Run, after: Offset) -> bool {
+        let recent = self.recent.read();
+        let head = self.head();
+        let first = recent.first(head);
+        if after + 1 < first {
+            return false;
+        }
+        run.trim(first);
+        if run.ends.is_empty() || run.first > head {
+            run.clear(after + 1);
+        }
+        let missing = |from: Offset, to: Offset| {
+            recent.publications.range((from - first) as usize..(to - first) as usize).cloned().collect::<Vec<_>>()
+        };
+        let newer = missing(run.next(), head + 1);
+        let older = if after + 1 < run.first { missing(after + 1, run.first) } else { Vec::new() };
+        drop(recent); // The lane may go on while we encode.
+        if !older.is_empty() {
+            prepend(encoding, run, &older, &self.channel, self.epoch);
+        }
+        for publication in newer {
+            encoding.format.publication(&self.channel, self.epoch, &publication, &mut run.bytes);
+            let end = run.base + run.bytes.len() as u64;
+            run.ends.push_back(end);
+        }
+        true
+    }
+}
+
+/// A reader that resumes from before the run's beginning: rare, so the run is laid anew.
+fn prepend(encoding: &Encoding, run: &mut Run, older: &[Arc<Publication>], channel: &ChannelName, epoch: Epoch) {
+    let (mut bytes, mut ends) = (Vec::new(), VecDeque::new());
+    for publication in older {
+        encoding.format.publication(channel, epoch, publication, &mut bytes);
+        ends.push_back(bytes.len() as u64);
+    }
+    let shift = bytes.len() as u64;
+    bytes.extend_from_slice(&run.bytes[(run.start - run.base) as usize..]);
+    ends.extend(run.ends.iter().map(|end| end - run.start + shift));
+    *run = Run { first: older[0].offset, ends, base: 0, start: 0, bytes };
+}
+
+fn earlier(a: Option<Micros>, b: Option<Micros>) -> Option<Micros> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
