@@ -1,3 +1,5 @@
 //! Aether: a realtime push hub.
 
+pub mod edges;
 pub mod kernel;
+pub mod stores;

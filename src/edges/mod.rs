@@ -1,0 +1,15 @@
+//! The edges: where bytes come in and go out. An edge parses, asks the kernel, and renders; it decides nothing.
+
+pub mod cursor;
+pub mod deadline;
+pub mod http;
+pub mod listen;
+pub mod metrics;
+pub mod native;
+pub mod origin;
+pub mod roster;
+pub mod session;
+pub mod sse;
+pub mod upgrade;
+pub mod wire;
+pub mod ws;

@@ -1,0 +1,347 @@
+//! The one connection loop, for every transport and every dialect.
+//!
+//! It writes what is owed, reads what is asked, and sleeps on everything at once. What is owed comes from the cursors in
+//! one stretch per turn, straight from a buffer that all sessions of a thread share; a connection itself owns no more than
+//! replies and one half-written publication.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use super::roster::{Member, Roster};
+use super::wire::Ending;
+use crate::kernel::hooks::Farewell;
+use crate::kernel::session::{Batch, Session};
+
+/// Bytes of one turn: enough that a turn under load carries hundreds of publications, few enough that a thousand readers
+/// take turns quickly.
+const ROOM: usize = 64 * 1024;
+/// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
+const REPLIES: usize = 64 * 1024;
+
+thread_local! {
+    static BATCH: RefCell<Batch> = RefCell::default();
+}
+
+/// What a client sends.
+#[derive(Debug)]
+pub enum Frame {
+    Text(Bytes),
+    Binary(Bytes),
+    /// To be answered with the same bytes.
+    Ping(Bytes),
+    Pong,
+}
+
+/// Moves bytes; knows nothing of their meaning beyond its own framing.
+pub trait Socket: Send {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>>;
+    /// Whether bytes that were accepted and not yet sent would be lost by ending now.
+    fn finish(&mut self, deadline: Instant) -> impl Future<Output = ()> + Send;
+}
+
+/// Gives bytes their meaning.
+pub trait Dialect: Send {
+    /// Answers a client's frame. What it appends to `out` is sent before anything else.
+    fn on_frame(
+        &mut self,
+        session: &mut Session,
+        frame: Frame,
+        out: &mut Vec<u8>,
+    ) -> impl Future<Output = Result<(), Ending>> + Send;
+    /// Asks for a sign of life, or gives one.
+    fn beat(&mut self, out: &mut Vec<u8>);
+    /// The last words.
+    fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
+}
+
+/// What the operator has set.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// How often `beat` is called.
+    pub interval: Duration,
+    /// How long after a beat the client may stay silent; none where it cannot answer.
+    pub timeout: Option<Duration>,
+    /// How long the socket may take nothing while something is owed.
+    pub write_timeout: Duration,
+    /// How long a shutdown may take.
+    pub drain: Duration,
+}
+
+/// What every connection of a hub shares.
+#[derive(Clone)]
+pub struct Shared {
+    pub pulse: Pulse,
+    pub roster: Arc<Roster>,
+}
+
+enum Event {
+    Frame(Frame),
+    Ended(Ending),
+    /// The socket takes bytes again, or there are bytes for it.
+    Ready,
+    Time,
+    Stop,
+}
+
+/// Serves one connection to its end, and tells the rules.
+pub async fn run<S: Socket, D: Dialect>(socket: S, dialect: D, session: Session, shared: Shared) -> Ending {
+    let mut connection = Connection::new(socket, dialect, session, shared);
+    let ending = connection.serve().await;
+    connection.say_bye(ending).await;
+    let client: &Arc<_> = connection.session.client();
+    let why = Farewell { cause: ending.cause(), code: ending.code() };
+    connection.session.hub().hooks().disconnected(client, &why);
+    ending
+}
+
+struct Connection<S, D> {
+    socket: S,
+    dialect: D,
+    session: Session,
+    shared: Shared,
+    /// Replies and the rest of a half-written publication, in this order of arrival; always written first.
+    owed: Vec<u8>,
+    /// Since when the socket has taken nothing.
+    blocked: Option<Instant>,
+    beat_at: Instant,
+    /// Until when a sign of life must come.
+    silent_until: Option<Instant>,
+    draining: Option<Instant>,
+    member: Member,
+    expires: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<S: Socket, D: Dialect> Connection<S, D> {
+    fn new(socket: S, dialect: D, session: Session, shared: Shared) -> Self {
+        let now = Instant::now();
+        let beat_at = now + shared.pulse.interval;
+        let expires = session.client().identity.expires.map(|at| {
+            let left = at.saturating_sub(session.hub().now());
+            // Far ends need no exact timer; the clock of tokio does not reach them.
+            now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
+        });
+        let first = expires.map_or(beat_at, |at| at.min(beat_at));
+        Connection {
+            socket,
+            dialect,
+            session,
+            owed: Vec::new(),
+            blocked: None,
+            beat_at,
+            silent_until: None,
+            draining: None,
+            member: shared.roster.enter(),
+            expires,
+            timer: Box::pin(tokio::time::sleep_until(first)),
+            shared,
+        }
+    }
+
+    async fn serve(&mut self) -> Ending {
+        loop {
+            match self.write_turn() {
+                Ok(true) => {
+                    // There may be more: let the others have their turn first, and more publications arrive.
+                    tokio::task::yield_now().await;
+                    if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
+                        return Ending::Dead;
+                    }
+                    continue;
+                }
+                Ok(false) => {}
+                Err(ending) => return ending,
+            }
+            if self.blocked.is_none() && self.session.wants_log() {
+                if !self.fetch().await {
+                    return Ending::Dead;
+                }
+                continue;
+            }
+            if self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
+                return Ending::Draining; // Everything that was there has been sent.
+            }
+            match self.next_event().await {
+                Event::Ready => {}
+                Event::Frame(frame) => {
+                    self.silent_until = None;
+                    if let Err(ending) = self.answer(frame).await {
+                        return ending;
+                    }
+                }
+                Event::Ended(ending) => return ending,
+                Event::Stop => {
+                    let until = Instant::now() + self.shared.pulse.drain;
+                    self.draining = Some(until);
+                    self.wake_by(until);
+                }
+                Event::Time => {
+                    if let Some(ending) = self.look_at_the_clock() {
+                        return ending;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes once. True if something was written and nothing is in the way of more.
+    fn write_turn(&mut self) -> Result<bool, Ending> {
+        if !self.owed.is_empty() {
+            let written = match self.socket.try_write(&self.owed) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                other => other.map_err(|_| Ending::Gone)?,
+            };
+            self.owed.drain(..written);
+            if self.owed.is_empty() {
+                self.owed = Vec::new();
+            }
+            self.note_progress(written, self.owed.is_empty());
+            return Ok(self.owed.is_empty());
+        }
+        let Connection { socket, session, owed, .. } = self;
+        let outcome = BATCH.with_borrow_mut(|batch| {
+            session.fill(batch, ROOM)?;
+            if batch.is_empty() {
+                session.commit(batch, 0, owed);
+                return Ok(None);
+            }
+            let written = match socket.try_write(&batch.bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                other => other.map_err(|_| Ending::Gone)?,
+            };
+            session.commit(batch, written, owed);
+            Ok::<_, Ending>(Some((written, written == batch.bytes.len())))
+        })?;
+        match outcome {
+            None => {
+                self.blocked = None;
+                Ok(false)
+            }
+            Some((written, whole)) => {
+                self.note_progress(written, whole);
+                Ok(whole)
+            }
+        }
+    }
+
+    fn note_progress(&mut self, written: usize, whole: bool) {
+        if whole {
+            self.blocked = None;
+        } else if written > 0 || self.blocked.is_none() {
+            let now = Instant::now();
+            self.blocked = Some(now);
+            self.wake_by(now + self.shared.pulse.write_timeout);
+        }
+    }
+
+    async fn fetch(&mut self) -> bool {
+        match self.session.fetch().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, session = %self.session.client().id, "a replay could not read the store");
+                false
+            }
+        }
+    }
+
+    async fn answer(&mut self, frame: Frame) -> Result<(), Ending> {
+        if let Frame::Pong = frame {
+            return Ok(());
+        }
+        // Boxed: a subscribe is large while it runs, and a connection is idle for most of its life.
+        Box::pin(self.dialect.on_frame(&mut self.session, frame, &mut self.owed)).await
+    }
+
+    async fn next_event(&mut self) -> Event {
+        std::future::poll_fn(|cx| {
+            if self.draining.is_none() && self.member.poll_stop(cx) {
+                return Poll::Ready(Event::Stop);
+            }
+            if self.owed.len() < REPLIES
+                && let Poll::Ready(frame) = self.socket.poll_frame(cx)
+            {
+                return Poll::Ready(frame.map_or_else(Event::Ended, Event::Frame));
+            }
+            if self.blocked.is_some() || !self.owed.is_empty() {
+                if let Poll::Ready(outcome) = self.socket.poll_writable(cx) {
+                    return Poll::Ready(outcome.map_or(Event::Ended(Ending::Gone), |()| Event::Ready));
+                }
+            } else if self.session.poll_ready(cx).is_ready() {
+                return Poll::Ready(Event::Ready);
+            }
+            if self.timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Time);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn wake_by(&mut self, at: Instant) {
+        if at < self.timer.deadline() {
+            self.timer.as_mut().reset(at);
+        }
+    }
+
+    fn look_at_the_clock(&mut self) -> Option<Ending> {
+        let now = Instant::now();
+        let pulse = self.shared.pulse;
+        if self.expires.is_some_and(|at| at <= now) {
+            return Some(Ending::Expired);
+        }
+        if self.draining.is_some_and(|at| at <= now) || self.silent_until.is_some_and(|at| at <= now) {
+            return Some(Ending::Dead);
+        }
+        let stuck_until = self.blocked.map(|since| since + pulse.write_timeout);
+        if stuck_until.is_some_and(|at| at <= now) {
+            return Some(Ending::Dead);
+        }
+        if self.beat_at <= now {
+            // Who takes bytes slowly is alive, and what it is sent is beat enough.
+            if self.blocked.is_none() {
+                self.dialect.beat(&mut self.owed);
+                self.silent_until = self.silent_until.or(pulse.timeout.map(|timeout| now + timeout));
+            }
+            self.beat_at = now + pulse.interval;
+        }
+        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires];
+        let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
+        self.timer.as_mut().reset(next);
+        None
+    }
+
+    /// The last words, if anybody is there to hear them.
+    async fn say_bye(&mut self, ending: Ending) {
+        if ending.code().is_none() {
+            return;
+        }
+        self.dialect.bye(ending, &mut self.owed);
+        let now = Instant::now();
+        let deadline = self.draining.unwrap_or(now + self.shared.pulse.write_timeout).max(now);
+        let flush = async {
+            while !self.owed.is_empty() {
+                match self.socket.try_write(&self.owed) {
+                    Ok(written) => drop(self.owed.drain(..written)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        std::future::poll_fn(|cx| self.socket.poll_writable(cx)).await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        if let Ok(Ok(())) = tokio::time::timeout_at(deadline, flush).await {
+            self.socket.finish(deadline.min(Instant::now() + Duration::from_secs(1))).await;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Server-sent events: the response body is the connection loop itself.
+//!
+//! hyper asks the body for bytes when its own buffer has room; the body then runs the loop until that has something to
+//! write. So an event stream is one task with its connection, and the loop is the same as for a WebSocket.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::session::{Frame, Socket};
+use super::wire::Ending;
+
+/// Bytes on their way to hyper, at most one turn's.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Option<Bytes>>>);
+
+/// One turn's bytes: a reader that takes nothing costs no more than this.
+const TURN: usize = 32 * 1024;
+
+pub struct SseSocket(Slot);
+
+impl Socket for SseSocket {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut slot = self.0.0.lock();
+        if slot.is_some() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = bytes.len().min(TURN);
+        *slot = Some(Bytes::copy_from_slice(&bytes[..taken]));
+        Ok(taken)
+    }
+
+    /// No waker is needed: whoever empties the slot polls the loop next.
+    fn poll_writable(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.0.0.lock().is_some() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>> {
+        Poll::Pending
+    }
+
+    async fn finish(&mut self, _deadline: Instant) {}
+}
+
+/// The loop, as a stream of what it writes.
+pub struct Events {
+    slot: Slot,
+    /// hyper wants a body that may be shared between threads; it is only ever used through `&mut`.
+    looping: Mutex<Option<Pin<Box<dyn Future<Output = Ending> + Send>>>>,
+}
+
+impl Events {
+    /// `serve` is given the socket and runs the loop.
+    pub fn new<F>(hello: Vec<u8>, serve: impl FnOnce(SseSocket) -> F) -> Events
+    where
+        F: Future<Output = Ending> + Send + 'static,
+    {
+        let slot = Slot::default();
+        *slot.0.lock() = Some(hello.into());
+        let looping = serve(SseSocket(slot.clone()));
+        Events { slot, looping: Mutex::new(Some(Box::pin(looping))) }
+    }
+}
+
+impl Stream for Events {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Events { slot, looping } = &mut *self;
+        if let Some(bytes) = slot.0.lock().take() {
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        let running = looping.get_mut();
+        if let Some(future) = running
+            && future.as_mut().poll(cx).is_ready()
+        {
+            *running = None;
+        }
+        match slot.0.lock().take() {
+            Some(bytes) => Poll::Ready(Some(Ok(bytes))),
+            None if running.is_none() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}

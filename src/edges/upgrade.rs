@@ -1,0 +1,86 @@
+//! From a `GET /ws` to a connection of our own: the handshake, and the way of its socket out of hyper.
+
+use std::sync::Arc;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tungstenite::handshake::derive_accept_key;
+use warp::http::header::{self, HeaderValue};
+use warp::http::{Response, StatusCode};
+
+use super::deadline::Deadline;
+use super::http::{Caller, Edge};
+use super::native::WsDialect;
+use super::session;
+use super::wire::Fault;
+use super::ws::WsSocket;
+use crate::kernel::session::Session;
+
+/// The subprotocol that names our frames.
+const SUBPROTOCOL: &str = "aether.v1";
+
+pub async fn upgrade(
+    edge: Arc<Edge>,
+    caller: Caller,
+    on_upgrade: Option<OnUpgrade>,
+) -> Result<warp::reply::Response, Fault> {
+    if edge.hub.is_stopping() {
+        return Err(Fault::Stopping);
+    }
+    caller.check_origin(&edge.settings.origins)?;
+    let key = handshake_key(&caller)?.to_owned();
+    let on_upgrade = on_upgrade.ok_or(Fault::Upgrade("this connection cannot be upgraded"))?;
+    let client = edge.connect(&caller).await?;
+
+    let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
+    let speaks_ours = offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL);
+    let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
+    edge.delivery.clone().spawn(async move {
+        // The peer may be gone before it has read our answer.
+        let Ok(upgraded) = on_upgrade.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Deadline>>() else {
+            return tracing::error!("an upgraded connection is not of the kind that was accepted");
+        };
+        let Ok(stream) = at_home_here(parts.io.into_inner().into_inner()) else { return };
+        let socket = WsSocket::new(stream, edge.settings.max_message, &parts.read_buf);
+        let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
+        let dialect = WsDialect { limits: edge.settings.limits };
+        session::run(socket, dialect, session, edge.ws.clone()).await;
+        drop(permit);
+    });
+
+    let mut response = Response::new(warp::reply::Response::default().into_body());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if speaks_ours {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    Ok(response)
+}
+
+/// The request's key, if it is a WebSocket handshake (RFC 6455, 4.2.1).
+fn handshake_key(caller: &Caller) -> Result<&str, Fault> {
+    let lists = |name: &str, word: &str| {
+        let value = caller.request.header(name).unwrap_or("");
+        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))
+    };
+    if !lists("connection", "upgrade") || !lists("upgrade", "websocket") {
+        return Err(Fault::Upgrade("this path speaks WebSocket: connect with a WebSocket client"));
+    }
+    if caller.request.header("sec-websocket-version") != Some("13") {
+        return Err(Fault::Upgrade("WebSocket version 13 is spoken here"));
+    }
+    let key = caller.request.header("sec-websocket-key").filter(|key| !key.is_empty());
+    key.ok_or(Fault::Upgrade("the handshake has no Sec-WebSocket-Key"))
+}
+
+/// Brings a socket to the runtime that we are on; it may have been accepted on another.
+fn at_home_here(stream: TcpStream) -> std::io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
+}

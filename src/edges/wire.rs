@@ -1,0 +1,258 @@
+//! Words below, numbers above: the one table of HTTP statuses, error codes, reasons and close codes.
+//!
+//! Ranges tell a client what to do: 400xx mend the request, 401xx show another credential, 403xx do not come back with
+//! this, 429xx and 503xx come back later.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use crate::kernel::hooks::{Refusal, RefusalKind};
+use crate::kernel::hub::{PublishError, ReadError};
+use crate::kernel::message::NameError;
+use crate::kernel::session::{Close, SubscribeError};
+
+/// Everything that an edge answers instead of what was asked for.
+#[derive(Debug)]
+pub enum Fault {
+    ChannelName(NameError),
+    Missing(&'static str),
+    /// Not JSON, or not of the form that was expected; the text says what and where.
+    Json(String),
+    Parameter(String),
+    UnknownFrame(String),
+    EmptyBatch,
+    LongBatch(usize),
+    TooManyInRequest { asked: usize, max: usize },
+    TooManyOnConnection { max: usize },
+    /// A credential that is not accepted, or none where one is needed. `api`: over HTTP an API key is meant.
+    Unauthorized { refusal: Refusal, api: bool },
+    Forbidden { refusal: Refusal, what: Option<String> },
+    NotAdmin,
+    Origin(String),
+    Upgrade(&'static str),
+    NoRoute,
+    Method,
+    TooLarge { max: usize },
+    SlowBody,
+    TooManyConnections,
+    Busy,
+    Stopping,
+    Store { doing: &'static str },
+}
+
+#[derive(Serialize)]
+pub struct ErrorBody<'a> {
+    pub code: u32,
+    pub message: Cow<'a, str>,
+    pub reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel: Option<&'a str>,
+}
+
+impl Fault {
+    /// HTTP status and error code.
+    pub fn numbers(&self) -> (u16, u32) {
+        match self {
+            Fault::ChannelName(_) => (400, 40001),
+            Fault::Missing(_) => (400, 40002),
+            Fault::Json(_) | Fault::Parameter(_) => (400, 40003),
+            Fault::UnknownFrame(_) => (400, 40004),
+            Fault::EmptyBatch => (400, 40006),
+            Fault::LongBatch(_) => (400, 40002),
+            Fault::TooManyInRequest { .. } => (400, 40011),
+            Fault::TooManyOnConnection { .. } => (400, 40012),
+            Fault::Upgrade(_) => (426, 42601),
+            Fault::Unauthorized { api: true, .. } => (401, 40101),
+            Fault::Unauthorized { api: false, .. } => (401, 40102),
+            Fault::Forbidden { refusal, .. } => match refusal.kind {
+                RefusalKind::Denied | RefusalKind::Broken => (403, 40301),
+                RefusalKind::Busy => (429, 42901),
+            },
+            Fault::NotAdmin => (403, 40302),
+            Fault::Origin(_) => (403, 40303),
+            Fault::NoRoute => (404, 40400),
+            Fault::Method => (405, 40500),
+            Fault::SlowBody => (408, 40801),
+            Fault::TooLarge { .. } => (413, 41301),
+            Fault::TooManyConnections => (503, 50303),
+            Fault::Busy => (503, 50302),
+            Fault::Stopping => (503, 50300),
+            Fault::Store { .. } => (503, 50301),
+        }
+    }
+
+    /// A stable word for programs.
+    pub fn reason(&self) -> &str {
+        match self {
+            Fault::ChannelName(_) => "bad_channel",
+            Fault::Missing(_) => "missing_field",
+            Fault::Json(_) => "bad_json",
+            Fault::Parameter(_) => "bad_parameter",
+            Fault::UnknownFrame(_) => "unknown_frame",
+            Fault::EmptyBatch => "empty_batch",
+            Fault::LongBatch(_) => "long_batch",
+            Fault::TooManyInRequest { .. } => "too_many_in_request",
+            Fault::TooManyOnConnection { .. } => "too_many_on_connection",
+            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. } => &refusal.code,
+            Fault::NotAdmin => "not_admin",
+            Fault::Origin(_) => "origin",
+            Fault::Upgrade(_) => "upgrade_required",
+            Fault::NoRoute => "not_found",
+            Fault::Method => "method",
+            Fault::TooLarge { .. } => "too_large",
+            Fault::SlowBody => "slow_body",
+            Fault::TooManyConnections => "too_many_connections",
+            Fault::Busy => "busy",
+            Fault::Stopping => "stopping",
+            Fault::Store { .. } => "store",
+        }
+    }
+
+    /// A sentence for people, that says what to do where there is something to do.
+    pub fn message(&self) -> Cow<'_, str> {
+        match self {
+            Fault::ChannelName(error) => error.to_string().into(),
+            Fault::Missing(field) => format!("{field} is required").into(),
+            Fault::Json(what) => format!("invalid json: {what}").into(),
+            Fault::Parameter(what) => what.as_str().into(),
+            Fault::UnknownFrame(kind) => format!("unknown frame type: {kind}").into(),
+            Fault::EmptyBatch => "messages array must not be empty".into(),
+            Fault::LongBatch(max) => format!("too many messages in batch (max {max})").into(),
+            Fault::TooManyInRequest { asked, max } => {
+                format!("too many channels per request: {asked} (max {max})").into()
+            }
+            Fault::TooManyOnConnection { max } => format!("total channels would exceed {max}").into(),
+            Fault::Unauthorized { refusal, .. } => refusal.why.as_str().into(),
+            Fault::Forbidden { refusal, what: None } => refusal.why.as_str().into(),
+            Fault::Forbidden { refusal, what: Some(channel) } => {
+                format!("unauthorized channel: {channel}: {}", refusal.why).into()
+            }
+            Fault::NotAdmin => "admin access required".into(),
+            Fault::Origin(origin) => {
+                format!("origin not allowed: {origin} (the operator lists origins in websocket.allowed_origins)").into()
+            }
+            Fault::Upgrade(what) => (*what).into(),
+            Fault::NoRoute => "there is nothing at this path".into(),
+            Fault::Method => "this path does not answer to that method".into(),
+            Fault::TooLarge { max } => format!("payload exceeds maximum size of {max} bytes").into(),
+            Fault::SlowBody => "the request's body did not arrive in time".into(),
+            Fault::TooManyConnections => "too many connections: come back later".into(),
+            Fault::Busy => "too many publishes are waiting: come back later".into(),
+            Fault::Stopping => "the hub is going down: come back in a moment".into(),
+            Fault::Store { doing } => format!("failed to {doing}").into(),
+        }
+    }
+
+    pub fn body(&self) -> ErrorBody<'_> {
+        let (decision, channel) = match self {
+            Fault::Unauthorized { refusal, .. } => (Some(refusal.decision.as_str()), None),
+            Fault::Forbidden { refusal, what } => (Some(refusal.decision.as_str()), what.as_deref()),
+            _ => (None, None),
+        };
+        ErrorBody { code: self.numbers().1, message: self.message(), reason: self.reason(), decision, channel }
+    }
+
+    /// A refusal of somebody who may not do this here: one who showed no credential at all may still show one.
+    pub fn refused(refusal: Refusal, credential: bool, channel: Option<&str>) -> Fault {
+        if credential {
+            Fault::Forbidden { refusal, what: channel.map(str::to_owned) }
+        } else {
+            Fault::Unauthorized { refusal, api: true }
+        }
+    }
+
+    pub fn publish(error: PublishError, credential: bool, channel: &str) -> Fault {
+        match error {
+            PublishError::Refused(refusal) => Fault::refused(refusal, credential, Some(channel)),
+            PublishError::Stopping => Fault::Stopping,
+            PublishError::Busy => Fault::Busy,
+            PublishError::Store(_) => Fault::Store { doing: "publish message" },
+        }
+    }
+
+    pub fn read(error: ReadError, credential: bool, channel: &str) -> Fault {
+        match error {
+            ReadError::Refused(refusal) => Fault::refused(refusal, credential, Some(channel)),
+            ReadError::Store(_) => Fault::Store { doing: "read history" },
+        }
+    }
+
+    pub fn subscribe(error: SubscribeError, channel: &str) -> Fault {
+        match error {
+            SubscribeError::Refused(refusal) => Fault::Forbidden { refusal, what: Some(channel.to_owned()) },
+            SubscribeError::Store(_) => Fault::Store { doing: "subscribe" },
+        }
+    }
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// The client closed it, or its socket broke.
+    Gone,
+    /// The client said goodbye with a close frame; it is answered in kind.
+    Closed,
+    Draining,
+    Lagged,
+    Expired,
+    /// It broke the rules of its transport.
+    Protocol(&'static str),
+    /// Text that is no UTF-8.
+    Utf8,
+    TooLarge,
+    /// It took nothing, or did not answer a ping, for too long.
+    Dead,
+}
+
+impl From<Close> for Ending {
+    fn from(close: Close) -> Ending {
+        match close {
+            Close::Lagged => Ending::Lagged,
+        }
+    }
+}
+
+impl Ending {
+    /// Close code; none where nobody is there to read it.
+    pub fn code(self) -> Option<u16> {
+        match self {
+            Ending::Gone | Ending::Dead => None,
+            Ending::Closed => Some(1000),
+            Ending::Draining => Some(1001),
+            Ending::Protocol(_) => Some(1002),
+            Ending::Utf8 => Some(1007),
+            Ending::TooLarge => Some(1009),
+            Ending::Lagged => Some(1012),
+            Ending::Expired => Some(4401),
+        }
+    }
+
+    pub fn reason(self) -> &'static str {
+        match self {
+            Ending::Gone => "gone",
+            Ending::Closed => "",
+            Ending::Draining => "server shutting down",
+            Ending::Protocol(what) => what,
+            Ending::Utf8 => "text is not UTF-8",
+            Ending::TooLarge => "frame too large",
+            Ending::Lagged => "lagged: resume from your last position",
+            Ending::Expired => "credential expired",
+            Ending::Dead => "no answer",
+        }
+    }
+
+    /// The cause as rules hear it.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Ending::Gone | Ending::Closed => "client",
+            Ending::Draining => "shutdown",
+            Ending::Lagged => "lag",
+            Ending::Expired => "server",
+            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge => "error",
+            Ending::Dead => "timeout",
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! WebSocket (RFC 6455): its handshake's answer, its frames, and the socket beneath the connection loop.
+//!
+//! The socket is the bare `TcpStream`, taken from hyper after the upgrade: an idle connection keeps no buffer. A server's
+//! frames are not masked, so an encoded frame is the same bytes for every subscriber and goes out as it lies in the tail.
+
+use std::cell::RefCell;
+use std::io::{self, Cursor};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+use super::session::{Frame, Socket};
+use super::wire::Ending;
+
+thread_local! {
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]);
+}
+
+/// Appends a frame's header for a payload of `length` bytes.
+pub fn put_header(opcode: OpCode, length: usize, out: &mut Vec<u8>) {
+    out.push(0x80 | u8::from(opcode));
+    match length {
+        0..=125 => out.push(length as u8),
+        126..=0xffff => {
+            out.push(126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+}
+
+pub fn put_frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+    put_header(opcode, payload.len(), out);
+    out.extend_from_slice(payload);
+}
+
+pub fn put_text(payload: &[u8], out: &mut Vec<u8>) {
+    put_frame(OpCode::Data(Data::Text), payload, out);
+}
+
+pub fn put_close(code: u16, reason: &str, out: &mut Vec<u8>) {
+    let mut payload = code.to_be_bytes().to_vec();
+    payload.extend_from_slice(reason.as_bytes());
+    put_frame(OpCode::Control(Control::Close), &payload, out);
+}
+
+/// Takes frames out of a client's bytes, whatever the pieces they arrive in.
+pub struct Parser {
+    max: usize,
+    /// Bytes of a frame that is not complete.
+    inbox: Vec<u8>,
+    /// The kind and the payload so far of a message in fragments.
+    message: Option<(Data, Vec<u8>)>,
+}
+
+impl Parser {
+    /// `max`: the largest message that is taken.
+    pub fn new(max: usize) -> Self {
+        Parser { max, inbox: Vec::new(), message: None }
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.inbox.extend_from_slice(bytes);
+    }
+
+    /// The next whole message or control frame; none if more bytes are needed.
+    pub fn next(&mut self) -> Result<Option<Frame>, Ending> {
+        while let Some((header, payload)) = self.next_frame()? {
+            let frame = match header.opcode {
+                OpCode::Control(control) => Some(self.control(control, payload)?),
+                OpCode::Data(data) => self.data(data, header.is_final, payload)?,
+            };
+            if frame.is_some() {
+                return Ok(frame);
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_frame(&mut self) -> Result<Option<(FrameHeader, Vec<u8>)>, Ending> {
+        let mut cursor = Cursor::new(&self.inbox);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Ending::Protocol("invalid frame header"))?;
+        let Some((header, length)) = parsed else { return Ok(None) };
+        let start = cursor.position() as usize;
+        let is_control = matches!(header.opcode, OpCode::Control(_));
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(Ending::Protocol("reserved bits are set and no extension was agreed"));
+        }
+        if is_control && (length > 125 || !header.is_final) {
+            return Err(Ending::Protocol("a control frame is whole and has at most 125 bytes"));
+        }
+        let Some(mask) = header.mask else {
+            return Err(Ending::Protocol("a client's frames are masked"));
+        };
+        let so_far = if is_control { 0 } else { self.message.as_ref().map_or(0, |(_, text)| text.len()) };
+        if !is_control && length.saturating_add(so_far as u64) > self.max as u64 {
+            return Err(Ending::TooLarge);
+        }
+        let end = start + length as usize;
+        if self.inbox.len() < end {
+            return Ok(None);
+        }
+        let mut payload = self.inbox[start..end].to_vec();
+        for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
+            *byte ^= key;
+        }
+        self.inbox.drain(..end);
+        if self.inbox.is_empty() {
+            self.inbox = Vec::new();
+        }
+        Ok(Some((header, payload)))
+    }
+
+    fn control(&mut self, control: Control, payload: Vec<u8>) -> Result<Frame, Ending> {
+        match control {
+            Control::Ping => Ok(Frame::Ping(payload.into())),
+            Control::Pong => Ok(Frame::Pong),
+            Control::Close => Err(close_of(&payload)),
+            Control::Reserved(_) => Err(Ending::Protocol("unknown control frame")),
+        }
+    }
+
+    fn data(&mut self, data: Data, is_final: bool, payload: Vec<u8>) -> Result<Option<Frame>, Ending> {
+        let (kind, whole) = match (data, self.message.take()) {
+            (Data::Reserved(_), _) => return Err(Ending::Protocol("unknown data frame")),
+            (Data::Continue, None) => return Err(Ending::Protocol("a continuation of nothing")),
+            (Data::Continue, Some((kind, mut begun))) => {
+                begun.extend_from_slice(&payload);
+                (kind, begun)
+            }
+            (_, Some(_)) => return Err(Ending::Protocol("a new message inside another")),
+            (kind, None) => (kind, payload),
+        };
+        if !is_final {
+            self.message = Some((kind, whole));
+            return Ok(None);
+        }
+        let whole = Bytes::from(whole);
+        match kind {
+            Data::Text if std::str::from_utf8(&whole).is_err() => Err(Ending::Utf8),
+            Data::Text => Ok(Some(Frame::Text(whole))),
+            _ => Ok(Some(Frame::Binary(whole))),
+        }
+    }
+}
+
+/// What a client's close frame means.
+fn close_of(payload: &[u8]) -> Ending {
+    let Some((code, reason)) = payload.split_first_chunk::<2>() else {
+        return if payload.is_empty() { Ending::Closed } else { Ending::Protocol("half a close code") };
+    };
+    if !CloseCode::from(u16::from_be_bytes(*code)).is_allowed() {
+        return Ending::Protocol("invalid close code");
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Ending::Utf8;
+    }
+    Ending::Closed
+}
+
+pub struct WsSocket {
+    stream: TcpStream,
+    parser: Parser,
+}
+
+impl WsSocket {
+    /// `early`: bytes that came with the handshake.
+    pub fn new(stream: TcpStream, max_message: usize, early: &[u8]) -> Self {
+        let mut parser = Parser::new(max_message);
+        parser.push(early);
+        WsSocket { stream, parser }
+    }
+}
+
+impl Socket for WsSocket {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.try_write(bytes)
+    }
+
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_write_ready(cx)
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>> {
+        loop {
+            if let Some(frame) = self.parser.next().transpose() {
+                return Poll::Ready(frame);
+            }
+            if ready!(self.stream.poll_read_ready(cx)).is_err() {
+                return Poll::Ready(Err(Ending::Gone));
+            }
+            let read = READ.with_borrow_mut(|buffer| {
+                let read = self.stream.try_read(buffer);
+                if let Ok(count) = read {
+                    self.parser.push(&buffer[..count]);
+                }
+                read
+            });
+            match read {
+                Ok(0) => return Poll::Ready(Err(Ending::Gone)),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(Err(Ending::Gone)),
+            }
+        }
+    }
+
+    /// Waits for the client to close as well: closing with unread bytes would reset the connection and could take our last
+    /// words with it.
+    async fn finish(&mut self, deadline: Instant) {
+        use tokio::io::AsyncWriteExt;
+        let _ = self.stream.shutdown().await;
+        let gone = std::future::poll_fn(|cx| {
+            loop {
+                match ready!(self.poll_frame(cx)) {
+                    Err(Ending::Gone) => return Poll::Ready(()),
+                    Err(_) => self.parser = Parser::new(0),
+                    Ok(_) => {}
+                }
+            }
+        });
+        let _ = tokio::time::timeout_at(deadline, gone).await;
+    }
+}

@@ -1,0 +1,183 @@
+//! How publications lie on disk: those of one group commit and one channel together, as one value.
+//!
+//! Packing pays: two million messages took 1 s instead of 20 (sled 0.34.7, fifty to a value).
+//!
+//! ```text
+//! block       = version:u8  newest-time:varint  publication*
+//! publication = flags:u8  offset:varint  time:varint  [expires:varint]  [event:bytes]  [content-type:bytes]
+//!               [meta:bytes]  payload:bytes
+//! bytes       = length:varint  byte*
+//! ```
+//! A varint is LEB128: seven bits a byte, low first. Times are microseconds since 1970. Flags: bits 0-1 media (0 JSON,
+//! 1 text, 2 binary), bit 2 expires, bit 3 event, bit 4 content type, bit 5 meta.
+
+use bytes::Bytes;
+
+use crate::kernel::message::{Media, Message, Micros, Publication};
+
+const VERSION: u8 = 1;
+const EXPIRES: u8 = 4;
+const EVENT: u8 = 8;
+const CONTENT_TYPE: u8 = 16;
+const META: u8 = 32;
+
+/// A value that is no block of ours: the store is damaged.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Damaged;
+
+/// Packs publications in ascending order.
+pub fn pack(publications: &[Publication]) -> Vec<u8> {
+    let payloads: usize = publications.iter().map(|p| p.message.weight()).sum();
+    let mut out = Vec::with_capacity(payloads);
+    out.push(VERSION);
+    put_number(&mut out, publications.iter().map(|p| p.time).max().unwrap_or(0));
+    for publication in publications {
+        let message = &publication.message;
+        let mut flags = match message.media {
+            Media::Json => 0,
+            Media::Text => 1,
+            Media::Binary => 2,
+        };
+        flags |= publication.expires.map_or(0, |_| EXPIRES);
+        flags |= message.event.as_ref().map_or(0, |_| EVENT);
+        flags |= message.content_type.as_ref().map_or(0, |_| CONTENT_TYPE);
+        flags |= message.meta.as_ref().map_or(0, |_| META);
+        out.push(flags);
+        put_number(&mut out, publication.offset);
+        put_number(&mut out, publication.time);
+        if let Some(expires) = publication.expires {
+            put_number(&mut out, expires);
+        }
+        let texts = [message.event.as_deref(), message.content_type.as_deref()].into_iter().flatten().map(str::as_bytes);
+        for bytes in texts.chain(message.meta.as_deref()).chain([&message.payload[..]]) {
+            put_number(&mut out, bytes.len() as u64);
+            out.extend_from_slice(bytes);
+        }
+    }
+    out
+}
+
+/// The time of a block's newest publication, without unpacking it.
+pub fn newest_time(block: &[u8]) -> Result<Micros, Damaged> {
+    Reader::new(Bytes::copy_from_slice(&block[..block.len().min(16)]))?.number()
+}
+
+/// Unpacks a block; payloads share its memory.
+pub fn unpack(block: Bytes) -> Result<Vec<Publication>, Damaged> {
+    let mut reader = Reader::new(block)?;
+    reader.number()?;
+    let mut publications = Vec::new();
+    while !reader.rest.is_empty() {
+        publications.push(reader.publication()?);
+    }
+    Ok(publications)
+}
+
+fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+struct Reader {
+    rest: Bytes,
+}
+
+impl Reader {
+    fn new(mut block: Bytes) -> Result<Self, Damaged> {
+        if block.first() != Some(&VERSION) {
+            return Err(Damaged);
+        }
+        let rest = block.split_off(1);
+        Ok(Reader { rest })
+    }
+
+    fn byte(&mut self) -> Result<u8, Damaged> {
+        let byte = *self.rest.first().ok_or(Damaged)?;
+        self.rest = self.rest.slice(1..);
+        Ok(byte)
+    }
+
+    fn number(&mut self) -> Result<u64, Damaged> {
+        let mut number = 0u64;
+        for (i, byte) in self.rest.iter().enumerate().take(10) {
+            number |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                self.rest = self.rest.slice(i + 1..);
+                return Ok(number);
+            }
+        }
+        Err(Damaged)
+    }
+
+    fn bytes(&mut self) -> Result<Bytes, Damaged> {
+        let length = self.number()? as usize;
+        if length > self.rest.len() {
+            return Err(Damaged);
+        }
+        Ok(self.rest.split_to(length))
+    }
+
+    fn text(&mut self) -> Result<Box<str>, Damaged> {
+        let bytes = self.bytes()?;
+        std::str::from_utf8(&bytes).map(Into::into).map_err(|_| Damaged)
+    }
+
+    fn publication(&mut self) -> Result<Publication, Damaged> {
+        let flags = self.byte()?;
+        let media = match flags & 3 {
+            0 => Media::Json,
+            1 => Media::Text,
+            2 => Media::Binary,
+            _ => return Err(Damaged),
+        };
+        let (offset, time) = (self.number()?, self.number()?);
+        let has = |flag| flags & flag != 0;
+        let expires = has(EXPIRES).then(|| self.number()).transpose()?;
+        let event = has(EVENT).then(|| self.text()).transpose()?;
+        let content_type = has(CONTENT_TYPE).then(|| self.text()).transpose()?;
+        let meta = has(META).then(|| self.bytes()).transpose()?;
+        let payload = self.bytes()?;
+        Ok(Publication { offset, time, expires, message: Message { payload, media, content_type, event, meta } })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(offset: u64) -> Publication {
+        let message = Message {
+            payload: Bytes::from_static(b"\x00\xff not json"),
+            media: Media::Binary,
+            content_type: Some("image/png".into()),
+            event: (offset % 2 == 0).then(|| "tick".into()),
+            meta: (offset % 3 == 0).then(|| Bytes::from_static(b"{\"a\":1}")),
+        };
+        Publication { offset, time: 1_800_000_000_000_000 + offset, expires: (offset % 5 == 0).then_some(7), message }
+    }
+
+    #[test]
+    fn a_block_gives_back_what_was_packed() {
+        let all: Vec<_> = (1..=40).map(publication).collect();
+        let packed = pack(&all);
+        assert_eq!(newest_time(&packed), Ok(all[39].time));
+        assert_eq!(unpack(packed.into()), Ok(all));
+    }
+
+    #[test]
+    fn a_damaged_block_is_an_error_and_never_a_panic() {
+        let packed = pack(&[publication(30)]);
+        for cut in 0..packed.len() {
+            let _ = unpack(packed[..cut].to_vec().into());
+            let _ = newest_time(&packed[..cut]);
+            let mut bent = packed.clone();
+            bent[cut] ^= 0x95;
+            let _ = unpack(bent.into());
+        }
+        assert_eq!(unpack(Bytes::new()), Err(Damaged));
+        assert_eq!(unpack(packed[..packed.len() - 1].to_vec().into()), Err(Damaged));
+    }
+}

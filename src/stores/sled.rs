@@ -1,0 +1,787 @@
+//! The embedded default: one directory, no service.
+//!
+//! | tree | key | value |
+//! |---|---|---|
+//! | `heads` | channel's name | its number, and how far its offsets have gone: outlives its messages |
+//! | `messages` | channel's number, last offset in the block (both big-endian) | a block of publications |
+//! | `keys` | hash of channel's number and idempotency key | offset, time, until when |
+//! | `key_ages` | until when (big-endian), hash | nothing |
+//! | `meta` | `format`, `epoch` | |
+//!
+//! One lane writes. A group becomes one block per channel, then one flush and one `fdatasync` of sled's file: sled's own
+//! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages go in before their idempotency
+//! keys, so that a crash in between can make a repeat a second message but never lose one; none of it was acknowledged.
+//!
+//! A channel whose policy acknowledges before `fdatasync` has offsets reserved ahead in its head: after a crash it goes on
+//! behind them, so that a number that somebody has seen is never given to another message.
+
+use std::collections::hash_map::Entry as MapEntry;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+use sha2::{Digest, Sha256};
+use sled::{Batch, Db, Tree};
+use tokio::sync::Semaphore;
+
+use super::{block, new_epoch};
+use crate::kernel::log::{Appended, Entry, Extent, From, Log, LogError, Page, Policies, Range, Reply};
+use crate::kernel::message::{ChannelName, Epoch, Micros, Offset, Publication};
+use crate::kernel::policy::{Ack, Policy, Retention};
+
+const FORMAT: &[u8] = b"aether-log-1";
+/// A block's bounds. sled puts values above an eighth of a MiB into files of their own, so most stay below.
+const BLOCK_COUNT: usize = 512;
+const BLOCK_BYTES: usize = 96 * 1024;
+/// Offsets that a channel with a weaker ack reserves at a time.
+const RESERVE: u64 = 4096;
+/// Blocks that one append deletes at most, so that a group stays short.
+const TRIM_BLOCKS: usize = 512;
+/// How long a slice of housekeeping may take.
+const SWEEP_BUDGET: Duration = Duration::from_millis(10);
+/// Reads that run at once: they are short, and more threads than this only wait for each other.
+const READERS: usize = 8;
+
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it.
+    Locked(PathBuf),
+    Damaged(PathBuf, String),
+    /// Written by something else, or by a later version.
+    Foreign(PathBuf),
+    Io(PathBuf, io::Error),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            OpenError::Locked(path) => {
+                write!(f, "the store in {} is in use: is another aether running on it? Stop it, or give this one another --data", path.display())
+            }
+            OpenError::Damaged(path, what) => {
+                write!(f, "the store in {} is damaged ({what}): restore a backup, or move the directory away to begin a new one (subscribers will be told by a new epoch)", path.display())
+            }
+            OpenError::Foreign(path) => {
+                write!(f, "the store in {} was not written by this version of aether: give another --data, or use the version that wrote it", path.display())
+            }
+            OpenError::Io(path, error) => write!(f, "the store in {} cannot be opened: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+pub struct SledLog {
+    inner: Arc<Inner>,
+    readers: Arc<Semaphore>,
+}
+
+struct Inner {
+    path: PathBuf,
+    db: Db,
+    heads: Tree,
+    messages: Tree,
+    keys: Tree,
+    key_ages: Tree,
+    epoch: Epoch,
+    window: Micros,
+    /// sled's own file, for `fdatasync`.
+    file: File,
+    open: DashMap<ChannelName, Arc<Mutex<Open>>>,
+    /// Values so large that sled wrote them to files of their own since the last sync.
+    large: AtomicBool,
+    /// Those of them that are on disk.
+    synced_large: Mutex<FxHashSet<OsString>>,
+    syncs: AtomicU64,
+    /// Where the sweep through all channels goes on.
+    sweep_from: Mutex<Option<Vec<u8>>>,
+}
+
+/// A channel that somebody uses.
+struct Open {
+    /// None until its first message.
+    number: Option<u64>,
+    last: Offset,
+    /// Everything below has been deleted.
+    floor: Offset,
+    /// Blocks below have been deleted from the tree.
+    trimmed: Offset,
+    /// Offsets given out ahead, for a weaker ack; 0 if none.
+    reserved: Offset,
+    lost: Option<(Offset, Offset)>,
+    retention: Retention,
+    weak: bool,
+    /// What its blocks weigh; counted only where the policy bounds it.
+    bytes: u64,
+}
+
+/// A head as it lies in the store.
+#[derive(Clone, Copy, Default)]
+struct Head {
+    number: u64,
+    last: Offset,
+    floor: Offset,
+    reserved: Offset,
+    lost: (Offset, Offset),
+}
+
+impl Head {
+    fn to_bytes(self) -> [u8; 48] {
+        let words = [self.number, self.last, self.floor, self.reserved, self.lost.0, self.lost.1];
+        let mut bytes = [0; 48];
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+            chunk.copy_from_slice(&word.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Head, LogError> {
+        let words: Vec<u64> = bytes.chunks_exact(8).map(be).collect();
+        let [number, last, floor, reserved, from, to] = words[..] else {
+            return Err(LogError("a channel's head is damaged".into()));
+        };
+        Ok(Head { number, last, floor, reserved, lost: (from, to) })
+    }
+}
+
+impl Open {
+    fn new(retention: Retention, weak: bool) -> Open {
+        Open { number: None, last: 0, floor: 1, trimmed: 1, reserved: 0, lost: None, retention, weak, bytes: 0 }
+    }
+
+    /// The oldest offset that the policy still lets anyone see.
+    fn first(&self) -> Offset {
+        let by_count = self.retention.count.map_or(1, |count| (self.last + 1).saturating_sub(count));
+        self.floor.max(by_count)
+    }
+
+    fn extent(&self, epoch: Epoch) -> Extent {
+        Extent { epoch, first: self.first(), last: self.last }
+    }
+
+    fn head(&self, number: u64) -> Head {
+        Head { number, last: self.last, floor: self.floor, reserved: self.reserved, lost: self.lost.unwrap_or((0, 0)) }
+    }
+}
+
+impl SledLog {
+    /// `window`: how long idempotency keys are remembered.
+    pub fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<SledLog, OpenError> {
+        let inner = Inner::open(path, cache, flush_interval, window)?;
+        Ok(SledLog { inner: Arc::new(inner), readers: Arc::new(Semaphore::new(READERS)) })
+    }
+
+    /// How often `fdatasync` has been called.
+    pub fn syncs(&self) -> u64 {
+        self.inner.syncs.load(Ordering::Relaxed)
+    }
+
+    pub fn size_on_disk(&self) -> u64 {
+        self.inner.db.size_on_disk().unwrap_or(0)
+    }
+}
+
+impl Inner {
+    fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<Inner, OpenError> {
+        let at = || path.to_path_buf();
+        let damaged = |error: LogError| OpenError::Damaged(at(), error.0);
+        std::fs::create_dir_all(path).map_err(|error| OpenError::Io(at(), error))?;
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(cache)
+            // The flusher thread also collects garbage, so it must stay on.
+            .flush_every_ms(Some(flush_interval.as_millis().max(1) as u64));
+        // sled meets some kinds of damage with a panic.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+        let db = match opened {
+            Ok(Ok(db)) => db,
+            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => return Err(OpenError::Locked(at())),
+            Ok(Err(sled::Error::Io(error))) => return Err(OpenError::Io(at(), error)),
+            Ok(Err(error)) => return Err(OpenError::Damaged(at(), error.to_string())),
+            Err(_) => return Err(OpenError::Damaged(at(), "it cannot be read".into())),
+        };
+        let tree = |name: &str| db.open_tree(name).map_err(|error| OpenError::Damaged(at(), error.to_string()));
+        let meta = tree("meta")?;
+        let epoch = match meta.get("format").map_err(failed).map_err(damaged)? {
+            Some(format) if format == FORMAT => {
+                let stored = meta.get("epoch").map_err(failed).map_err(damaged)?;
+                Epoch(be(&stored.ok_or_else(|| OpenError::Foreign(at()))?))
+            }
+            Some(_) => return Err(OpenError::Foreign(at())),
+            None if db.was_recovered() && db.tree_names().len() > 2 => return Err(OpenError::Foreign(at())),
+            None => {
+                let epoch = new_epoch();
+                meta.insert("epoch", &epoch.0.to_be_bytes()).map_err(failed).map_err(damaged)?;
+                meta.insert("format", FORMAT).map_err(failed).map_err(damaged)?;
+                epoch
+            }
+        };
+        let file = File::open(path.join("db")).map_err(|error| OpenError::Io(at(), error))?;
+        let inner = Inner {
+            path: at(),
+            heads: tree("heads")?,
+            messages: tree("messages")?,
+            keys: tree("keys")?,
+            key_ages: tree("key_ages")?,
+            db,
+            epoch,
+            window: window.as_micros() as Micros,
+            file,
+            open: DashMap::new(),
+            large: AtomicBool::new(false),
+            synced_large: Mutex::default(),
+            syncs: AtomicU64::new(0),
+            sweep_from: Mutex::new(None),
+        };
+        inner.sync().map_err(damaged)?;
+        File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| OpenError::Io(at(), error))?;
+        Ok(inner)
+    }
+
+    fn open_channel(&self, name: &ChannelName, policy: &Policy) -> Result<Extent, LogError> {
+        if let Some(open) = self.open.get(name) {
+            return Ok(open.lock().extent(self.epoch));
+        }
+        let retention = policy.history.unwrap_or(Retention { count: Some(0), age: None, bytes: None });
+        let mut open = Open::new(retention, policy.ack != Ack::Synced);
+        if let Some(stored) = self.heads.get(name.as_str()).map_err(failed)? {
+            self.recover(name, &mut open, Head::from_bytes(&stored)?)?;
+        }
+        let extent = open.extent(self.epoch);
+        self.open.insert(name.clone(), Arc::new(Mutex::new(open)));
+        Ok(extent)
+    }
+
+    /// Finds out how far a channel reached when it was last used.
+    fn recover(&self, name: &ChannelName, open: &mut Open, head: Head) -> Result<(), LogError> {
+        let newest = self.messages.range(block_keys(head.number, 0)).keys().next_back().transpose().map_err(failed)?;
+        let stored = newest.map_or(0, |key| offset_of(&key));
+        open.number = Some(head.number);
+        open.floor = head.floor.max(1);
+        open.trimmed = open.floor;
+        open.last = head.last.max(stored);
+        open.lost = (head.lost.1 > 0).then_some(head.lost);
+        if head.reserved > open.last {
+            // It was not closed properly: numbers up to the reserve may have been seen by readers.
+            open.lost = Some((open.last + 1, head.reserved));
+            open.last = head.reserved;
+            self.write_head(name, open)?;
+        }
+        if open.retention.bytes.is_some() {
+            for entry in self.messages.range(block_keys(head.number, open.first())) {
+                open.bytes += entry.map_err(failed)?.1.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_head(&self, name: &ChannelName, open: &Open) -> Result<(), LogError> {
+        let Some(number) = open.number else { return Ok(()) };
+        self.heads.insert(name.as_str(), open.head(number).to_bytes().to_vec()).map_err(failed)?;
+        Ok(())
+    }
+
+    fn channel(&self, name: &ChannelName) -> Result<Arc<Mutex<Open>>, LogError> {
+        let open = self.open.get(name).map(|open| open.clone());
+        open.ok_or_else(|| LogError(format!("{name} is not open")))
+    }
+
+    fn append(&self, batch: &[Entry]) -> Result<Vec<Appended>, LogError> {
+        let mut group = Group::default();
+        let mut results = Vec::with_capacity(batch.len());
+        for entry in batch {
+            let index = group.part(&entry.channel, || self.part(&entry.channel))?;
+            results.push(self.number(entry, index, &mut group)?);
+        }
+        let crosses_reserve = self.write_new_heads(&mut group)?;
+        let mut blocks = Batch::default();
+        for part in &mut group.parts {
+            for chunk in chunks(&part.publications) {
+                let Some(newest) = chunk.last() else { continue };
+                let packed = block::pack(chunk);
+                if packed.len() > BLOCK_BYTES {
+                    self.large.store(true, Ordering::Relaxed);
+                }
+                part.bytes += packed.len() as u64;
+                blocks.insert(&block_key(part.number, newest.offset), packed);
+            }
+        }
+        self.messages.apply_batch(blocks).map_err(failed)?;
+        self.write_keys(&group)?;
+        if crosses_reserve {
+            self.sync()?;
+        }
+        for part in &group.parts {
+            let mut open = part.open.lock();
+            open.number = Some(part.number);
+            open.last = part.last;
+            open.reserved = part.reserved;
+            open.bytes += part.bytes;
+            self.trim(&part.name, &mut open)?;
+        }
+        Ok(results)
+    }
+
+    fn part(&self, name: &ChannelName) -> Result<Part, LogError> {
+        let open = self.channel(name)?;
+        let (number, last, reserved, weak) = {
+            let open = open.lock();
+            (open.number, open.last, open.reserved, open.weak)
+        };
+        let is_new = number.is_none();
+        let number = match number {
+            Some(number) => number,
+            None => self.db.generate_id().map_err(failed)?,
+        };
+        Ok(Part { name: name.clone(), open, number, is_new, last, reserved, weak, bytes: 0, publications: Vec::new() })
+    }
+
+    /// Gives an entry its offset, unless its idempotency key has one already.
+    fn number(&self, entry: &Entry, index: usize, group: &mut Group) -> Result<Appended, LogError> {
+        let part = &mut group.parts[index];
+        let key = entry.key.as_ref().map(|key| key_hash(part.number, key));
+        if let Some(key) = key {
+            if let Some((offset, time)) = group.keys.get(&key) {
+                return Ok(Appended::Repeat { offset: *offset, time: *time });
+            }
+            if let Some((offset, time)) = self.known_key(&key, entry.time)? {
+                return Ok(Appended::Repeat { offset, time });
+            }
+        }
+        part.last += 1;
+        let (offset, time) = (part.last, entry.time);
+        part.publications.push(Publication { offset, time, expires: entry.expires, message: entry.message.clone() });
+        if let Some(key) = key {
+            group.keys.insert(key, (offset, time));
+        }
+        Ok(Appended::New { offset, time })
+    }
+
+    fn known_key(&self, key: &[u8; 16], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
+        let Some(value) = self.keys.get(key).map_err(failed)? else { return Ok(None) };
+        let words: Vec<u64> = value.chunks_exact(8).map(be).collect();
+        match words[..] {
+            [offset, time, until] if until > now => Ok(Some((offset, time))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Heads of channels that have their first message, or that need a new reserve. True if they must be safe before the
+    /// numbers are used.
+    fn write_new_heads(&self, group: &mut Group) -> Result<bool, LogError> {
+        let mut crosses_reserve = false;
+        for part in &mut group.parts {
+            let crosses = part.weak && part.last > part.reserved;
+            if crosses {
+                part.reserved = part.last + RESERVE;
+                crosses_reserve = true;
+            }
+            if (part.is_new && !part.publications.is_empty()) || crosses {
+                let open = part.open.lock();
+                let head = Head { reserved: part.reserved, ..open.head(part.number) };
+                self.heads.insert(part.name.as_str(), head.to_bytes().to_vec()).map_err(failed)?;
+            }
+        }
+        Ok(crosses_reserve)
+    }
+
+    fn write_keys(&self, group: &Group) -> Result<(), LogError> {
+        if group.keys.is_empty() {
+            return Ok(());
+        }
+        let (mut keys, mut ages) = (Batch::default(), Batch::default());
+        for (key, (offset, time)) in &group.keys {
+            let until = time + self.window;
+            keys.insert(key, [*offset, *time, until].map(u64::to_be_bytes).concat());
+            ages.insert([&until.to_be_bytes()[..], key].concat(), &[]);
+        }
+        self.keys.apply_batch(keys).map_err(failed)?;
+        self.key_ages.apply_batch(ages).map_err(failed)
+    }
+
+    /// Deletes what the policy's count and bytes no longer keep, some blocks at a time, once it is worth it.
+    fn trim(&self, name: &ChannelName, open: &mut Open) -> Result<(), LogError> {
+        let too_big = open.retention.bytes.is_some_and(|limit| open.bytes > limit);
+        let surplus = open.first().saturating_sub(open.trimmed);
+        let worth_it = surplus > 0 && surplus >= open.retention.count.map_or(1, |count| (count / 8).clamp(1, 1024));
+        if !too_big && !worth_it {
+            return Ok(());
+        }
+        let Some(number) = open.number else { return Ok(()) };
+        let mut dead = Batch::default();
+        let mut highest = 0;
+        for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
+            let (key, value) = entry.map_err(failed)?;
+            let last_in_block = offset_of(&key);
+            let over = open.retention.bytes.is_some_and(|limit| open.bytes > limit) && last_in_block < open.last;
+            if last_in_block >= open.first() && !over {
+                break;
+            }
+            open.bytes = open.bytes.saturating_sub(value.len() as u64);
+            highest = last_in_block;
+            dead.remove(key);
+        }
+        open.floor = open.floor.max(highest + 1);
+        open.trimmed = open.first();
+        if highest >= open.last {
+            self.write_head(name, open)?; // The newest message goes; the numbers must not.
+        }
+        self.messages.apply_batch(dead).map_err(failed)
+    }
+
+    fn settle(&self, ack: Ack) -> Result<(), LogError> {
+        match ack {
+            Ack::Memory => Ok(()),
+            Ack::Written => self.db.flush().map(|_| ()).map_err(failed),
+            Ack::Synced => self.sync(),
+        }
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        self.db.flush().map_err(failed)?;
+        self.file.sync_data().map_err(|error| LogError(format!("fdatasync: {error}")))?;
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        if self.large.swap(false, Ordering::Relaxed) {
+            self.sync_large().map_err(|error| LogError(format!("fsync of a large value: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// sled writes large values to files of their own and does not sync them.
+    fn sync_large(&self) -> io::Result<()> {
+        let blobs = self.path.join("blobs");
+        let mut synced = self.synced_large.lock();
+        let mut present = FxHashSet::default();
+        for entry in std::fs::read_dir(&blobs)? {
+            let name = entry?.file_name();
+            if !synced.contains(&name) {
+                File::open(blobs.join(&name))?.sync_data()?;
+            }
+            present.insert(name);
+        }
+        *synced = present;
+        File::open(&blobs)?.sync_all()
+    }
+
+    fn read(&self, name: &ChannelName, range: Range) -> Result<Page, LogError> {
+        let channel = self.channel(name)?;
+        let (number, extent, lost, age) = {
+            let open = channel.lock();
+            (open.number, open.extent(self.epoch), open.lost, open.retention.age)
+        };
+        let mut page = Page { publications: Vec::new(), more: false, extent, lost };
+        let Some(number) = number else { return Ok(page) };
+        let oldest = age.map_or(0, |age| range.now.saturating_sub(age.as_micros() as Micros));
+        let alive = |p: &Publication| {
+            p.offset >= extent.first && p.time >= oldest && p.expires.is_none_or(|at| at > range.now)
+        };
+        let mut taken = Taken { page: &mut page, weight: 0, range };
+        match range.from {
+            From::After { after, upto } => {
+                let mut next = after.max(extent.first.saturating_sub(1)) + 1;
+                'blocks: for entry in self.messages.range(block_keys(number, next)) {
+                    for publication in unpack(name, &entry.map_err(failed)?.1)? {
+                        if publication.offset > upto {
+                            break 'blocks;
+                        }
+                        if publication.offset < next || !alive(&publication) {
+                            continue;
+                        }
+                        next = publication.offset + 1;
+                        if !taken.take(publication) {
+                            break 'blocks;
+                        }
+                    }
+                }
+            }
+            From::Before { before } => {
+                let mut next = before.saturating_sub(1);
+                let newest_block = self.messages.range(block_keys(number, before)).next();
+                let end = newest_block.transpose().map_err(failed)?.map_or(Offset::MAX, |(key, _)| offset_of(&key));
+                'blocks: for entry in self.messages.range(block_key(number, 0)..=block_key(number, end)).rev() {
+                    for publication in unpack(name, &entry.map_err(failed)?.1)?.into_iter().rev() {
+                        if publication.offset < extent.first {
+                            break 'blocks;
+                        }
+                        if publication.offset > next || !alive(&publication) {
+                            continue;
+                        }
+                        next = publication.offset - 1;
+                        if !taken.take(publication) {
+                            break 'blocks;
+                        }
+                    }
+                }
+                page.publications.reverse();
+            }
+        }
+        Ok(page)
+    }
+
+    fn forget(&self, name: &ChannelName) -> Result<Extent, LogError> {
+        let channel = self.channel(name)?;
+        let mut open = channel.lock();
+        open.floor = open.last + 1;
+        open.trimmed = open.floor;
+        open.bytes = 0;
+        self.write_head(name, &open)?;
+        let Some(number) = open.number else { return Ok(open.extent(self.epoch)) };
+        loop {
+            let mut dead = Batch::default();
+            let mut count = 0;
+            for key in self.messages.range(block_keys(number, 0)).keys().take(TRIM_BLOCKS) {
+                dead.remove(key.map_err(failed)?);
+                count += 1;
+            }
+            self.messages.apply_batch(dead).map_err(failed)?;
+            if count < TRIM_BLOCKS {
+                return Ok(open.extent(self.epoch));
+            }
+        }
+    }
+
+    fn sweep(&self, now: Micros, policies: Policies<'_>) -> Result<(), LogError> {
+        let began = Instant::now();
+        self.sweep_keys(now, began)?;
+        let from = self.sweep_from.lock().take().unwrap_or_default();
+        for entry in self.heads.range(from..) {
+            let (key, _) = entry.map_err(failed)?;
+            if began.elapsed() > SWEEP_BUDGET {
+                *self.sweep_from.lock() = Some(key.to_vec());
+                return Ok(());
+            }
+            let Some(name) = std::str::from_utf8(&key).ok().and_then(|text| ChannelName::new(text).ok()) else { continue };
+            self.sweep_channel(&name, now, policies)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what is too old, and applies count and bytes where nobody publishes any more.
+    fn sweep_channel(&self, name: &ChannelName, now: Micros, policies: Policies<'_>) -> Result<(), LogError> {
+        let was_open = self.open.contains_key(name);
+        self.open_channel(name, &policies(name))?;
+        let channel = self.channel(name)?;
+        let mut open = channel.lock();
+        if let (Some(age), Some(number)) = (open.retention.age, open.number) {
+            let oldest = now.saturating_sub(age.as_micros() as Micros);
+            let mut dead = Batch::default();
+            let mut highest = 0;
+            for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
+                let (key, value) = entry.map_err(failed)?;
+                if block::newest_time(&value).map_err(|_| damaged(name))? >= oldest {
+                    break;
+                }
+                open.bytes = open.bytes.saturating_sub(value.len() as u64);
+                highest = offset_of(&key);
+                dead.remove(key);
+            }
+            if highest > 0 {
+                open.floor = open.floor.max(highest + 1);
+                self.write_head(name, &open)?;
+                self.messages.apply_batch(dead).map_err(failed)?;
+            }
+        }
+        self.trim(name, &mut open)?;
+        drop(open);
+        if !was_open {
+            self.open.remove(name);
+        }
+        Ok(())
+    }
+
+    fn sweep_keys(&self, now: Micros, began: Instant) -> Result<(), LogError> {
+        let (mut keys, mut ages) = (Batch::default(), Batch::default());
+        let mut any = false;
+        for entry in self.key_ages.range(..now.to_be_bytes().to_vec()).keys() {
+            let age = entry.map_err(failed)?;
+            keys.remove(&age[8..]);
+            ages.remove(age);
+            any = true;
+            if began.elapsed() > SWEEP_BUDGET / 2 {
+                break;
+            }
+        }
+        if any {
+            self.keys.apply_batch(keys).map_err(failed)?;
+            self.key_ages.apply_batch(ages).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// A weaker ack's reserve is given back: nothing was lost.
+    fn close(&self, name: &ChannelName) -> Result<(), LogError> {
+        let Some((_, channel)) = self.open.remove(name) else { return Ok(()) };
+        let mut open = channel.lock();
+        if open.reserved > 0 {
+            open.reserved = open.last;
+            self.write_head(name, &open)?;
+        }
+        Ok(())
+    }
+
+    fn shut(&self) -> Result<(), LogError> {
+        let names: Vec<_> = self.open.iter().map(|entry| entry.key().clone()).collect();
+        for name in names {
+            self.close(&name)?;
+        }
+        self.sync()
+    }
+}
+
+/// A batch on its way into the trees.
+#[derive(Default)]
+struct Group {
+    parts: Vec<Part>,
+    index: FxHashMap<ChannelName, usize>,
+    keys: FxHashMap<[u8; 16], (Offset, Micros)>,
+}
+
+/// What a group means for one channel. The channel itself changes when all of it is in.
+struct Part {
+    name: ChannelName,
+    open: Arc<Mutex<Open>>,
+    number: u64,
+    is_new: bool,
+    last: Offset,
+    reserved: Offset,
+    weak: bool,
+    bytes: u64,
+    publications: Vec<Publication>,
+}
+
+impl Group {
+    fn part(&mut self, name: &ChannelName, make: impl FnOnce() -> Result<Part, LogError>) -> Result<usize, LogError> {
+        match self.index.entry(name.clone()) {
+            MapEntry::Occupied(known) => Ok(*known.get()),
+            MapEntry::Vacant(vacant) => {
+                self.parts.push(make()?);
+                Ok(*vacant.insert(self.parts.len() - 1))
+            }
+        }
+    }
+}
+
+/// A page as it fills.
+struct Taken<'a> {
+    page: &'a mut Page,
+    weight: usize,
+    range: Range,
+}
+
+impl Taken<'_> {
+    /// False if there is no room for it.
+    fn take(&mut self, publication: Publication) -> bool {
+        let full = self.page.publications.len() >= self.range.count || self.weight >= self.range.bytes;
+        if full && !(self.page.publications.is_empty() && self.range.count > 0) {
+            self.page.more = true;
+            return false;
+        }
+        self.weight += publication.message.weight();
+        self.page.publications.push(publication);
+        true
+    }
+}
+
+fn chunks(publications: &[Publication]) -> impl Iterator<Item = &[Publication]> {
+    let mut rest = publications;
+    std::iter::from_fn(move || {
+        let mut weight = 0;
+        let fits = rest.iter().take(BLOCK_COUNT).take_while(|p| {
+            weight += p.message.weight();
+            weight <= BLOCK_BYTES
+        });
+        let count = fits.count().max(1).min(rest.len());
+        let (chunk, others) = rest.split_at(count);
+        rest = others;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+fn unpack(name: &ChannelName, value: &sled::IVec) -> Result<Vec<Publication>, LogError> {
+    block::unpack(Bytes::copy_from_slice(value)).map_err(|_| damaged(name))
+}
+
+fn damaged(name: &ChannelName) -> LogError {
+    LogError(format!("a block of {name} is damaged"))
+}
+
+fn failed(error: sled::Error) -> LogError {
+    LogError(error.to_string())
+}
+
+fn be(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte))
+}
+
+fn block_key(number: u64, offset: Offset) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    key[8..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// The keys of a channel's blocks that hold `from` or something newer.
+fn block_keys(number: u64, from: Offset) -> std::ops::RangeInclusive<[u8; 16]> {
+    block_key(number, from)..=block_key(number, Offset::MAX)
+}
+
+fn offset_of(key: &[u8]) -> Offset {
+    be(&key[8..])
+}
+
+fn key_hash(number: u64, key: &str) -> [u8; 16] {
+    let digest = Sha256::new().chain_update(number.to_be_bytes()).chain_update(key).finalize();
+    let mut hash = [0; 16];
+    hash.copy_from_slice(&digest[..16]);
+    hash
+}
+
+impl Log for SledLog {
+    fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent> {
+        Box::pin(async { self.inner.open_channel(channel, policy) })
+    }
+
+    fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
+        Box::pin(async { self.inner.append(batch) })
+    }
+
+    fn settle(&self, ack: Ack) -> Reply<'_, ()> {
+        Box::pin(async move { self.inner.settle(ack) })
+    }
+
+    fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
+        Box::pin(async move {
+            let _permit = self.readers.acquire().await;
+            let (inner, channel) = (self.inner.clone(), channel.clone());
+            let read = tokio::task::spawn_blocking(move || inner.read(&channel, range));
+            read.await.unwrap_or_else(|error| Err(LogError(format!("a read failed: {error}"))))
+        })
+    }
+
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
+        Box::pin(async { self.inner.forget(channel) })
+    }
+
+    fn sweep<'a>(&'a self, now: Micros, policies: Policies<'a>) -> Reply<'a, ()> {
+        Box::pin(async move { self.inner.sweep(now, policies) })
+    }
+
+    fn close(&self, channel: &ChannelName) {
+        if let Err(error) = self.inner.close(channel) {
+            tracing::error!(%error, %channel, "a channel could not be closed properly");
+        }
+    }
+
+    fn shut(&self) -> Reply<'_, ()> {
+        Box::pin(async { self.inner.shut() })
+    }
+}
