@@ -355,12 +355,12 @@ fn defaults() -> Json {
 }
 
 /// Reads the defaults with this one value in its place.
-fn try_alone(path: &[Step], value: &Json) -> Result<(), figment::Error> {
+fn try_alone(path: &[Step], value: &Json) -> Result<(), Box<figment::Error>> {
     let alone = path.iter().rev().fold(value.clone(), |inner, step| match step {
         Step::Key(key) => Json::Object(Map::from_iter([(key.clone(), inner)])),
         Step::Index(_) => Json::Array(vec![inner]),
     });
-    Figment::from(Serialized::globals(alone)).extract::<Config>().map(drop)
+    Figment::from(Serialized::globals(alone)).extract::<Config>().map(drop).map_err(Box::new)
 }
 
 fn set(node: &mut Json, path: &[Step], value: Json) {
