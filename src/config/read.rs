@@ -267,16 +267,15 @@ impl Reading {
         if value.is_empty() {
             return;
         }
-        let key = name.strip_prefix(ENV_PREFIX).unwrap_or(name).to_ascii_lowercase();
-        let Some((section, key)) = key.split_once('_') else {
-            return self.problem(name, format!("is not known{}", hint_env(name)));
-        };
-        let defaults = defaults();
-        let known = section == "secrets" || defaults.get(section).is_some_and(|section| section.get(key).is_some());
-        if !known || key.is_empty() {
-            return self.problem(name, format!("is not known{}", hint_env(name)));
+        let known = known_variables();
+        let secret = name.strip_prefix("AETHER_SECRETS_").filter(|name| !name.is_empty());
+        match (secret, known.get(name)) {
+            (Some(secret), _) => self.text(&format!("secrets.{}", secret.to_ascii_lowercase()), value, name),
+            (None, Some(key)) => self.text(key, value, name),
+            (None, None) => {
+                self.problem(name, format!("is not known{}", near(name, known.keys().map(String::as_str))));
+            }
         }
-        self.text(&format!("{section}.{key}"), value, name);
     }
 
     /// A value that comes as text is whatever its key takes: a string first, so that a number in a string's place stays one.
@@ -453,14 +452,16 @@ fn hint(name: &str, known: &[&str]) -> String {
     }
 }
 
-fn hint_env(name: &str) -> String {
+/// The environment's name of each setting: `AETHER_SERVER_ADDR` for `server.addr`.
+fn known_variables() -> BTreeMap<String, String> {
     let defaults = defaults();
-    let sections = defaults.as_object().into_iter().flatten();
-    let known: Vec<String> = sections
-        .flat_map(|(section, keys)| keys.as_object().into_iter().flatten().map(move |(key, _)| (section, key)))
-        .map(|(section, key)| format!("{ENV_PREFIX}{section}_{key}").to_ascii_uppercase())
-        .collect();
-    near(name, known.iter().map(String::as_str))
+    let mut known = BTreeMap::new();
+    for (section, keys) in defaults.as_object().into_iter().flatten() {
+        for key in keys.as_object().into_iter().flat_map(Map::keys) {
+            known.insert(format!("{ENV_PREFIX}{section}_{key}").to_ascii_uppercase(), format!("{section}.{key}"));
+        }
+    }
+    known
 }
 
 /// `; did you mean ping_interval?`, if something is near enough.
