@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Secret};
+use crate::config::{Config, SHORTEST_KEY, Secret};
 
 /// Signs and verifies subscribers' tokens (HS256; the text's bytes are the key).
 pub const SIGNING_KEY: &str = "signing_key";
@@ -25,7 +25,6 @@ const DEMO_TOKEN: &str = "demo_token";
 /// What every generated API key begins with, so that a leaked one is recognised.
 pub const API_KEY_PREFIX: &str = "aek_";
 
-const SHORTEST: usize = 32;
 const DEMO_LIFE: Duration = Duration::from_secs(30 * 86_400);
 /// A demo token that ends sooner than this is made anew at the next start.
 const DEMO_RENEWAL: Duration = Duration::from_secs(7 * 86_400);
@@ -55,7 +54,7 @@ impl fmt::Display for KeysError {
             KeysError::File { path, error } => write!(f, "{}: {error}", path.display()),
             KeysError::Spoilt { path } => write!(
                 f,
-                "{}: this is no key of at least {SHORTEST} characters; restore the file, or remove it to have a new one made",
+                "{}: this is no key of at least {SHORTEST_KEY} characters; restore the file, or remove it to have a new one made",
                 path.display()
             ),
             KeysError::Signing(error) => write!(f, "the signing key signs nothing: {error}"),
@@ -212,7 +211,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> KeysError {
 fn read(path: &Path) -> Result<Secret, KeysError> {
     let text = std::fs::read_to_string(path).map_err(at(path))?;
     let key = text.trim();
-    if key.len() < SHORTEST || key.contains(char::is_whitespace) {
+    if key.len() < SHORTEST_KEY || key.contains(char::is_whitespace) {
         return Err(KeysError::Spoilt { path: path.to_owned() });
     }
     Ok(Secret::new(key))

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy;
 
+pub use check::SHORTEST_KEY;
 pub use read::{ConfigError, DEFAULT_FILE, Problem, Setting, Sources};
 pub use units::{Bound, ChannelPattern, Count, Period, Secret, Size};
 
