@@ -1,0 +1,42 @@
+//! What a hub prints when it is ready: where it listens, and two ways to see it work.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The first minute with Aether, ready to copy.
+pub fn banner(addr: SocketAddr, admin_key: &str, demo_token: &str) -> String {
+    let url = format!("http://{}", reachable(addr));
+    format!(
+        "aether listens on {addr}\n\
+         \n\
+         Publish something:\n\
+         \x20 curl -H 'Authorization: Bearer {admin_key}' -d '{{\"channel\":\"demo.hello\",\"payload\":{{\"text\":\"hello\"}}}}' \\\n\
+         \x20      {url}/api/v1/publish\n\
+         \n\
+         Watch it arrive:\n\
+         \x20 {url}/#token={demo_token}\n"
+    )
+}
+
+/// An address that listens everywhere is no address to go to.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_can_be_copied_line_by_line() {
+        let text = banner(SocketAddr::from(([0, 0, 0, 0], 8080)), "aek_x", "tok");
+        assert!(text.starts_with("aether listens on 0.0.0.0:8080\n"));
+        assert!(text.contains("curl -H 'Authorization: Bearer aek_x' -d '{\"channel\":\"demo.hello\","));
+        assert!(text.contains("http://127.0.0.1:8080/api/v1/publish\n"));
+        assert!(text.contains("  http://127.0.0.1:8080/#token=tok\n"));
+    }
+}

@@ -1,0 +1,111 @@
+//! The command line: one verb per file, each a question asked of the library.
+//!
+//! Exit codes: 0 done, 1 failed, 2 not understood (clap's own).
+
+mod check;
+mod key;
+mod serve;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ChannelPattern, Config, ConfigError, Setting};
+
+const LEARN: &str = r#"First steps:
+  aether                                   start; prints a key and a link to a page that shows what arrives
+  curl -H "Authorization: Bearer $(cat data/keys/admin_key)" \
+       -d '{"channel":"demo.hello","payload":{"text":"hello"}}' http://127.0.0.1:8080/api/v1/publish
+  curl -N "http://127.0.0.1:8080/sse?channel=demo.hello&token=$(cat data/keys/demo_token)"
+
+Letting others in:
+  aether token --sub alice --channel 'user.alice.*'        a token for a subscriber
+  aether key --name shop --publish 'order.*'               a key for a back end, and the lines for aether.toml
+
+Settings: flags, then AETHER_<SECTION>_<KEY>, then aether.toml (which documents every key), then defaults.
+  aether check                             says everything that is wrong with them"#;
+
+/// A realtime push hub: back ends publish over HTTP, clients subscribe over WebSocket and SSE, Lua decides.
+#[derive(Parser)]
+#[command(name = "aether", version, after_help = LEARN, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    serve: serve::Serve,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+    Check(check::Check),
+    Token(token::Token),
+    Key(key::Key),
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        None => cli.serve.run(),
+        Some(Verb::Serve(serve)) => serve.run(),
+        Some(Verb::Check(check)) => check.run(),
+        Some(Verb::Token(token)) => token.run(),
+        Some(Verb::Key(key)) => key.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref::<ConfigError>() {
+                // Its lines begin with their places, and stay that way so that editors can jump to them.
+                Some(problems) => eprintln!("{problems}"),
+                None => eprintln!("error: {error:#}"),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Flags that say where the settings are.
+#[derive(Args, Default)]
+struct Settings {
+    /// The file with the settings [default: aether.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The directory that holds everything the hub keeps (store.path)
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+}
+
+impl Settings {
+    fn load(&self, more: Vec<Setting>) -> Result<Config, ConfigError> {
+        let data = self.data.iter().map(|dir| Setting { key: "store.path", value: dir.clone(), at: "--data" });
+        Config::load(self.config.as_deref(), data.chain(more).collect())
+    }
+}
+
+/// A channel pattern that an operator typed.
+fn pattern(text: &str) -> Result<String, String> {
+    ChannelPattern::parse(text).map(|pattern| pattern.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_verb_it_serves() {
+        let cli = Cli::try_parse_from(["aether", "--addr", "127.0.0.1:0", "--data", "d"]).unwrap();
+        assert!(cli.verb.is_none() && cli.serve.addr.is_some());
+        assert!(matches!(Cli::try_parse_from(["aether", "serve", "--addr", "x"]).unwrap().verb, Some(Verb::Serve(_))));
+        assert_eq!(Cli::try_parse_from(["aether", "sreve"]).err().unwrap().exit_code(), 2);
+    }
+}
