@@ -1,3 +1,4 @@
 //! Aether: a realtime push hub.
 
 pub mod kernel;
+pub mod plugins;

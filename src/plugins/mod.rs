@@ -1,0 +1,4 @@
+//! Plugins.
+mod manifest;
+mod schema;
+mod watchdog;
