@@ -68,7 +68,8 @@ impl Manifest {
         }
         if let Some(permissions) = root.get("permissions").and_then(Item::as_table_like) {
             reader.known(permissions, "permissions.", &PERMISSIONS);
-            self.permissions.secrets = reader.strings(permissions, "secrets").into_iter().map(|(name, _)| name).collect();
+            self.permissions.secrets =
+                reader.strings(permissions, "secrets").into_iter().map(|(name, _)| name).collect();
             for (text, span) in reader.strings(permissions, "channels") {
                 match Pattern::parse(&text) {
                     Ok(pattern) => self.permissions.channels.extend([pattern]),
@@ -129,7 +130,10 @@ impl Reader<'_> {
             self.error(item.span(), &format!("{path}: expected a table of settings"));
             return Schema::new();
         };
-        table.iter().filter_map(|(key, item)| Some((key.to_owned(), self.knob(item, &format!("{path}.{key}"))?))).collect()
+        table
+            .iter()
+            .filter_map(|(key, item)| Some((key.to_owned(), self.knob(item, &format!("{path}.{key}"))?)))
+            .collect()
     }
 
     fn knob(&mut self, item: &Item, path: &str) -> Option<Knob> {
@@ -138,7 +142,8 @@ impl Reader<'_> {
             return None;
         };
         self.known(table, &format!("{path}."), &["type", "default", "required", "min", "max", "doc", "fields"]);
-        let fields = table.get("fields").map(|fields| self.schema(fields, &format!("{path}.fields"))).unwrap_or_default();
+        let fields =
+            table.get("fields").map(|fields| self.schema(fields, &format!("{path}.fields"))).unwrap_or_default();
         let Some(name) = self.string(table, "type") else {
             self.error(item.span(), &format!("{path}.type is missing"));
             return None;
@@ -270,12 +275,16 @@ doc = "who"
 
     #[test]
     fn a_bad_manifest_names_line_column_path_and_the_nearest_key_for_every_fault() {
-        let text = GOOD.replace("secrets =", "secrts =").replace("default = 5", "default = 500").replace("room.*", "ro*om");
+        let text =
+            GOOD.replace("secrets =", "secrts =").replace("default = 5", "default = 500").replace("room.*", "ro*om");
         let errors = Manifest::parse(&text, "p/plugin.toml").unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
         assert_eq!(errors[0], "p/plugin.toml:8:1: permissions.secrts is not known here; did you mean secrets?");
         assert!(errors[1].starts_with("p/plugin.toml:9:13: permissions.channels: pattern \"ro*om\""), "{errors:?}");
-        assert!(errors[2].contains("p/plugin.toml:13:11: config.msgs_per_sec.default: 500 is more than the most, 100"), "{errors:?}");
+        assert!(
+            errors[2].contains("p/plugin.toml:13:11: config.msgs_per_sec.default: 500 is more than the most, 100"),
+            "{errors:?}"
+        );
         let error = Manifest::parse("[plugin\n", "p").unwrap_err();
         assert!(error[0].starts_with("p:1:8:"), "{error:?}");
         assert!(Manifest::parse("", "p").unwrap_err()[0].contains("[plugin]"));
@@ -286,7 +295,10 @@ doc = "who"
     #[test]
     fn settings_are_checked_to_their_last_field() {
         assert!(settings(json!({"msgs_per_sec": 7, "wait": "10s", "keys": [{"name": "a"}]})).is_empty());
-        assert_eq!(settings(json!({"msgs_per_second": 7})), ["msgs_per_second is not known here; did you mean msgs_per_sec?"]);
+        assert_eq!(
+            settings(json!({"msgs_per_second": 7})),
+            ["msgs_per_second is not known here; did you mean msgs_per_sec?"]
+        );
         assert_eq!(settings(json!({"keys": [{"nme": "a"}]})).len(), 2);
         assert_eq!(settings(json!({"keys": [{"name": 1}]})), ["keys[1].name: expected a string, got 1"]);
         assert_eq!(settings(json!({"wait": "2m"})), ["wait: \"2m\" is more than the most, 60"]);

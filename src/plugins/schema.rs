@@ -50,7 +50,18 @@ pub enum Setting {
 }
 
 const TYPES: [&str; 13] = [
-    "string", "number", "integer", "boolean", "duration", "size", "url", "pattern", "secret", "record", "enum<a, b>", "list<..>",
+    "string",
+    "number",
+    "integer",
+    "boolean",
+    "duration",
+    "size",
+    "url",
+    "pattern",
+    "secret",
+    "record",
+    "enum<a, b>",
+    "list<..>",
     "map<string, ..>",
 ];
 
@@ -79,7 +90,11 @@ impl Type {
                 {
                     Type::Map(Box::new(Type::parse(item.trim(), fields)?))
                 } else {
-                    return Err(format!("type {text:?} is not known here{}; types are {}", hint(text, &TYPES), TYPES.join(", ")));
+                    return Err(format!(
+                        "type {text:?} is not known here{}; types are {}",
+                        hint(text, &TYPES),
+                        TYPES.join(", ")
+                    ));
                 }
             }
         })
@@ -121,7 +136,11 @@ impl Type {
                 Setting::Plain(Json::Null)
             }
             (Type::List(item), Json::Array(values)) => Setting::List(
-                values.iter().enumerate().map(|(at, v)| item.check(v, &format!("{path}[{}]", at + 1), errors)).collect(),
+                values
+                    .iter()
+                    .enumerate()
+                    .map(|(at, v)| item.check(v, &format!("{path}[{}]", at + 1), errors))
+                    .collect(),
             ),
             (Type::Map(item), Json::Object(map)) => Setting::Map(
                 map.iter().map(|(key, v)| (key.clone(), item.check(v, &format!("{path}.{key}"), errors))).collect(),
@@ -156,7 +175,12 @@ impl fmt::Display for Type {
 }
 
 /// Checks `given` against `schema` and fills in the defaults. Every fault is named with its path.
-pub fn check(schema: &Schema, given: &Map<String, Json>, path: &str, errors: &mut Vec<String>) -> BTreeMap<String, Setting> {
+pub fn check(
+    schema: &Schema,
+    given: &Map<String, Json>,
+    path: &str,
+    errors: &mut Vec<String>,
+) -> BTreeMap<String, Setting> {
     let dot = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     for key in given.keys().filter(|key| !schema.contains_key(*key)) {
         errors.push(format!("{} is not known here{}", dot(key), hint(key, schema.keys())));
@@ -290,7 +314,10 @@ mod tests {
         for bad in [json!("30"), json!(""), json!("s"), json!("-1s"), json!(-1), json!("3x"), json!(null)] {
             assert_eq!(read_duration(&bad), None, "{bad}");
         }
-        assert_eq!((read_size(&json!("64KiB")), read_size(&json!(12)), read_size(&json!("k"))), (Some(65536), Some(12), None));
+        assert_eq!(
+            (read_size(&json!("64KiB")), read_size(&json!(12)), read_size(&json!("k"))),
+            (Some(65536), Some(12), None)
+        );
     }
 
     #[test]

@@ -75,6 +75,7 @@ unsafe extern "C-unwind" fn stop_if_doomed(state: *mut ffi::lua_State, gc: c_int
     if slot.is_null() || !unsafe { (*slot).runs_doomed_call() } {
         // Armed for a call that has ended. Should the watchdog arm again at this very moment, its next tick repeats it.
         if !slot.is_null() {
+            // SAFETY: as above.
             unsafe { (*slot).set_interrupt(ptr::null_mut()) };
         }
         return;
@@ -110,6 +111,10 @@ impl Watched {
         });
         WATCHDOG.watch(&slot);
         Watched { lua: lua.clone(), slot }
+    }
+
+    pub fn lua(&self) -> &Lua {
+        &self.lua
     }
 
     /// Runs `call`; says beside its answer whether it was stopped for using up `budget`.
@@ -172,7 +177,10 @@ struct Watchdog {
 static WATCHDOG: LazyLock<&'static Watchdog> = LazyLock::new(|| {
     let watchdog: &'static Watchdog = Box::leak(Box::default());
     // Lives as long as the process: VMs of any host may come at any time, and it rests while there are none.
-    std::thread::Builder::new().name("lua-watchdog".into()).spawn(move || watchdog.run()).expect("a thread for the watchdog");
+    std::thread::Builder::new()
+        .name("lua-watchdog".into())
+        .spawn(move || watchdog.run())
+        .expect("a thread for the watchdog");
     watchdog
 });
 
@@ -278,7 +286,9 @@ mod tests {
                 assert_eq!((answer.is_err(), stopped), (hostile, hostile));
             }
         };
-        std::thread::scope(|threads| [true, false, true, false].map(|h| threads.spawn(move || hammer(h))).map(|t| t.join().unwrap()));
+        std::thread::scope(|threads| {
+            [true, false, true, false].map(|h| threads.spawn(move || hammer(h))).map(|t| t.join().unwrap())
+        });
     }
 
     #[test]
