@@ -1,0 +1,80 @@
+//! `aether.log`: a plugin's words in the hub's log, with its name and the line that spoke.
+
+use std::rc::Rc;
+
+use mlua::{Function, Lua, Value, Variadic};
+
+use super::{Entry, Seat, function};
+use crate::plugins::value::{caller, describe, lua_to_json};
+
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "log.debug",
+        args: "message, fields?",
+        gives: "",
+        doc: "Logs for whoever looks closely.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::DEBUG, args)),
+    },
+    Entry {
+        name: "log.info",
+        args: "message, fields?",
+        gives: "",
+        doc: "Logs what happened.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::INFO, args)),
+    },
+    Entry {
+        name: "log.warn",
+        args: "message, fields?",
+        gives: "",
+        doc: "Logs what somebody should look at.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::WARN, args)),
+    },
+    Entry {
+        name: "log.error",
+        args: "message, fields?",
+        gives: "",
+        doc: "Logs what went wrong.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::ERROR, args)),
+    },
+];
+
+const MAX_MESSAGE: usize = 4096;
+
+fn say(lua: &Lua, seat: &Rc<Seat>, level: tracing::Level, (message, fields): (Value, Value)) -> mlua::Result<()> {
+    let fields = match &fields {
+        Value::Nil => String::new(),
+        fields => lua_to_json(fields).map_or_else(|why| why, |json| json.to_string()),
+    };
+    write(lua, seat, level, &show(&message), &fields);
+    Ok(())
+}
+
+fn write(lua: &Lua, seat: &Seat, level: tracing::Level, message: &str, fields: &str) {
+    let message: String = message.chars().take(MAX_MESSAGE).collect();
+    let (plugin, place) = (&*seat.unit().name, caller(lua));
+    match level {
+        tracing::Level::DEBUG => tracing::debug!(target: "aether::plugin", plugin, place, fields, "{message}"),
+        tracing::Level::INFO => tracing::info!(target: "aether::plugin", plugin, place, fields, "{message}"),
+        tracing::Level::WARN => tracing::warn!(target: "aether::plugin", plugin, place, fields, "{message}"),
+        _ => tracing::error!(target: "aether::plugin", plugin, place, fields, "{message}"),
+    }
+}
+
+/// The global `print`, which would otherwise write past the log.
+pub fn print(lua: &Lua, seat: &Rc<Seat>) -> mlua::Result<Function> {
+    let seat = seat.clone();
+    lua.create_function(move |lua, values: Variadic<Value>| {
+        let line = values.iter().map(show).collect::<Vec<_>>().join("\t");
+        write(lua, &seat, tracing::Level::INFO, &line, "");
+        Ok(())
+    })
+}
+
+fn show(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.to_string_lossy(),
+        Value::Nil => "nil".into(),
+        Value::Boolean(_) | Value::Integer(_) | Value::Number(_) => value.to_string().unwrap_or_default(),
+        other => lua_to_json(other).map_or_else(|_| describe(other), |json| json.to_string()),
+    }
+}

@@ -1,0 +1,122 @@
+//! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields the function.
+
+mod config;
+mod crypto;
+mod jwt;
+mod log;
+mod on;
+mod pattern;
+pub mod secret;
+mod verdict;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
+
+use super::generation::{Program, Registration, Unit};
+use super::value::frozen;
+
+/// One name below `aether`.
+pub struct Entry {
+    /// With its modules: `crypto.base64.encode`.
+    pub name: &'static str,
+    pub args: &'static str,
+    pub gives: &'static str,
+    pub doc: &'static str,
+    pub make: fn(&Lua, &Rc<Seat>) -> mlua::Result<Value>,
+}
+
+/// Everything that `aether` has, in the order of the reference.
+pub fn registry() -> impl Iterator<Item = &'static Entry> {
+    [
+        on::ENTRIES,
+        verdict::ENTRIES,
+        pattern::ENTRIES,
+        jwt::ENTRIES,
+        crypto::ENTRIES,
+        log::ENTRIES,
+        config::ENTRIES,
+        secret::ENTRIES,
+        OWN,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+const OWN: &[Entry] = &[Entry {
+    name: "now_ms",
+    args: "",
+    gives: "number",
+    doc: "Milliseconds since the Unix epoch.",
+    make: |lua, seat| {
+        function(lua, seat, |_, _, ()| {
+            Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_millis() as f64))
+        })
+    },
+}];
+
+/// One unit in one VM.
+pub struct Seat {
+    program: Arc<Program>,
+    at: usize,
+    /// Hooks are registered while the file loads, then frozen.
+    pub loading: Cell<bool>,
+    pub registered: RefCell<Vec<(Registration, Function)>>,
+    /// Faults of registrations; the file goes on, so that all of them are told at once.
+    pub errors: RefCell<Vec<String>>,
+}
+
+impl Seat {
+    pub fn new(program: Arc<Program>, at: usize) -> Seat {
+        Seat { program, at, loading: Cell::new(true), registered: RefCell::default(), errors: RefCell::default() }
+    }
+
+    pub fn unit(&self) -> &Unit {
+        &self.program.units[self.at]
+    }
+}
+
+/// Puts `aether` and `print` into a unit's globals.
+pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
+    let aether = lua.create_table()?;
+    for entry in registry() {
+        let mut path: Vec<&str> = entry.name.split('.').collect();
+        let Some(name) = path.pop() else { continue };
+        let mut module = aether.clone();
+        for part in path {
+            module = match module.raw_get(part)? {
+                Value::Table(inner) => inner,
+                _ => {
+                    let inner = lua.create_table()?;
+                    module.raw_set(part, &inner)?;
+                    inner
+                }
+            };
+        }
+        module.raw_set(name, (entry.make)(lua, seat)?)?;
+    }
+    freeze(&aether)?;
+    env.raw_set("aether", aether)?;
+    env.raw_set("print", log::print(lua, seat)?)
+}
+
+fn freeze(table: &Table) -> mlua::Result<()> {
+    table.for_each(|_: Value, value: Value| match value {
+        Value::Table(inner) if !inner.is_readonly() => freeze(&inner),
+        _ => Ok(()),
+    })?;
+    frozen(table.clone());
+    Ok(())
+}
+
+fn function<A, R>(lua: &Lua, seat: &Rc<Seat>, body: fn(&Lua, &Rc<Seat>, A) -> mlua::Result<R>) -> mlua::Result<Value>
+where
+    A: FromLuaMulti + 'static,
+    R: IntoLuaMulti + 'static,
+{
+    let seat = seat.clone();
+    lua.create_function(move |lua, args: A| body(lua, &seat, args)).map(Value::Function)
+}

@@ -1,0 +1,110 @@
+//! `aether.on.*`: registering hooks.
+
+use std::rc::Rc;
+
+use mlua::{Lua, MultiValue, Value};
+
+use super::pattern::read_pattern;
+use super::{Entry, Seat, function};
+use crate::plugins::generation::{Event, Registration};
+use crate::plugins::value::{caller, describe, raise};
+
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "on.connect",
+        args: "fn(req)",
+        gives: "",
+        doc: "Asked who somebody is; in order, and the first answer that is not nil counts.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Connect, &args)),
+    },
+    Entry {
+        name: "on.subscribe",
+        args: "pattern, fn(s, ch)",
+        gives: "",
+        doc: "Votes on whether a session may listen to a channel.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Subscribe, &args)),
+    },
+    Entry {
+        name: "on.publish",
+        args: "pattern, fn(s, ch, msg)",
+        gives: "",
+        doc: "Votes on whether a session may publish a message to a channel.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Publish, &args)),
+    },
+    Entry {
+        name: "on.history",
+        args: "pattern, fn(s, ch, req)",
+        gives: "",
+        doc: "Votes on whether a session may read what a channel keeps; with req.resume it asks only for what it missed.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::History, &args)),
+    },
+    Entry {
+        name: "on.disconnect",
+        args: "fn(s, why)",
+        gives: "",
+        doc: "Told after a session has ended; why is {cause, code}.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Disconnect, &args)),
+    },
+];
+
+fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::Result<()> {
+    frozen_after_loading(lua, seat, event)?;
+    let args: Vec<&Value> = args.iter().collect();
+    match args[..] {
+        [Value::Function(hook)] => {
+            let registration = Registration { event, pattern: None, unit: seat.at, place: caller(lua) };
+            seat.registered.borrow_mut().push((registration, hook.clone()));
+        }
+        _ => complain(lua, seat, &format!("{event} takes one function, got {}", all(&args))),
+    }
+    Ok(())
+}
+
+fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::Result<()> {
+    frozen_after_loading(lua, seat, event)?;
+    let args: Vec<&Value> = args.iter().collect();
+    let (pattern, hook) = match args[..] {
+        [pattern, Value::Function(hook)] => (pattern, hook),
+        [pattern, Value::Table(options), Value::Function(hook)] if options.is_empty() => (pattern, hook),
+        [_, Value::Table(_), Value::Function(_)] => {
+            complain(lua, seat, &format!("{event} takes no options yet"));
+            return Ok(());
+        }
+        _ => {
+            complain(lua, seat, &format!("{event} takes a pattern and a function, got {}", all(&args)));
+            return Ok(());
+        }
+    };
+    match read_pattern(pattern) {
+        Ok(pattern) if seat.unit().may_register(&pattern) => {
+            let registration = Registration { event, pattern: Some(pattern), unit: seat.at, place: caller(lua) };
+            seat.registered.borrow_mut().push((registration, hook.clone()));
+        }
+        Ok(pattern) => complain(
+            lua,
+            seat,
+            &format!(
+                "{event} {pattern}: not within [permissions] channels of plugin.toml; add {:?} there",
+                pattern.to_string()
+            ),
+        ),
+        Err(why) => complain(lua, seat, &format!("{event}: {why}")),
+    }
+    Ok(())
+}
+
+fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {
+    if seat.loading.get() {
+        Ok(())
+    } else {
+        Err(raise(lua, format!("{event}: hooks are registered while the file loads")))
+    }
+}
+
+fn complain(lua: &Lua, seat: &Seat, why: &str) {
+    seat.errors.borrow_mut().push(format!("{}: {why}", caller(lua)));
+}
+
+fn all(args: &[&Value]) -> String {
+    if args.is_empty() { "nothing".into() } else { args.iter().map(|arg| describe(arg)).collect::<Vec<_>>().join(", ") }
+}

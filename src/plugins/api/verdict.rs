@@ -1,0 +1,129 @@
+//! `aether.allow` and `aether.deny`. Their options are checked where they are written, so the error has the line.
+
+use mlua::{Lua, Table, Value};
+use serde_json::Value as Json;
+
+use super::pattern::read_grant;
+use super::{Entry, function};
+use crate::kernel::hooks::Grants;
+use crate::plugins::decision::{Allow, Deny, Verdict};
+use crate::plugins::schema::{hint, read_duration};
+use crate::plugins::value::{caller, describe, lua_to_json, raise};
+
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "allow",
+        args: "{user, tenant, expires, attrs, view, ttl, grants = {subscribe, publish, history, admin}}?",
+        gives: "verdict",
+        doc: "Yes. Connect hooks say with the options who it is and what it may do without asking a rule again.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, _, options: Option<Table>| match options {
+                None => Ok(Verdict::Allow(Box::default())),
+                Some(options) => {
+                    read_allow(&options).map(|allow| Verdict::Allow(Box::new(allow))).map_err(|why| raise(lua, why))
+                }
+            })
+        },
+    },
+    Entry {
+        name: "deny",
+        args: "code, why?, {private}?",
+        gives: "verdict",
+        doc: "No, with a stable word for programs and a sentence for people; private keeps the sentence in the log.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, _, args: (Value, Value, Option<Table>)| read_deny(lua, args).map(Verdict::Deny))
+        },
+    },
+];
+
+const ALLOW: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
+const GRANTS: [&str; 4] = ["subscribe", "publish", "history", "admin"];
+const MAX_WHY: usize = 512;
+
+fn read_allow(options: &Table) -> Result<Allow, String> {
+    let mut allow = Allow::default();
+    for pair in options.pairs::<Value, Value>() {
+        let (key, value) = pair.map_err(|e| e.to_string())?;
+        let key = known_key(&key, &ALLOW, "aether.allow")?;
+        let wrong = |what: &str| format!("aether.allow: {key}: expected {what}, got {}", describe(&value));
+        match key.as_str() {
+            "user" => allow.user = Some(text(&value).ok_or_else(|| wrong("a string"))?),
+            "tenant" => allow.tenant = Some(text(&value).ok_or_else(|| wrong("a string"))?),
+            "view" => allow.view = Some(text(&value).ok_or_else(|| wrong("a view's name"))?),
+            "expires" => {
+                let seconds = value.as_f64().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+                allow.expires = Some(seconds.ok_or_else(|| wrong("Unix time in seconds"))?);
+            }
+            "ttl" => {
+                let ttl = lua_to_json(&value).ok().and_then(|json| read_duration(&json));
+                allow.ttl = Some(ttl.ok_or_else(|| wrong("a duration like \"5m\""))?);
+            }
+            "attrs" => match lua_to_json(&value).map_err(|why| format!("aether.allow: attrs: {why}"))? {
+                Json::Object(attrs) => allow.attrs = Some(Json::Object(attrs)),
+                _ => return Err(wrong("a table with names")),
+            },
+            _ => {
+                let Value::Table(grants) = &value else { return Err(wrong("a table")) };
+                allow.grants = read_grants(grants)?;
+            }
+        }
+        allow.given.push(key);
+    }
+    Ok(allow)
+}
+
+fn read_grants(table: &Table) -> Result<Grants, String> {
+    let mut grants = Grants::default();
+    for pair in table.pairs::<Value, Value>() {
+        let (key, value) = pair.map_err(|e| e.to_string())?;
+        let key = known_key(&key, &GRANTS, "aether.allow: grants")?;
+        let patterns = || read_grant(&value).map_err(|why| format!("aether.allow: grants.{key}: {why}"));
+        match (key.as_str(), &value) {
+            ("subscribe", _) => grants.subscribe = patterns()?,
+            ("publish", _) => grants.publish = patterns()?,
+            ("history", _) => grants.history = patterns()?,
+            (_, Value::Boolean(admin)) => grants.admin = *admin,
+            _ => return Err(format!("aether.allow: grants.admin: expected true or false, got {}", describe(&value))),
+        }
+    }
+    Ok(grants)
+}
+
+fn read_deny(lua: &Lua, (code, why, options): (Value, Value, Option<Table>)) -> mlua::Result<Deny> {
+    let fail = |text: String| raise(lua, format!("aether.deny: {text}"));
+    let word = |code: &String| {
+        !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+    };
+    let code = text(&code)
+        .filter(word)
+        .ok_or_else(|| fail(format!("the code is one word, like \"not_member\", got {}", describe(&code))))?;
+    let why = match &why {
+        Value::Nil => None,
+        Value::String(why) => Some(why.to_string_lossy().chars().take(MAX_WHY).collect()),
+        other => return Err(fail(format!("the reason is a sentence, got {}", describe(other)))),
+    };
+    let mut private = false;
+    for pair in options.iter().flat_map(Table::pairs::<Value, Value>) {
+        let (key, value) = pair?;
+        known_key(&key, &["private"], "aether.deny").map_err(|why| raise(lua, why))?;
+        private = value
+            .as_boolean()
+            .ok_or_else(|| fail(format!("private: expected true or false, got {}", describe(&value))))?;
+    }
+    Ok(Deny { code, why, private, place: caller(lua) })
+}
+
+fn known_key(key: &Value, known: &[&str], whose: &str) -> Result<String, String> {
+    match text(key) {
+        Some(key) if known.contains(&key.as_str()) => Ok(key),
+        Some(key) => Err(format!("{whose}: {key} is not known here{}", hint(&key, known))),
+        None => Err(format!("{whose}: expected names like {}, got {}", known[0], describe(key))),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => text.to_str().ok().map(|text| text.to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,286 @@
+//! One generation: all plugins and scripts with their sources and settings, as they were when they were loaded. Immutable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::manifest::Manifest;
+use super::schema::{self, Setting};
+use super::vm::Vm;
+use super::{Counters, HostConfig, Limits, LoadError, PluginUse};
+use crate::kernel::pattern::{Pattern, Patterns};
+
+pub type Secrets = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What a VM is built from.
+pub struct Program {
+    pub units: Vec<Unit>,
+    pub secrets: Secrets,
+    pub limits: Limits,
+    pub counters: Arc<Counters>,
+}
+
+/// A plugin, or one file of the operator's scripts.
+pub struct Unit {
+    pub name: String,
+    pub version: String,
+    /// Its directory, as messages show it.
+    pub root: String,
+    pub entry: String,
+    /// Every Lua file below `root`, by its path there. `require` finds files here and nowhere else.
+    pub sources: Arc<BTreeMap<String, String>>,
+    /// Where it may register hooks; scripts may everywhere.
+    pub may: Option<Patterns>,
+    /// Where its hooks run, if the operator narrowed it.
+    pub only: Option<Patterns>,
+    /// The secrets it may read; scripts may all.
+    pub secrets: Option<Vec<String>>,
+    pub config: BTreeMap<String, Setting>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    Connect,
+    Subscribe,
+    Publish,
+    History,
+    Disconnect,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Event::Connect => "on.connect",
+            Event::Subscribe => "on.subscribe",
+            Event::Publish => "on.publish",
+            Event::History => "on.history",
+            Event::Disconnect => "on.disconnect",
+        })
+    }
+}
+
+/// That a unit listens to something. Every VM of a generation must register exactly the same.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Registration {
+    pub event: Event,
+    pub pattern: Option<Pattern>,
+    pub unit: usize,
+    pub place: String,
+}
+
+impl fmt::Display for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.event.fmt(f)?;
+        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
+    }
+}
+
+pub struct Generation {
+    pub id: u64,
+    pub program: Arc<Program>,
+    pub registrations: Vec<Registration>,
+}
+
+impl Generation {
+    /// Reads and checks everything, the code too, which runs once in a VM that is thrown away.
+    pub fn load(config: &HostConfig, counters: Arc<Counters>) -> Result<Generation, LoadError> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let mut errors = Vec::new();
+        let mut units = Vec::new();
+        for plugin in &config.plugins {
+            match Unit::plugin(plugin) {
+                Ok(unit) => units.push(unit),
+                Err(wrong) => errors.extend(wrong),
+            }
+        }
+        if let Some(dir) = &config.scripts {
+            match Unit::scripts(dir) {
+                Ok(scripts) => units.extend(scripts),
+                Err(wrong) => errors.push(wrong),
+            }
+        }
+        let program = Arc::new(Program { units, secrets: config.secrets.clone(), limits: config.limits, counters });
+        let registrations = match Vm::build(&program) {
+            Ok(vm) => vm.registrations().to_vec(),
+            Err(wrong) => {
+                errors.extend(wrong);
+                Vec::new()
+            }
+        };
+        if !errors.is_empty() {
+            return Err(LoadError(errors));
+        }
+        Ok(Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations })
+    }
+
+    /// A VM for this thread. One that listens to other things than the checked one is refused: what it would decide nobody checked.
+    pub fn build_vm(&self) -> Result<Vm, Vec<String>> {
+        let vm = Vm::build(&self.program)?;
+        let differs = |(a, b): &(&Registration, &Registration)| a != b;
+        if let Some((here, checked)) = vm.registrations().iter().zip(&self.registrations).find(differs) {
+            return Err(vec![format!("{}: {here} is registered where the checked load had {checked}", here.place)]);
+        }
+        if vm.registrations().len() != self.registrations.len() {
+            return Err(vec!["a script registers other hooks than when it was checked".into()]);
+        }
+        self.program.counters.vms.fetch_add(1, Ordering::Relaxed);
+        Ok(vm)
+    }
+
+    pub fn unit_of(&self, hook: usize) -> &Unit {
+        &self.program.units[self.registrations[hook].unit]
+    }
+}
+
+impl Unit {
+    fn plugin(used: &PluginUse) -> Result<Unit, Vec<String>> {
+        let root = used.dir.display().to_string();
+        let manifest =
+            Manifest::read(&used.dir.join("plugin.toml"), &format!("{root}/plugin.toml")).map_err(|wrong| {
+                if used.dir.is_dir() { wrong } else { vec![format!("{}: there is no plugin in {root}", used.at)] }
+            })?;
+        let mut errors = Vec::new();
+        if manifest.name != used.name {
+            errors.push(format!("{}: the plugin in {root} calls itself {}, not {}", used.at, manifest.name, used.name));
+        }
+        let only =
+            used.channels.as_ref().map(|texts| narrow(texts, &manifest.permissions.channels, &used.at, &mut errors));
+        let mut wrong = Vec::new();
+        let config = schema::check(&manifest.config, &used.config, "", &mut wrong);
+        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.at)));
+        let sources = read_sources(&used.dir).map_err(|why| vec![why])?;
+        let entry = ["main.lua", "main.luau"].into_iter().find(|entry| sources.contains_key(*entry));
+        if entry.is_none() {
+            errors.push(format!("{root}/main.lua is missing"));
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Unit {
+            name: manifest.name,
+            version: manifest.version,
+            root,
+            entry: entry.unwrap_or_default().to_owned(),
+            sources: Arc::new(sources),
+            may: Some(manifest.permissions.channels),
+            only,
+            secrets: Some(manifest.permissions.secrets),
+            config,
+        })
+    }
+
+    /// Every file directly in `dir` is a unit of its own; what lies deeper is there to be required.
+    fn scripts(dir: &Path) -> Result<Vec<Unit>, String> {
+        let root = dir.display().to_string();
+        let sources = Arc::new(read_sources(dir)?);
+        let unit = |entry: &String| Unit {
+            name: entry.rsplit_once('.').map_or(entry.as_str(), |(name, _)| name).to_owned(),
+            version: String::new(),
+            root: root.clone(),
+            entry: entry.clone(),
+            sources: sources.clone(),
+            may: None,
+            only: None,
+            secrets: None,
+            config: BTreeMap::new(),
+        };
+        Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
+    }
+
+    pub fn may_register(&self, pattern: &Pattern) -> bool {
+        self.may.as_ref().is_none_or(|may| may.covers(pattern))
+    }
+
+    /// The name that messages show for one of its files.
+    pub fn shown(&self, path: &str) -> String {
+        format!("{}/{path}", self.root)
+    }
+
+    /// The file that `require(wanted)` means in the file `from`, both as paths below the root.
+    pub fn resolve(&self, from: &str, wanted: &str) -> Result<&str, String> {
+        if !wanted.starts_with("./") && !wanted.starts_with("../") {
+            return Err(format!("require takes a path that begins with ./, got {wanted:?}"));
+        }
+        let mut path: Vec<&str> = from.split('/').collect();
+        path.pop();
+        for part in wanted.split('/') {
+            match part {
+                "." | "" => {}
+                ".." => {
+                    path.pop().ok_or_else(|| format!("require({wanted:?}) leaves {}", self.root))?;
+                }
+                part => path.push(part),
+            }
+        }
+        let path = path.join("/");
+        ["", ".lua", ".luau", "/init.lua", "/init.luau"]
+            .iter()
+            .find_map(|end| self.sources.get_key_value(&format!("{path}{end}")))
+            .map(|(path, _)| path.as_str())
+            .ok_or_else(|| format!("there is no {} (.lua or .luau)", self.shown(&path)))
+    }
+}
+
+/// The operator's list, which may only narrow what the manifest asks for.
+fn narrow(texts: &[String], may: &Patterns, at: &str, errors: &mut Vec<String>) -> Patterns {
+    let mut narrowed = Patterns::default();
+    for text in texts {
+        match Pattern::parse(text) {
+            Ok(pattern) if may.covers(&pattern) => narrowed.extend([pattern]),
+            Ok(pattern) => {
+                errors.push(format!("{at}: channels: {pattern} is wider than the plugin's own [permissions] channels"))
+            }
+            Err(error) => errors.push(format!("{at}: channels: {error}")),
+        }
+    }
+    narrowed
+}
+
+const MAX_DEPTH: usize = 8;
+const MAX_FILE: u64 = 1 << 20;
+
+fn read_sources(dir: &Path) -> Result<BTreeMap<String, String>, String> {
+    let root = dir.canonicalize().map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut sources = BTreeMap::new();
+    collect(&root, dir, "", MAX_DEPTH, &mut sources)?;
+    Ok(sources)
+}
+
+fn collect(
+    root: &Path,
+    dir: &Path,
+    below: &str,
+    depth: usize,
+    sources: &mut BTreeMap<String, String>,
+) -> Result<(), String> {
+    let failed = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+    for entry in std::fs::read_dir(dir).map_err(|e| failed(dir, e))? {
+        let path: PathBuf = entry.map_err(|e| failed(dir, e))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        if name.starts_with('.') || (below.is_empty() && name == "tests") {
+            continue;
+        }
+        let lua = name.ends_with(".lua") || name.ends_with(".luau");
+        // A link may point about inside the directory (mounted config maps do), but not out of it.
+        let Ok(real) = path.canonicalize() else { continue };
+        if !real.starts_with(root) {
+            continue;
+        }
+        let inner = if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
+        if real.is_dir() {
+            if depth > 0 {
+                collect(root, &path, &inner, depth - 1, sources)?;
+            }
+        } else if lua {
+            if real.metadata().map_err(|e| failed(&path, e))?.len() > MAX_FILE {
+                return Err(format!("{}: a script is at most {MAX_FILE} bytes", path.display()));
+            }
+            let text = std::fs::read(&real).map_err(|e| failed(&path, e))?;
+            let text = String::from_utf8(text).map_err(|_| format!("{}: not a text in UTF-8", path.display()))?;
+            sources.insert(inner, text);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The Lua plugin host: the kernel's `Hooks`, answered by grants in Rust and by scripts in Luau.
+//!
+//! ```text
+//!  plugin.toml, main.lua, scripts/*.lua
+//!        | manifest, schema: read and checked without running code
+//!        v
+//!   generation ---- build ----> vm (one per thread) <---- watchdog stops what overruns
+//!        ^                       | api: the global `aether`     handles: s, ch, msg, req
+//!        |                       v
+//!   hooks: which hooks concern a channel (once per channel) -> votes -> decision
+//! ```
+//!
+//! What holds:
+//! * A channel that no hook concerns never enters Lua; which hooks concern it is computed once per channel.
+//! * Votes do not depend on order: any deny wins, else any allow (a grant is one), else no.
+//! * What breaks denies: an error, a strange answer, a used-up budget, a VM that cannot be built. The client hears `rule_error` and a
+//!   decision id; the log has the id with `file:line`.
+//! * Everything is checked at load, in a VM of its own; a VM that registers other hooks than that one is refused.
+//! * A VM belongs to the thread that built it, is bounded in memory and watched; a script reaches nothing but `aether`.
+//! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
+
+mod api;
+mod decision;
+mod departures;
+mod generation;
+mod handles;
+mod hooks;
+mod manifest;
+mod resident;
+mod schema;
+mod value;
+mod vm;
+mod watchdog;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+pub use api::{Entry, registry};
+pub use hooks::Host;
+
+use crate::kernel::message::ChannelName;
+use crate::kernel::policy::Policy;
+
+pub struct HostConfig {
+    /// In order; scripts come last.
+    pub plugins: Vec<PluginUse>,
+    /// Every `*.lua` and `*.luau` directly in it, sorted; what lies deeper can be required, `tests/` is left out.
+    pub scripts: Option<PathBuf>,
+    pub secrets: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub policy: Arc<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
+    pub limits: Limits,
+}
+
+impl Default for HostConfig {
+    fn default() -> Self {
+        HostConfig {
+            plugins: Vec::new(),
+            scripts: None,
+            secrets: Arc::new(|_| None),
+            policy: Arc::new(|_| Policy::default()),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// That a plugin is to be loaded, and how.
+#[derive(Clone, Debug, Default)]
+pub struct PluginUse {
+    pub name: String,
+    pub dir: PathBuf,
+    /// Where its hooks run; may only narrow what its manifest says.
+    pub channels: Option<Vec<String>>,
+    pub config: serde_json::Map<String, serde_json::Value>,
+    /// Where the operator wrote this, for messages: `aether.toml:41`.
+    pub at: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Processor time of one subscribe, publish or history hook.
+    pub call: Duration,
+    /// Processor time of one connect or disconnect hook.
+    pub connect: Duration,
+    /// Processor time of loading one plugin or script.
+    pub load: Duration,
+    /// Bytes per VM.
+    pub memory: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            call: Duration::from_millis(5),
+            connect: Duration::from_millis(20),
+            load: Duration::from_secs(2),
+            memory: 64 << 20,
+        }
+    }
+}
+
+/// What a session's connect hook said beside who it is; travels in `Identity::attrs`.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub attrs: serde_json::Value,
+    pub view: Option<String>,
+    /// How long an HTTP credential's verdict may be remembered.
+    pub ttl: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Calls of Lua functions by hooks.
+    pub lua_entries: AtomicU64,
+    /// Refusals of any kind.
+    pub denied: AtomicU64,
+    /// Hooks that broke, the killed ones included.
+    pub errors: AtomicU64,
+    pub killed_over_budget: AtomicU64,
+    /// VMs built to serve.
+    pub vms: AtomicU64,
+    /// Farewells that found the queue of the disconnect hooks full.
+    pub farewells_dropped: AtomicU64,
+}
+
+/// Everything that is wrong, a line each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LoadError(pub Vec<String>);
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for LoadError {}

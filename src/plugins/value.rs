@@ -1,0 +1,154 @@
+//! Values between JSON and Lua, and where in a script something happened.
+
+use mlua::{Error, Lua, Table, Value};
+use serde_json::{Map, Number, Value as Json};
+
+/// Beyond this a Lua number no longer holds every integer; such integers arrive as strings.
+const MAX_EXACT: u64 = 1 << 53;
+const MAX_DEPTH: usize = 64;
+
+/// Tables are frozen. A null in an object is an absent key, in a list it is mlua's null, so that the list keeps its length.
+pub fn json_to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
+    Ok(match json {
+        Json::Null => Value::Nil,
+        Json::Bool(b) => Value::Boolean(*b),
+        Json::String(text) => Value::String(lua.create_string(text)?),
+        Json::Number(n) => match n.as_i64().map(i64::unsigned_abs).or(n.as_u64()) {
+            Some(size) if size > MAX_EXACT => Value::String(lua.create_string(n.to_string())?),
+            _ => Value::Number(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::Array(items) => {
+            let table = lua.create_table_with_capacity(items.len(), 0)?;
+            for (at, item) in items.iter().enumerate() {
+                let item = if item.is_null() { Value::NULL } else { json_to_lua(lua, item)? };
+                table.raw_set(at + 1, item)?;
+            }
+            frozen(table)
+        }
+        Json::Object(map) => {
+            let table = lua.create_table_with_capacity(0, map.len())?;
+            for (key, value) in map {
+                table.raw_set(key.as_str(), json_to_lua(lua, value)?)?;
+            }
+            frozen(table)
+        }
+    })
+}
+
+pub fn frozen(table: Table) -> Value {
+    table.set_readonly(true);
+    Value::Table(table)
+}
+
+/// A table with a first element is a list, any other an object; what JSON does not know is an error that names it.
+pub fn lua_to_json(value: &Value) -> Result<Json, String> {
+    to_json(value, MAX_DEPTH)
+}
+
+fn to_json(value: &Value, depth: usize) -> Result<Json, String> {
+    if depth == 0 {
+        return Err(format!("a table is nested deeper than {MAX_DEPTH}"));
+    }
+    Ok(match value {
+        Value::Nil => Json::Null,
+        value if value.is_null() => Json::Null,
+        Value::Boolean(b) => Json::Bool(*b),
+        Value::Integer(n) => number(*n as f64)?,
+        Value::Number(n) => number(*n)?,
+        Value::String(text) => Json::String(text.to_str().map_err(|_| "a string is not UTF-8")?.to_owned()),
+        Value::Table(table) if table.raw_len() > 0 => {
+            let items = (1..=table.raw_len()).map(|at| {
+                let item: Value = table.raw_get(at).map_err(|e| first_line(&e))?;
+                to_json(&item, depth - 1)
+            });
+            Json::Array(items.collect::<Result<_, String>>()?)
+        }
+        Value::Table(table) => {
+            let mut map = Map::new();
+            for pair in table.pairs::<Value, Value>() {
+                let (key, value) = pair.map_err(|e| first_line(&e))?;
+                let key = match &key {
+                    Value::String(key) => key.to_string_lossy(),
+                    other => return Err(format!("a table's key is {}, not a string", describe(other))),
+                };
+                map.insert(key, to_json(&value, depth - 1)?);
+            }
+            Json::Object(map)
+        }
+        Value::UserData(data) if data.is::<super::api::secret::Secret>() => Json::String("<secret>".into()),
+        other => return Err(format!("{} has no JSON", describe(other))),
+    })
+}
+
+fn number(n: f64) -> Result<Json, String> {
+    if n.fract() == 0.0 && n.abs() <= MAX_EXACT as f64 {
+        return Ok(Json::Number(Number::from(n as i64)));
+    }
+    Number::from_f64(n).map(Json::Number).ok_or_else(|| format!("{n} has no JSON"))
+}
+
+/// A value in a message: short, and never a secret's.
+pub fn describe(value: &Value) -> String {
+    match value {
+        Value::Nil => "nothing".into(),
+        Value::Boolean(b) => format!("`{b}`"),
+        Value::Integer(n) => format!("the number {n}"),
+        Value::Number(n) => format!("the number {n}"),
+        Value::String(text) => {
+            let text = text.to_string_lossy();
+            let short: String = text.chars().take(40).collect();
+            format!("the string {short:?}{}", if short.len() < text.len() { ".." } else { "" })
+        }
+        other => format!("a {}", other.type_name()),
+    }
+}
+
+/// `file:line` of the Lua code that called the running Rust function.
+pub fn caller(lua: &Lua) -> String {
+    (1..12)
+        .find_map(|level| {
+            lua.inspect_stack(level, |frame| place(frame.source().short_src?.as_ref(), frame.current_line()?))?
+        })
+        .unwrap_or_default()
+}
+
+fn place(file: &str, line: usize) -> Option<String> {
+    (line > 0 && file != "[C]").then(|| format!("{file}:{line}"))
+}
+
+/// An error for the script that called us, with its place.
+pub fn raise(lua: &Lua, message: impl std::fmt::Display) -> Error {
+    Error::runtime(format!("{}: {message}", caller(lua)))
+}
+
+/// An error's first line, which says `file:line: what`.
+pub fn first_line(error: &Error) -> String {
+    let (mut root, mut trace) = (error, "");
+    while let Error::CallbackError { cause, traceback } = root {
+        (root, trace) = (cause, traceback);
+    }
+    let text = match root {
+        Error::RuntimeError(text) | Error::SyntaxError { message: text, .. } | Error::MemoryError(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let line = text.lines().next().unwrap_or_default();
+    if has_place(line) {
+        return line.to_owned();
+    }
+    match trace.lines().map(str::trim).find(|frame| has_place(frame)) {
+        Some(frame) => format!("{}: {line}", frame.split(' ').next().unwrap_or_default().trim_end_matches(':')),
+        None => line.to_owned(),
+    }
+}
+
+/// The same, with a place in any case.
+pub fn located(error: &Error, place: &str) -> String {
+    let line = first_line(error);
+    if has_place(&line) { line } else { format!("{place}: {line}") }
+}
+
+fn has_place(line: &str) -> bool {
+    [".lua:", ".luau:"]
+        .iter()
+        .any(|mark| line.find(mark).is_some_and(|at| line[at + mark.len()..].starts_with(|c: char| c.is_ascii_digit())))
+}

@@ -1,0 +1,190 @@
+//! One Lua VM: built by one thread, used by that thread, sandboxed, bounded in memory and watched.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use mlua::chunk::ChunkMode;
+use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
+
+use super::api::{self, Seat};
+use super::decision::Vote;
+use super::generation::{Program, Registration, Unit};
+use super::handles::Handles;
+use super::value::{first_line, located, raise};
+use super::watchdog::Watched;
+
+pub struct Vm {
+    watched: Watched,
+    pub handles: Handles,
+    hooks: Vec<Function>,
+    registrations: Vec<Registration>,
+    program: Arc<Program>,
+    /// Its memory stays full even after a collection: somebody keeps everything. It serves no further call.
+    exhausted: Cell<bool>,
+}
+
+/// A hook that broke: `file:line: what`, for the log.
+#[derive(Debug)]
+pub struct Failure(pub String);
+
+/// A closer look at memory after a call that left this share of the limit in use.
+const FULL: (usize, usize) = (3, 4);
+
+impl Vm {
+    /// Runs every unit's file once, to register its hooks. All faults that can be found are told.
+    pub fn build(program: &Arc<Program>) -> Result<Vm, Vec<String>> {
+        let wrong = |e: mlua::Error| vec![format!("a Lua VM cannot be built: {}", first_line(&e))];
+        let (lua, base) = sandbox(program.limits.memory).map_err(wrong)?;
+        let watched = Watched::new(&lua);
+        let (mut hooks, mut registrations, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, unit) in program.units.iter().enumerate() {
+            let seat = Rc::new(Seat::new(program.clone(), at));
+            let (loaded, stopped) = watched.run(program.limits.load, |lua| {
+                let env = environment(lua, &base, &seat)?;
+                load(lua, &env, unit, &unit.entry)?.call::<()>(())
+            });
+            errors.append(&mut seat.errors.take());
+            if let Err(error) = loaded {
+                let budget =
+                    if stopped { format!(" (loading may take {:?})", program.limits.load) } else { String::new() };
+                errors.push(format!("{}{budget}", located(&error, &unit.shown(&unit.entry))));
+            }
+            seat.loading.set(false);
+            for (registration, function) in seat.registered.take() {
+                registrations.push(registration);
+                hooks.push(function);
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let handles = Handles::new(&lua).map_err(wrong)?;
+        Ok(Vm { watched, handles, hooks, registrations, program: program.clone(), exhausted: Cell::new(false) })
+    }
+
+    pub fn registrations(&self) -> &[Registration] {
+        &self.registrations
+    }
+
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted.get()
+    }
+
+    /// Asks one hook. `args` are made under the same budget; `known` are the options of `allow` that mean something to it.
+    pub fn ask<A: IntoLuaMulti>(
+        &self,
+        hook: usize,
+        budget: Duration,
+        known: &[&str],
+        args: impl FnOnce(&Lua) -> mlua::Result<A>,
+    ) -> Result<Vote, Failure> {
+        let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
+        let counters = &self.program.counters;
+        counters.lua_entries.fetch_add(1, Relaxed);
+        let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
+        let place = &registration.place;
+        let vote = match answer {
+            _ if stopped => {
+                counters.killed_over_budget.fetch_add(1, Relaxed);
+                Err(format!("{place}: {registration}: it used up its {budget:?}"))
+            }
+            Ok((value, reason)) => {
+                Vote::read(&value, &reason, known).map_err(|why| format!("{place}: {registration}: {why}"))
+            }
+            Err(error) => Err(located(&error, place)),
+        };
+        self.look_at_memory();
+        match vote {
+            Ok(Vote::Deny(mut deny)) => {
+                if deny.place.is_empty() {
+                    deny.place.clone_from(place);
+                }
+                Ok(Vote::Deny(deny))
+            }
+            Ok(vote) => Ok(vote),
+            Err(why) => {
+                counters.errors.fetch_add(1, Relaxed);
+                Err(Failure(why))
+            }
+        }
+    }
+
+    /// Luau refuses memory without collecting first, so garbage left behind would fail the next call.
+    fn look_at_memory(&self) {
+        let lua = self.watched.lua();
+        let is_full = || lua.used_memory() > self.program.limits.memory / FULL.1 * FULL.0;
+        if is_full() {
+            self.exhausted.set(lua.gc_collect().is_err() || is_full());
+        }
+    }
+}
+
+/// A VM without what would let a script out, and the table of what all scripts share.
+fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
+    let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::default())?;
+    lua.set_memory_limit(memory)?;
+    let base = lua.globals();
+    // They would undo `safeenv`, or reach files or bytecode; `require` and `print` come back for each unit.
+    for name in ["loadstring", "getfenv", "setfenv", "require", "print"] {
+        base.raw_set(name, Value::Nil)?;
+    }
+    lua.sandbox(true)?; // freezes `base` and every library
+    Ok((lua, base))
+}
+
+/// A unit's own globals, over what all share. Without `safeenv` library calls are five times slower.
+fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> {
+    let env = lua.create_table()?;
+    let meta = lua.create_table()?;
+    meta.raw_set("__index", base)?;
+    meta.raw_set("__metatable", false)?;
+    meta.set_readonly(true);
+    env.set_metatable(Some(meta))?;
+    api::install(lua, seat, &env)?;
+    env.raw_set("require", require(lua, seat, &env)?)?;
+    env.set_safeenv(true);
+    Ok(env)
+}
+
+fn load(lua: &Lua, env: &Table, unit: &Unit, path: &str) -> mlua::Result<Function> {
+    let source = unit.sources.get(path).map_or("", String::as_str);
+    // Text always: mlua would accept bytecode, which Luau does not check.
+    lua.load(source)
+        .set_name(format!("={}", unit.shown(path)))
+        .set_mode(ChunkMode::Text)
+        .set_environment(env.clone())
+        .into_function()
+}
+
+fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
+    let (seat, env) = (seat.clone(), env.clone());
+    let loaded = lua.create_table()?;
+    lua.create_function(move |lua, wanted: String| {
+        let unit = seat.unit();
+        let from = lua
+            .inspect_stack(1, |frame| frame.source().source.map(|name| name.into_owned()))
+            .flatten()
+            .unwrap_or_default();
+        let from =
+            from.trim_start_matches('=').strip_prefix(&format!("{}/", unit.root)).unwrap_or(&unit.entry).to_owned();
+        let path = unit.resolve(&from, &wanted).map_err(|why| raise(lua, why))?;
+        match loaded.raw_get::<Value>(path)? {
+            Value::Nil => {}
+            Value::Boolean(false) => return Err(raise(lua, format!("{wanted} requires itself"))),
+            module => return Ok(module),
+        }
+        loaded.raw_set(path, false)?;
+        let module = load(lua, &env, unit, path).and_then(|chunk| chunk.call::<Value>(()));
+        // A failed one may be tried again; a file that returns nothing counts as loaded all the same.
+        loaded.raw_set(
+            path,
+            module
+                .as_ref()
+                .map_or(Value::Nil, |module| if module.is_nil() { Value::Boolean(true) } else { module.clone() }),
+        )?;
+        module
+    })
+}
