@@ -1,7 +1,243 @@
-//! A placeholder, so that the command line compiles.
+//! Builds the hub from its settings, serves until it is told to stop, and takes it down in reverse.
+//!
+//! The one place that names every layer. Two runtimes: the front accepts, speaks HTTP, asks the rules and publishes; the
+//! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
-pub fn run(config: crate::config::Config) -> anyhow::Result<()> {
-    let keys = crate::keys::Keys::prepare(&config)?;
-    print!("{}", crate::banner::banner(config.server.addr, keys.admin_key(), keys.demo_token()));
-    Ok(())
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::banner::banner;
+use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
+use crate::edges::http::{Edge, Settings, routes};
+use crate::edges::listen::{self, Acceptor};
+use crate::edges::native::Limits;
+use crate::edges::origin::Origins;
+use crate::edges::roster::Roster;
+use crate::edges::session::{Pulse, Shared};
+use crate::kernel::TailLimit;
+use crate::kernel::hub::{Hub, Parts};
+use crate::kernel::message::Micros;
+use crate::keys::Keys;
+use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
+use crate::stores::memory::MemoryLog;
+use crate::stores::sled::SledLog;
+
+/// Runs the hub until SIGINT or SIGTERM.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    begin_logging(&config);
+    let keys = Keys::prepare(&config)?;
+    for warning in &keys.warnings {
+        tracing::warn!("{warning}");
+    }
+    let hub = Running::start(&config, &keys)?;
+    println!("{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
+    hub.serve_until(asked_to_stop())
+}
+
+fn begin_logging(config: &Config) {
+    let level = tracing::Level::from(config.log.level);
+    let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    // A second hub in one process logs where the first one does.
+    let _ = match config.log.format {
+        LogFormat::Text => to_stderr.try_init(),
+        LogFormat::Json => to_stderr.json().try_init(),
+    };
+}
+
+/// The plugins and scripts that the settings name, checked.
+pub fn load_plugins(config: &Config, keys: &Keys) -> Result<Arc<Host>, LoadError> {
+    let secrets = keys.clone();
+    let policies = config.clone();
+    Host::load(HostConfig {
+        plugins: config.plugin.iter().map(|plugin| plugin_use(config, plugin)).collect(),
+        scripts: config.scripts_dir(),
+        secrets: Arc::new(move |name| secrets.secret(name)),
+        policy: Arc::new(move |channel| policies.policy(channel)),
+        ..HostConfig::default()
+    })
+}
+
+fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
+    let patterns = |list: &Vec<ChannelPattern>| list.iter().map(|p| p.as_str().to_owned()).collect();
+    PluginUse {
+        name: plugin.name.clone(),
+        dir: config.plugins.dir.join(&plugin.name),
+        channels: plugin.channels.as_ref().map(patterns),
+        config: plugin.config.clone(),
+        at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
+    }
+}
+
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+fn now() -> Micros {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
+}
+
+/// A hub that has everything it needs and listens.
+pub struct Running {
+    pub address: std::net::SocketAddr,
+    hub: Arc<Hub>,
+    edge: Arc<Edge>,
+    roster: Arc<Roster>,
+    listener: TcpListener,
+    front: Runtime,
+    delivery: Runtime,
+    config: Config,
+}
+
+impl Running {
+    pub fn start(config: &Config, keys: &Keys) -> anyhow::Result<Running> {
+        let host = load_plugins(config, keys)?;
+        for line in host.summary() {
+            tracing::info!("{line}");
+        }
+        let front = runtime("front", config.server.front_workers)?;
+        let delivery = runtime("delivery", config.server.delivery_workers)?;
+        let window = config.publish.idempotency_window.0;
+        let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
+        let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
+        let hub = Hub::start(Parts {
+            hooks: host.clone(),
+            kept: Arc::new(kept),
+            fleeting: Arc::new(MemoryLog::new(window)),
+            clock: now,
+            tail: TailLimit { count: config.channels.tail_count, bytes: config.channels.tail_bytes.bytes() },
+            idle_after: config.channels.idle_after.0,
+            flush_interval: flush,
+            sweep_interval: config.store.sweep_interval.0,
+            queue: config.publish.queue,
+        })?;
+        delivery.spawn({
+            let hub = hub.clone();
+            async move { hub.herald().await }
+        });
+        let roster = Arc::new(Roster::default());
+        let edge = edge(config, hub.clone(), &roster, &host, delivery.handle().clone());
+        let listener = front.block_on(TcpListener::bind(config.server.addr));
+        let listener = listener.with_context(|| {
+            format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
+        })?;
+        let address = listener.local_addr()?;
+        Ok(Running { address, hub, edge, roster, listener, front, delivery, config: config.clone() })
+    }
+
+    /// Serves until `stop` is ready; then what is in flight is finished, within `shutdown.timeout`.
+    pub fn serve_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let Running { hub, edge, roster, listener, front, delivery, config, .. } = self;
+        let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let routes = routes(edge.clone());
+        let acceptor = Acceptor {
+            service: TowerToHyperService::new(warp::service(routes)),
+            settings: listen::Settings {
+                max_connections: config.limits.connections,
+                header_timeout: config.server.header_timeout.0,
+                write_timeout: config.server.write_timeout.0,
+            },
+            delivery: delivery.handle().clone(),
+            stop: no_more.clone(),
+            tasks: tasks.clone(),
+        };
+        let accepting = front.spawn(acceptor.run(listener));
+        edge.ready.store(true, Ordering::Release);
+        front.block_on(stop);
+
+        tracing::info!("stopping");
+        let deadline = Instant::now() + config.shutdown.timeout.0;
+        edge.ready.store(false, Ordering::Release);
+        hub.refuse_publishes();
+        roster.stop();
+        let outcome = front.block_on(async {
+            // Requests that come on connections which are open already are still answered, with a 503.
+            let everybody_left = async {
+                while !roster.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let _ = tokio::time::timeout_at(deadline.into(), everybody_left).await;
+            no_more.cancel();
+            let _ = accepting.await;
+            tasks.close();
+            // Who has not left by now is stuck, and is left behind.
+            let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
+            hub.stop().await
+        });
+        delivery.shutdown_background();
+        front.shutdown_background();
+        outcome.context("the store could not be closed properly")?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn edge(
+    config: &Config,
+    hub: Arc<Hub>,
+    roster: &Arc<Roster>,
+    host: &Arc<Host>,
+    delivery: tokio::runtime::Handle,
+) -> Arc<Edge> {
+    let settings = Settings {
+        max_payload: config.server.max_payload_size.bytes(),
+        max_batch_bytes: config.server.max_batch_size.bytes(),
+        max_batch: config.publish.max_batch,
+        max_message: config.websocket.max_message_size.bytes(),
+        body_timeout: config.server.header_timeout.0,
+        limits: Limits {
+            channels_per_request: config.limits.channels_per_request,
+            channels_per_connection: config.limits.channels_per_connection,
+        },
+        origins: Origins::new(config.websocket.allowed_origins.clone()),
+        sse_retry: config.sse.retry.0,
+    };
+    let shared = |interval, timeout| Shared {
+        pulse: Pulse {
+            interval,
+            timeout,
+            write_timeout: config.server.write_timeout.0,
+            drain: config.shutdown.timeout.0,
+        },
+        roster: roster.clone(),
+    };
+    let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
+    let sse = shared(config.sse.heartbeat.0, None);
+    let host = host.clone();
+    Edge::new(hub, settings, ws, sse, delivery, Arc::new(move || host_counters(&host)))
+}
+
+fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
+    let counters = host.counters();
+    let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    vec![
+        ("aether_lua_entries_total", "Calls of hooks in Lua", get(&counters.lua_entries)),
+        ("aether_rules_denied_total", "Refusals by the rules", get(&counters.denied)),
+        ("aether_rules_errors_total", "Hooks that broke", get(&counters.errors)),
+        ("aether_rules_killed_total", "Hooks that ran over their budget", get(&counters.killed_over_budget)),
+        ("aether_lua_vms", "Lua VMs that were built", get(&counters.vms)),
+        ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
+    ]
+}
+
+fn runtime(name: &str, workers: usize) -> anyhow::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if workers > 0 {
+        builder.worker_threads(workers);
+    }
+    Ok(builder.thread_name(format!("aether-{name}")).enable_all().build()?)
 }

@@ -31,10 +31,9 @@ impl Check {
     }
 }
 
-/// PLUG THE PLUGIN HOST IN HERE: `Host::load` with `config.plugin_uses()`, `config.scripts_dir()`, `keys.secret`, `config.policy`.
 /// Each problem is a line that begins with its place.
-fn plugin_problems(_config: &Config, _keys: &Keys) -> Vec<String> {
-    Vec::new()
+fn plugin_problems(config: &Config, keys: &Keys) -> Vec<String> {
+    crate::server::load_plugins(config, keys).err().map_or_else(Vec::new, |error| error.0)
 }
 
 fn summary(config: &Config) -> String {

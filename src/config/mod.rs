@@ -108,7 +108,7 @@ impl Default for Store {
             path: "data".into(),
             cache_size: Size::mib(64),
             flush_interval: Period::seconds(1),
-            sweep_interval: Period::seconds(30),
+            sweep_interval: Period::seconds(1),
         }
     }
 }
@@ -366,17 +366,6 @@ impl fmt::Debug for Plugin {
     }
 }
 
-/// A plugin as the host loads it.
-#[derive(Clone, Debug)]
-pub struct PluginUse {
-    pub name: String,
-    pub dir: PathBuf,
-    pub channels: Option<Vec<String>>,
-    pub config: serde_json::Map<String, serde_json::Value>,
-    /// For messages: where the operator asked for it.
-    pub at: String,
-}
-
 impl Config {
     /// What this channel keeps and promises: the first rule that matches, and the defaults for what it leaves out.
     pub fn policy(&self, channel: &ChannelName) -> policy::Policy {
@@ -395,21 +384,6 @@ impl Config {
             lag: rule.lag.unwrap_or(defaults.default_lag).into(),
             max_lag: rule.max_lag.unwrap_or(defaults.default_max_lag).0.map(|count| count.0),
         }
-    }
-
-    /// The plugins in use, in their order, with the directories they live in.
-    pub fn plugin_uses(&self) -> Vec<PluginUse> {
-        let patterns = |list: &Vec<ChannelPattern>| list.iter().map(|p| p.as_str().to_owned()).collect();
-        self.plugin
-            .iter()
-            .map(|plugin| PluginUse {
-                name: plugin.name.clone(),
-                dir: self.plugins.dir.join(&plugin.name),
-                channels: plugin.channels.as_ref().map(patterns),
-                config: plugin.config.clone(),
-                at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
-            })
-            .collect()
     }
 
     /// The directory with the operator's own rules, if there is one.

@@ -1,34 +1,29 @@
 //! HTTP: publish, history, health; and where WebSockets and event streams begin.
 
-use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use warp::http::header::{self, HeaderMap, HeaderValue};
-use warp::http::{Method, Response, StatusCode};
+use warp::http::{Method, StatusCode};
+use warp::reply::Response;
+use warp::filters::BoxedFilter;
 use warp::{Filter, Rejection, Reply};
 
-use super::cursor::Cursor;
 use super::listen::Peer;
-use super::metrics;
-use super::native::{self, Limits, RESERVED_EVENTS, SseDialect, SseFormat, WsFormat, timestamp};
+use super::native::{Limits, SseFormat, WsFormat};
 use super::origin::Origins;
 use super::session;
-use super::sse::Events;
-use super::upgrade;
 use super::wire::{ErrorBody, Fault};
+use super::{history, metrics, publish, sse, upgrade};
 use crate::kernel::format::Format;
 use crate::kernel::hooks::{Client, ConnectRequest};
-use crate::kernel::hub::{HistoryFrom, Hub, Receipt};
-use crate::kernel::message::{ChannelName, Draft, Media, Message, Offset};
-use crate::kernel::policy::Ack;
-use crate::kernel::session::{Session, Start};
+use crate::kernel::hub::Hub;
 
 /// What the operator has set.
 #[derive(Clone, Debug)]
@@ -64,7 +59,7 @@ pub struct Edge {
 pub struct Formats {
     pub ws: Arc<dyn Format>,
     /// Indexed by several channels, then by bare payloads.
-    sse: [[Arc<dyn Format>; 2]; 2],
+    pub sse: [[Arc<dyn Format>; 2]; 2],
 }
 
 impl Formats {
@@ -118,7 +113,7 @@ impl Edge {
         })
     }
 
-    async fn admin(&self, caller: &Caller) -> Result<Client, Fault> {
+    pub async fn admin(&self, caller: &Caller) -> Result<Client, Fault> {
         let client = self.connect(caller).await?;
         if client.identity.grants.admin { Ok(client) } else { Err(Fault::NotAdmin) }
     }
@@ -136,7 +131,7 @@ impl Caller {
         self.request.ip.is_some_and(|ip| ip.to_canonical().is_loopback())
     }
 
-    fn param(&self, name: &str) -> Option<&str> {
+    pub fn param(&self, name: &str) -> Option<&str> {
         self.request.param(name)
     }
 
@@ -196,31 +191,31 @@ fn bearer_of(authorization: &str) -> Option<&str> {
 }
 
 /// All that the hub answers to.
-pub fn routes(edge: Arc<Edge>) -> impl Filter<Extract = (impl Reply,), Error = Rejection> + Clone {
+pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let with = {
         let edge = edge.clone();
         warp::any().map(move || edge.clone())
     };
     let api = || with.clone().and(caller("http"));
 
-    let publish = warp::path!("api" / "v1" / "publish").and(warp::post()).and(api()).and(warp::body::stream());
-    let publish = publish.then(|edge, caller, body| answer(publish(edge, caller, body)));
+    let publishing = warp::path!("api" / "v1" / "publish").and(warp::post()).and(api()).and(warp::body::stream());
+    let one = publishing.then(|edge, caller, body| answer(publish::one(edge, caller, body)));
 
     let batch_path = warp::path!("api" / "v1" / "publish" / "batch").or(warp::path!("api" / "v2" / "publish" / "batch")).unify();
     let batch = batch_path.and(warp::post()).and(api()).and(warp::body::stream());
-    let batch = batch.then(|edge, caller, body| answer(publish_batch(edge, caller, body)));
+    let batch = batch.then(|edge, caller, body| answer(publish::batch(edge, caller, body)));
 
     let history_path = || warp::path!("api" / "v1" / "history");
-    let history = history_path().and(warp::get()).and(api()).then(|edge, caller| answer(history(edge, caller)));
-    let forget = history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(forget(edge, caller)));
+    let read = history_path().and(warp::get()).and(api()).then(|edge, caller| answer(history::read(edge, caller)));
+    let forget = history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(history::forget(edge, caller)));
 
     let ws = warp::path!("ws").and(warp::get()).and(with.clone()).and(caller("ws")).and(warp::ext::optional());
     let ws = ws.then(|edge, caller, upgrade| answer(upgrade::upgrade(edge, caller, upgrade)));
 
-    let sse = warp::path!("sse").and(warp::get()).and(with.clone()).and(caller("sse"));
-    let sse = sse.then(|edge, caller| answer(event_stream(edge, caller)));
+    let events = warp::path!("sse").and(warp::get()).and(with.clone()).and(caller("sse"));
+    let events = events.then(|edge, caller| answer(sse::open(edge, caller)));
 
-    let page = warp::path::end().and(warp::get()).map(|| page(include_str!("console.html")));
+    let console = warp::path::end().and(warp::get()).map(|| page(include_str!("console.html")));
     let health = warp::path!("healthz").and(warp::get()).map(|| json(StatusCode::OK, &Status { status: "ok" }));
     let ready = warp::path!("readyz").and(warp::get()).and(with.clone()).map(|edge: Arc<Edge>| {
         if edge.ready.load(Ordering::Acquire) {
@@ -231,24 +226,22 @@ pub fn routes(edge: Arc<Edge>) -> impl Filter<Extract = (impl Reply,), Error = R
     });
     let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(warp::get()).and(api());
     let metrics = metrics.then(|edge, caller| answer(metrics_page(edge, caller)));
-    let status = warp::path!("status").and(warp::get()).and(api()).then(|edge, caller| answer(status(edge, caller)));
+    let status = warp::path!("status").and(warp::get()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
 
     // Boxed by halves: the compiler's time, and its error messages, grow with the depth of the type.
-    let publishing = publish.or(batch).unify().or(history).unify().or(forget).unify().boxed();
-    let listening = ws.or(sse).unify().boxed();
-    let operating = page.or(health).unify().or(ready).unify().or(metrics).unify().or(status).unify().boxed();
-    publishing.or(listening).unify().or(operating).unify().recover(unrouted)
+    let publishing = one.or(batch).unify().or(read).unify().or(forget).unify().boxed();
+    let listening = ws.or(events).unify().boxed();
+    let operating = console.or(health).unify().or(ready).unify().or(metrics).unify().or(status).unify().boxed();
+    publishing.or(listening).unify().or(operating).unify().recover(unrouted).unify().boxed()
 }
 
-type Answer = Response<warp::reply::Response>;
-
 async fn answer(
-    outcome: impl Future<Output = Result<warp::reply::Response, Fault>>,
-) -> warp::reply::Response {
+    outcome: impl Future<Output = Result<Response, Fault>>,
+) -> Response {
     outcome.await.unwrap_or_else(|fault| refuse(&fault))
 }
 
-async fn unrouted(rejection: Rejection) -> Result<warp::reply::Response, std::convert::Infallible> {
+async fn unrouted(rejection: Rejection) -> Result<Response, Rejection> {
     let method = rejection.find::<warp::reject::MethodNotAllowed>().is_some();
     Ok(refuse(if method { &Fault::Method } else { &Fault::NoRoute }))
 }
@@ -258,7 +251,7 @@ struct Status {
     status: &'static str,
 }
 
-fn page(html: &'static str) -> warp::reply::Response {
+fn page(html: &'static str) -> Response {
     let mut response = warp::reply::html(html).into_response();
     let policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     for (name, value) in [
@@ -272,20 +265,20 @@ fn page(html: &'static str) -> warp::reply::Response {
     response
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> warp::reply::Response {
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
     json_bytes(status, body)
 }
 
-fn json_bytes(status: StatusCode, body: Vec<u8>) -> warp::reply::Response {
-    let mut response = warp::reply::Response::new(Bytes::from(body).into());
+pub fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(Bytes::from(body).into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-fn refuse(fault: &Fault) -> warp::reply::Response {
+fn refuse(fault: &Fault) -> Response {
     #[derive(Serialize)]
     struct Refused<'a> {
         ok: bool,
@@ -308,7 +301,7 @@ fn refuse(fault: &Fault) -> warp::reply::Response {
 }
 
 /// Reads a body that has an end, in size and in time.
-async fn read_body<B: Buf>(
+pub async fn read_body<B: Buf>(
     caller: &Caller,
     body: impl Stream<Item = Result<B, warp::Error>> + Send,
     max: usize,
@@ -338,368 +331,6 @@ async fn read_body<B: Buf>(
     tokio::time::timeout(timeout, read).await.unwrap_or(Err(Fault::SlowBody))
 }
 
-/// A message as publishers write it in JSON.
-#[derive(Deserialize)]
-struct Written<'a> {
-    #[serde(default, borrow)]
-    channel: Option<Cow<'a, str>>,
-    /// `null` is a payload; only its absence is none.
-    #[serde(default, borrow, deserialize_with = "present")]
-    payload: Option<&'a RawValue>,
-    #[serde(default, borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(default, borrow)]
-    meta: Option<&'a RawValue>,
-    #[serde(default, borrow)]
-    idempotency_key: Option<Cow<'a, str>>,
-    /// Seconds.
-    #[serde(default)]
-    ttl: Option<f64>,
-}
-
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
-
-fn not_empty<'a>(text: Option<Cow<'a, str>>) -> Option<Cow<'a, str>> {
-    text.filter(|text| !text.is_empty())
-}
-
-impl Written<'_> {
-    fn draft(self) -> Result<Draft, Fault> {
-        let channel = not_empty(self.channel).ok_or(Fault::Missing("channel"))?;
-        let payload = self.payload.ok_or(Fault::Missing("payload"))?;
-        Ok(Draft {
-            channel: ChannelName::new(&channel).map_err(Fault::ChannelName)?,
-            message: Message {
-                payload: Bytes::copy_from_slice(payload.get().as_bytes()),
-                media: Media::Json,
-                content_type: None,
-                event: not_empty(self.event).map(event_name).transpose()?,
-                meta: self.meta.map(|meta| Bytes::copy_from_slice(meta.get().as_bytes())),
-            },
-            idempotency_key: not_empty(self.idempotency_key).map(idempotency_key).transpose()?,
-            ttl: self.ttl.map(seconds).transpose()?,
-        })
-    }
-}
-
-fn event_name(name: Cow<'_, str>) -> Result<Box<str>, Fault> {
-    if name.len() > 128 || name.chars().any(char::is_control) {
-        return Err(Fault::Parameter("event: at most 128 bytes, no line breaks or other control characters".into()));
-    }
-    if RESERVED_EVENTS.contains(&&*name) {
-        return Err(Fault::Parameter(format!("event: {name} is a name that the stream itself uses; choose another")));
-    }
-    Ok(name.into())
-}
-
-fn idempotency_key(key: Cow<'_, str>) -> Result<Box<str>, Fault> {
-    if key.len() > 256 {
-        return Err(Fault::Parameter("idempotency_key: at most 256 bytes".into()));
-    }
-    Ok(key.into())
-}
-
-fn seconds(ttl: f64) -> Result<Duration, Fault> {
-    let wrong = || Fault::Parameter("ttl: a positive number of seconds, at most ten years".into());
-    if !(ttl > 0.0 && ttl <= 315_360_000.0) {
-        return Err(wrong());
-    }
-    Duration::try_from_secs_f64(ttl).map_err(|_| wrong())
-}
-
-#[derive(Serialize)]
-struct Published<'a> {
-    ok: bool,
-    channel: &'a str,
-    seq_id: Offset,
-    epoch: String,
-    timestamp: String,
-    ack: &'static str,
-    duplicate: bool,
-}
-
-impl<'a> From<&'a Receipt> for Published<'a> {
-    fn from(receipt: &'a Receipt) -> Self {
-        Published {
-            ok: true,
-            channel: receipt.channel.as_str(),
-            seq_id: receipt.offset,
-            epoch: receipt.epoch.to_string(),
-            timestamp: timestamp(receipt.time),
-            ack: match receipt.ack {
-                Ack::Memory => "memory",
-                Ack::Written => "written",
-                Ack::Synced => "synced",
-            },
-            duplicate: receipt.duplicate,
-        }
-    }
-}
-
-async fn publish<B: Buf>(
-    edge: Arc<Edge>,
-    caller: Caller,
-    body: impl Stream<Item = Result<B, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Fault> {
-    if edge.hub.is_stopping() {
-        return Err(Fault::Stopping);
-    }
-    let client = edge.connect(&caller).await?;
-    let body = read_body(&caller, body, edge.settings.max_payload, edge.settings.body_timeout).await?;
-    let draft = match caller.param("channel") {
-        Some(channel) => raw_draft(&caller, channel, body)?,
-        None => parse::<Written<'_>>(&body)?.draft()?,
-    };
-    let channel = draft.channel.clone();
-    let receipt = edge.hub.publish(&client, draft).await;
-    let receipt = receipt.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))?;
-    Ok(json(StatusCode::OK, &Published::from(&receipt)))
-}
-
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::Json(error.to_string()))
-}
-
-/// The body is the payload, any bytes; what else there is to say stands in the query.
-fn raw_draft(caller: &Caller, channel: &str, payload: Bytes) -> Result<Draft, Fault> {
-    let channel = ChannelName::new(channel).map_err(Fault::ChannelName)?;
-    let named = caller.request.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
-    let is_json = || serde_json::from_slice::<&RawValue>(&payload).map(|_| ());
-    let is_text = || std::str::from_utf8(&payload).is_ok();
-    let media = match named {
-        "application/json" => {
-            is_json().map_err(|error| Fault::Json(error.to_string()))?;
-            Media::Json
-        }
-        // What curl says when it was told nothing.
-        "" | "application/x-www-form-urlencoded" => match () {
-            () if is_json().is_ok() => Media::Json,
-            () if is_text() => Media::Text,
-            () => Media::Binary,
-        },
-        other if other.starts_with("text/") && is_text() => Media::Text,
-        other if other.ends_with("+json") && is_json().is_ok() => Media::Json,
-        _ => Media::Binary,
-    };
-    let worth_saying = !matches!(named, "" | "application/json" | "application/x-www-form-urlencoded");
-    let text = |name| caller.param(name).filter(|text| !text.is_empty()).map(Cow::Borrowed);
-    let ttl = caller.param("ttl").map(|ttl| ttl.parse().unwrap_or(f64::NAN));
-    Ok(Draft {
-        channel,
-        message: Message {
-            payload,
-            media,
-            content_type: worth_saying.then(|| named.into()),
-            event: text("event").map(event_name).transpose()?,
-            meta: None,
-        },
-        idempotency_key: text("idempotency_key").map(idempotency_key).transpose()?,
-        ttl: ttl.map(seconds).transpose()?,
-    })
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Item<'a> {
-    Done {
-        index: usize,
-        status: &'static str,
-        #[serde(flatten)]
-        published: Published<'a>,
-    },
-    Failed {
-        index: usize,
-        status: &'static str,
-        error: ErrorBody<'a>,
-    },
-}
-
-async fn publish_batch<B: Buf>(
-    edge: Arc<Edge>,
-    caller: Caller,
-    body: impl Stream<Item = Result<B, warp::Error>> + Send,
-) -> Result<warp::reply::Response, Fault> {
-    #[derive(Deserialize)]
-    struct Many<'a> {
-        #[serde(borrow)]
-        messages: Vec<&'a RawValue>,
-    }
-    if edge.hub.is_stopping() {
-        return Err(Fault::Stopping);
-    }
-    let client = edge.connect(&caller).await?;
-    let body = read_body(&caller, body, edge.settings.max_batch_bytes, edge.settings.body_timeout).await?;
-    let Many { messages } = parse(&body)?;
-    if messages.is_empty() {
-        return Err(Fault::EmptyBatch);
-    }
-    if messages.len() > edge.settings.max_batch {
-        return Err(Fault::LongBatch(edge.settings.max_batch));
-    }
-    let max = edge.settings.max_payload;
-    let drafts = messages.iter().map(|raw| {
-        if raw.get().len() > max {
-            return Err(Fault::TooLarge { max });
-        }
-        parse::<Written<'_>>(raw.get().as_bytes())?.draft()
-    });
-    // Those that are well formed go together; the others keep their place in the answer.
-    let (mut good, mut faults) = (Vec::new(), Vec::new());
-    for draft in drafts {
-        faults.push(draft.map(|draft| good.push(draft)).err());
-    }
-    let names: Vec<_> = good.iter().map(|draft| draft.channel.clone()).collect();
-    let results = edge.hub.publish_batch(&client, good).await;
-    let mut results = results.into_iter().zip(names).map(|(result, channel)| {
-        result.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))
-    });
-    let outcomes: Vec<Result<Receipt, Fault>> = faults
-        .into_iter()
-        .map(|fault| fault.map_or_else(|| results.next().unwrap_or(Err(Fault::Busy)), Err))
-        .collect();
-    #[derive(Serialize)]
-    struct Results<'a> {
-        ok: bool,
-        results: Vec<Item<'a>>,
-    }
-    let results = outcomes.iter().enumerate().map(|(index, outcome)| match outcome {
-        Ok(receipt) => Item::Done { index, status: "success", published: receipt.into() },
-        Err(fault) => Item::Failed { index, status: "error", error: fault.body() },
-    });
-    Ok(json(StatusCode::OK, &Results { ok: true, results: results.collect() }))
-}
-
-/// A page of history: at most so many messages, and about so many bytes.
-const HISTORY_DEFAULT: usize = 100;
-const HISTORY_MAX: usize = 1000;
-const HISTORY_BYTES: usize = 4 << 20;
-
-async fn history(edge: Arc<Edge>, caller: Caller) -> Result<warp::reply::Response, Fault> {
-    let client = edge.connect(&caller).await?;
-    let channel = channel_param(&caller)?;
-    let number = |name: &str| caller.param(name).filter(|text| !text.is_empty()).map(|text| text.parse::<u64>());
-    let wrong = |what: &str| Fault::Parameter(what.to_owned());
-    let after = number("after_seq").transpose().map_err(|_| wrong("after_seq must be a non-negative integer"))?;
-    let before = number("before_seq").transpose().map_err(|_| wrong("before_seq must be a non-negative integer"))?;
-    let limit = number("limit").transpose().ok().filter(|limit| *limit != Some(0));
-    let limit = limit.ok_or_else(|| wrong("limit must be a positive integer"))?;
-    let from = match (after, before) {
-        (Some(_), Some(_)) => return Err(wrong("give after_seq or before_seq, not both")),
-        (after, None) => HistoryFrom::After(after.unwrap_or(0)),
-        (None, Some(before)) => HistoryFrom::Before(before),
-    };
-    let count = limit.map_or(HISTORY_DEFAULT, |limit| limit.min(HISTORY_MAX as u64) as usize);
-    let page = edge.hub.history(&client, &channel, from, count, HISTORY_BYTES).await;
-    let (page, epoch) = page.map_err(|error| Fault::read(error, client.credential, channel.as_str()))?;
-
-    let mut out = format!("{{\"ok\":true,\"channel\":\"{channel}\",\"messages\":[").into_bytes();
-    for (i, publication) in page.publications.iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        let (offset, time) = (publication.offset, timestamp(publication.time));
-        out.extend_from_slice(format!("{comma}{{\"seq_id\":{offset},\"timestamp\":\"{time}\",").as_bytes());
-        native::put_payload(publication, &mut out);
-        out.push(b'}');
-    }
-    let (first, last, more) = (page.extent.first, page.extent.last, page.more);
-    let end = format!("],\"has_more\":{more},\"first_seq\":{first},\"last_seq\":{last},\"epoch\":\"{epoch}\"}}\n");
-    out.extend_from_slice(end.as_bytes());
-    Ok(json_bytes(StatusCode::OK, out))
-}
-
-fn channel_param(caller: &Caller) -> Result<ChannelName, Fault> {
-    let name = caller.param("channel").filter(|name| !name.is_empty()).ok_or(Fault::Missing("channel"))?;
-    ChannelName::new(name).map_err(Fault::ChannelName)
-}
-
-async fn forget(edge: Arc<Edge>, caller: Caller) -> Result<warp::reply::Response, Fault> {
-    edge.admin(&caller).await?;
-    let channel = channel_param(&caller)?;
-    edge.hub.forget(&channel).await.map_err(|_| Fault::Store { doing: "delete history" })?;
-    #[derive(Serialize)]
-    struct Forgotten<'a> {
-        ok: bool,
-        channel: &'a str,
-    }
-    Ok(json(StatusCode::OK, &Forgotten { ok: true, channel: channel.as_str() }))
-}
-
-/// `GET /sse`: subscribes first, so that a refusal is an answer and not an event, then the body is the stream.
-async fn event_stream(edge: Arc<Edge>, caller: Caller) -> Result<warp::reply::Response, Fault> {
-    if edge.hub.is_stopping() {
-        return Err(Fault::Stopping);
-    }
-    caller.check_origin(&edge.settings.origins)?;
-    let mut names = Vec::new();
-    for (_, name) in caller.request.query.iter().filter(|(key, _)| key == "channel") {
-        let name = ChannelName::new(name).map_err(Fault::ChannelName)?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    let max = edge.settings.limits.channels_per_request;
-    match names.len() {
-        0 => return Err(Fault::Missing("channel")),
-        asked if asked > max => return Err(Fault::TooManyInRequest { asked, max }),
-        _ => {}
-    }
-    let cursor = caller.request.header("last-event-id").or(caller.param("cursor")).filter(|text| !text.is_empty());
-    let cursor = cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
-    let cursor = cursor.transpose()?.unwrap_or_default();
-    let after = caller.param("after_seq").map(str::parse::<u64>).transpose();
-    let after = after.map_err(|_| Fault::Parameter("after_seq must be a non-negative integer".into()))?;
-    let bare = match caller.param("data") {
-        None | Some("" | "frame") => false,
-        Some("payload") => true,
-        Some(_) => return Err(Fault::Parameter("data: payload or frame".into())),
-    };
-
-    let client = Arc::new(edge.connect(&caller).await?);
-    let format = edge.formats.sse[usize::from(names.len() > 1)][usize::from(bare)].clone();
-    let mut session = Session::new(edge.hub.clone(), client.clone(), format);
-    for name in names {
-        let start = match (cursor.position(&name), after) {
-            (Some(position), _) => Start::After(position.offset, Some(position.epoch)),
-            (None, Some(after)) => Start::After(after, None),
-            (None, None) => Start::Now,
-        };
-        let outcome = session.subscribe(name.clone(), start).await;
-        outcome.map_err(|error| match Fault::subscribe(error, name.as_str()) {
-            Fault::Forbidden { refusal, .. } => Fault::refused(refusal, client.credential, Some(name.as_str())),
-            other => other,
-        })?;
-    }
-    let mut hello = Vec::new();
-    SseDialect::hello(&session, edge.settings.sse_retry, &mut hello);
-    let shared = edge.sse.clone();
-    let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
-    let events = Events::new(hello, |socket| async move {
-        let _permit = permit;
-        session::run(socket, SseDialect, session, shared).await
-    });
-    let mut response = warp::reply::stream(events).into_response();
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-        // Proxies of nginx's kind would hold events back otherwise.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    allow_origin(&edge, &caller, &mut response);
-    Ok(response)
-}
-
-/// A page from another origin that the operator lists may read the answer.
-fn allow_origin(edge: &Edge, caller: &Caller, response: &mut warp::reply::Response) {
-    let listed = caller.headers.get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| edge.settings.origins.lists(o)));
-    if let Some(origin) = listed {
-        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
-    }
-}
-
 /// Metrics and status are for the operator: on the machine itself, or with an admin key.
 async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
     if caller.from_loopback() && caller.request.bearer.is_none() {
@@ -708,15 +339,15 @@ async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
     edge.admin(caller).await.map(drop)
 }
 
-async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<warp::reply::Response, Fault> {
+async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
-    let mut response = warp::reply::Response::new(Bytes::from(metrics::render(&edge.hub, &edge.others)).into());
+    let mut response = Response::new(Bytes::from(metrics::render(&edge.hub, &edge.others)).into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
 }
 
-async fn status(edge: Arc<Edge>, caller: Caller) -> Result<warp::reply::Response, Fault> {
+async fn status_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
     let counters = edge.hub.counters();
     Ok(json(

@@ -2,11 +2,13 @@
 
 pub mod cursor;
 pub mod deadline;
+pub mod history;
 pub mod http;
 pub mod listen;
 pub mod metrics;
 pub mod native;
 pub mod origin;
+pub mod publish;
 pub mod roster;
 pub mod session;
 pub mod sse;

@@ -381,8 +381,7 @@ async fn subscribe_one(
 ) -> Result<Position, Fault> {
     let channel = ChannelName::new(name).map_err(Fault::ChannelName)?;
     let epoch = match epoch {
-        // An epoch that is none of ours is another life's.
-        Some(text) => Some(text.parse().unwrap_or(Epoch(0))),
+        Some(text) => Some(text.parse().unwrap_or(Epoch::UNKNOWN)),
         None => None,
     };
     let start = match after {

@@ -15,8 +15,17 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::session::{Frame, Socket};
-use super::wire::Ending;
+use warp::Reply;
+use warp::http::header::{self, HeaderName, HeaderValue};
+use warp::reply::Response;
+
+use super::cursor::Cursor;
+use super::http::{Caller, Edge};
+use super::native::SseDialect;
+use super::session::{self, Frame, Socket};
+use super::wire::{Ending, Fault};
+use crate::kernel::message::{ChannelName, Epoch};
+use crate::kernel::session::{Session, Start};
 
 /// Bytes on their way to hyper, at most one turn's.
 #[derive(Clone, Default)]
@@ -89,5 +98,81 @@ impl Stream for Events {
             None if running.is_none() => Poll::Ready(None),
             None => Poll::Pending,
         }
+    }
+}
+
+/// `GET /sse`: subscribes first, so that a refusal is an answer and not an event, then the body is the stream.
+pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
+    if edge.hub.is_stopping() {
+        return Err(Fault::Stopping);
+    }
+    caller.check_origin(&edge.settings.origins)?;
+    let mut names = Vec::new();
+    for (_, name) in caller.request.query.iter().filter(|(key, _)| key == "channel") {
+        let name = ChannelName::new(name).map_err(Fault::ChannelName)?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let max = edge.settings.limits.channels_per_request;
+    match names.len() {
+        0 => return Err(Fault::Missing("channel")),
+        asked if asked > max => return Err(Fault::TooManyInRequest { asked, max }),
+        _ => {}
+    }
+    let cursor = caller.request.header("last-event-id").or(caller.param("cursor")).filter(|text| !text.is_empty());
+    let cursor = cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
+    let cursor = cursor.transpose()?.unwrap_or_default();
+    let after = caller.param("after_seq").map(str::parse::<u64>).transpose();
+    let after = after.map_err(|_| Fault::Parameter("after_seq must be a non-negative integer".into()))?;
+    let epoch = caller.param("epoch").map(|text| text.parse().unwrap_or(Epoch::UNKNOWN));
+    let bare = match caller.param("data") {
+        None | Some("" | "frame") => false,
+        Some("payload") => true,
+        Some(_) => return Err(Fault::Parameter("data: payload or frame".into())),
+    };
+
+    let client = Arc::new(edge.connect(&caller).await?);
+    let format = edge.formats.sse[usize::from(names.len() > 1)][usize::from(bare)].clone();
+    let mut session = Session::new(edge.hub.clone(), client.clone(), format);
+    for name in names {
+        let start = match (cursor.position(&name), after) {
+            (Some(position), _) => Start::After(position.offset, Some(position.epoch)),
+            (None, Some(after)) => Start::After(after, epoch),
+            (None, None) => Start::Now,
+        };
+        let outcome = session.subscribe(name.clone(), start).await;
+        outcome.map_err(|error| match Fault::subscribe(error, name.as_str()) {
+            Fault::Forbidden { refusal, .. } => Fault::refused(refusal, client.credential, Some(name.as_str())),
+            other => other,
+        })?;
+    }
+    let mut hello = Vec::new();
+    SseDialect::hello(&session, edge.settings.sse_retry, &mut hello);
+    let shared = edge.sse.clone();
+    let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
+    let events = Events::new(hello, |socket| async move {
+        let _permit = permit;
+        session::run(socket, SseDialect, session, shared).await
+    });
+    let mut response = warp::reply::stream(events).into_response();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Proxies of nginx's kind would hold events back otherwise.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    allow_origin(&edge, &caller, &mut response);
+    Ok(response)
+}
+
+/// A page from another origin that the operator lists may read the answer.
+fn allow_origin(edge: &Edge, caller: &Caller, response: &mut Response) {
+    let listed = caller.headers.get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| edge.settings.origins.lists(o)));
+    if let Some(origin) = listed {
+        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));
     }
 }

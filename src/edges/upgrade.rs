@@ -7,7 +7,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 use warp::http::header::{self, HeaderValue};
-use warp::http::{Response, StatusCode};
+use warp::http::StatusCode;
+use warp::reply::Response;
 
 use super::deadline::Deadline;
 use super::http::{Caller, Edge};
@@ -24,7 +25,7 @@ pub async fn upgrade(
     edge: Arc<Edge>,
     caller: Caller,
     on_upgrade: Option<OnUpgrade>,
-) -> Result<warp::reply::Response, Fault> {
+) -> Result<Response, Fault> {
     if edge.hub.is_stopping() {
         return Err(Fault::Stopping);
     }
@@ -50,7 +51,7 @@ pub async fn upgrade(
         drop(permit);
     });
 
-    let mut response = Response::new(warp::reply::Response::default().into_body());
+    let mut response = Response::default();
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

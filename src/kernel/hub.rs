@@ -27,6 +27,8 @@ pub struct Parts {
     pub tail: TailLimit,
     pub idle_after: Duration,
     pub flush_interval: Duration,
+    /// How often a lane lets idle channels go and its log sweeps a slice.
+    pub sweep_interval: Duration,
     /// Publishes that may wait for a lane; beyond, publishers are told to come back.
     pub queue: usize,
 }
@@ -91,6 +93,7 @@ impl Hub {
             tail: parts.tail,
             idle_after: parts.idle_after,
             flush_interval: parts.flush_interval,
+            sweep_interval: parts.sweep_interval,
         });
         let kept = LaneHandle::start("lane-kept", parts.kept, &shared, parts.queue)?;
         let fleeting = LaneHandle::start("lane-fleeting", parts.fleeting, &shared, parts.queue)?;

@@ -23,9 +23,8 @@ pub(super) type Channels = DashMap<ChannelName, Arc<Channel>, FxBuildHasher>;
 
 /// Publishes that are taken as one group at most.
 const GROUP: usize = 2048;
-/// How often a lane looks at the clock, and how often at its channels.
+/// How often a lane looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
-const SWEEP: Duration = Duration::from_secs(1);
 
 /// What a lane is asked for. Its inbox has an end: a publisher that finds it full is told to come back.
 pub(super) enum Request {
@@ -45,6 +44,7 @@ pub(super) struct Shared {
     pub tail: TailLimit,
     pub idle_after: Duration,
     pub flush_interval: Duration,
+    pub sweep_interval: Duration,
 }
 
 pub(super) struct Lane {
@@ -225,7 +225,7 @@ impl Lane {
                 tracing::error!(%error, "the store could not be flushed");
             }
         }
-        if self.last_sweep.elapsed() < SWEEP {
+        if self.last_sweep.elapsed() < self.shared.sweep_interval {
             return;
         }
         self.last_sweep = Instant::now();

@@ -18,6 +18,11 @@ pub type Micros = u64;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// No log's life: what a text that names none of ours stands for.
+    pub const UNKNOWN: Epoch = Epoch(0);
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:013x}", self.0)
