@@ -130,9 +130,9 @@ aether.on.publish("room.{room}.{kind}", function(s, ch, msg)
 	assert(ch.name == "room.7.chat" and ch.room == "7" and ch.kind == "chat")
 	assert(s.user == "ann" and s.tenant == "t" and s.attrs.role == "mod" and s.attrs.n[2] == 2 and s.view == "full")
 	assert(s.dialect == "native" and s.transport == "ws" and s.connected_ms == 5000 and s.id and s.ip == nil)
-	assert(msg.size == 62 and msg.sender == "ann" and msg.event == nil and msg.media == "json")
+	assert(msg.size == 63 and msg.sender == "ann" and msg.event == nil and msg.media == "json")
 	assert(msg:get("a.b") == "x" and msg:get("list.2") == 20 and msg:get("a.c") == nil and msg:get("a.b.c") == nil)
-	assert(msg:json().id == "9007199254740993" and msg:text():sub(1, 1) == "{" and buffer.len(msg:buffer()) == 62)
+	assert(msg:json().id == "9007199254740993" and msg:text():sub(1, 1) == "{" and buffer.len(msg:buffer()) == 63)
 	return true
 end)
 aether.on.history("h", function(s, ch, req) return req.resume end)
@@ -142,7 +142,7 @@ aether.on.history("h", function(s, ch, req) return req.resume end)
     client.identity = connect(&host, Some("k")).unwrap();
     assert_eq!(client.identity.expires, Some(2_000_000));
     let payload = r#"{"a": {"b": "x"}, "list": [10, 20], "id": 9007199254740993    }"#;
-    publish(&host, &client, "room.7.chat", &payload[..]).unwrap();
+    publish(&host, &client, "room.7.chat", payload).unwrap();
     assert!(history(&host, &client, "h", true).is_ok() && history(&host, &client, "h", false).is_err());
 }
 

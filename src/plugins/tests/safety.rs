@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::kernel::hooks::RefusalKind;
+use crate::plugins::Limits;
 
 #[test]
 fn a_hostile_hook_runs_out_of_budget_and_its_vm_serves_the_next_call() {
@@ -17,14 +18,10 @@ aether.on.subscribe("find", function()
 end)
 aether.on.subscribe("bomb", function() local t = {} while true do t[#t + 1] = string.rep("x", 1000) .. #t end end)
 aether.on.subscribe("fill", function() while true do pcall(function() local t = {} while true do t = { t, t } end end) end end)
-local kept = {}
-aether.on.subscribe("keep", function()
-	while true do pcall(function() kept[#kept + 1] = buffer.create(1000000) end) end
-end)
 aether.on.subscribe("good", function() local n = 0 for i = 1, 1000 do n += i end return n == 500500 end)
 "#,
     );
-    for channel in ["loop", "swallow", "quiet", "find", "bomb", "fill", "keep"] {
+    for channel in ["loop", "swallow", "quiet", "find", "bomb", "fill"] {
         for _ in 0..3 {
             let started = Instant::now();
             let refusal = subscribe(&host, &nobody(), channel).unwrap_err();
@@ -34,7 +31,20 @@ aether.on.subscribe("good", function() local n = 0 for i = 1, 1000 do n += i end
         }
     }
     assert!(host.counters().killed_over_budget.load(Ordering::Relaxed) >= 12);
-    assert!(host.counters().vms.load(Ordering::Relaxed) > 1, "a VM that stays full is replaced");
+}
+
+#[test]
+fn a_vm_whose_memory_stays_full_makes_room_for_a_new_one() {
+    let dir = Dir::new();
+    dir.write("rules.lua", "local kept = {} aether.on.subscribe('keep', function() kept[#kept + 1] = buffer.create(9000000) return true end)");
+    let limits = Limits { call: Duration::from_secs(1), ..Limits::default() };
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), limits, ..HostConfig::default() }).unwrap();
+    let vms = || host.counters().vms.load(Ordering::Relaxed);
+    assert!(subscribe(&host, &nobody(), "keep").is_ok() && vms() == 1);
+    for _ in 0..8 {
+        let _ = subscribe(&host, &nobody(), "keep");
+    }
+    assert!(vms() > 1);
 }
 
 #[test]
