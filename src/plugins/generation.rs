@@ -9,10 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::manifest::Manifest;
 use super::schema::{self, Setting};
 use super::vm::Vm;
-use super::{Counters, HostConfig, Limits, LoadError, PluginUse};
+use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
 use crate::kernel::pattern::{Pattern, Patterns};
-
-pub type Secrets = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What a VM is built from.
 pub struct Program {

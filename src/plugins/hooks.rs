@@ -14,7 +14,7 @@ use super::generation::{Event, Generation};
 use super::handles::Request;
 use super::resident::with_vm;
 use super::vm::Failure;
-use super::{Counters, Facts, HostConfig, LoadError};
+use super::{Counters, Facts, HostConfig, LoadError, Policies};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, RefusalKind};
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
@@ -27,7 +27,7 @@ pub struct Host {
     votes: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
     departures: Option<Departures>,
-    policy: Arc<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
+    policy: Policies,
     counters: Arc<Counters>,
 }
 

@@ -47,13 +47,16 @@ pub use hooks::Host;
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
 
+pub type Secrets = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+pub type Policies = Arc<dyn Fn(&ChannelName) -> Policy + Send + Sync>;
+
 pub struct HostConfig {
     /// In order; scripts come last.
     pub plugins: Vec<PluginUse>,
     /// Every `*.lua` and `*.luau` directly in it, sorted; what lies deeper can be required, `tests/` is left out.
     pub scripts: Option<PathBuf>,
-    pub secrets: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
-    pub policy: Arc<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
+    pub secrets: Secrets,
+    pub policy: Policies,
     pub limits: Limits,
 }
 

@@ -92,7 +92,7 @@ impl Type {
                 } else {
                     return Err(format!(
                         "type {text:?} is not known here{}; types are {}",
-                        hint(text, &TYPES),
+                        hint(text, TYPES),
                         TYPES.join(", ")
                     ));
                 }

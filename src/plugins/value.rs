@@ -103,6 +103,15 @@ pub fn describe(value: &Value) -> String {
     }
 }
 
+/// Luau has one kind of number, mlua shows two.
+pub fn to_number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(n) => Some(*n as f64),
+        Value::Number(n) => Some(*n),
+        _ => None,
+    }
+}
+
 /// `file:line` of the Lua code that called the running Rust function.
 pub fn caller(lua: &Lua) -> String {
     (1..12)
@@ -113,7 +122,8 @@ pub fn caller(lua: &Lua) -> String {
 }
 
 fn place(file: &str, line: usize) -> Option<String> {
-    (line > 0 && file != "[C]").then(|| format!("{file}:{line}"))
+    // Other frames are C, or mlua's own.
+    (line > 0 && (file.ends_with(".lua") || file.ends_with(".luau"))).then(|| format!("{file}:{line}"))
 }
 
 /// An error for the script that called us, with its place.

@@ -205,7 +205,7 @@ impl Watchdog {
 
 fn look(slot: &Slot, sighting: &mut Option<Sighting>) {
     let call = slot.call.load(Ordering::Acquire);
-    if call % 2 == 0 {
+    if call.is_multiple_of(2) {
         *sighting = None;
         return;
     }

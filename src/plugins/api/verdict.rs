@@ -8,7 +8,7 @@ use super::{Entry, function};
 use crate::kernel::hooks::Grants;
 use crate::plugins::decision::{Allow, Deny, Verdict};
 use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{caller, describe, lua_to_json, raise};
+use crate::plugins::value::{caller, describe, lua_to_json, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -51,7 +51,7 @@ fn read_allow(options: &Table) -> Result<Allow, String> {
             "tenant" => allow.tenant = Some(text(&value).ok_or_else(|| wrong("a string"))?),
             "view" => allow.view = Some(text(&value).ok_or_else(|| wrong("a view's name"))?),
             "expires" => {
-                let seconds = value.as_f64().filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
+                let seconds = to_number(&value).filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
                 allow.expires = Some(seconds.ok_or_else(|| wrong("Unix time in seconds"))?);
             }
             "ttl" => {

@@ -1,0 +1,156 @@
+//! What is found before anything runs.
+
+use super::*;
+
+const MANIFEST: &str = "[plugin]\nname = \"acl\"\nversion = \"1.0.0\"\n[permissions]\nchannels = [\"room.*\"]\nsecrets = [\"k\"]\n[config.msgs_per_sec]\ntype = \"number\"\ndefault = 5\nmax = 100\ndoc = \"messages\"\n";
+
+/// Loads a plugin `acl` with this code.
+fn plugin(code: &str, with: impl FnOnce(&mut PluginUse)) -> (Dir, Result<Arc<Host>, LoadError>) {
+    let dir = Dir::new();
+    dir.write("acl/plugin.toml", MANIFEST);
+    dir.write("acl/main.lua", code);
+    let mut used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
+    with(&mut used);
+    let host = Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() });
+    (dir, host)
+}
+
+fn errors(code: &str, with: impl FnOnce(&mut PluginUse)) -> Vec<String> {
+    let (dir, host) = plugin(code, with);
+    let LoadError(errors) = host.err().unwrap_or(LoadError(vec![]));
+    errors.into_iter().map(|error| error.replace(&format!("{}/", dir.0.display()), "")).collect()
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_their_places() {
+    let found = complaints(
+        "aether.on.subscribe('a*', print)\naether.on.publish('a')\naether.on.connect('x')\naether.on.publish('a', { async = true }, print)\naether.on.subscribee('a', print)",
+    );
+    let expected = [
+        "rules.lua:1: on.subscribe: pattern \"a*\": `*` stands for a whole segment",
+        "rules.lua:2: on.publish takes a pattern and a function, got the string \"a\"",
+        "rules.lua:3: on.connect takes one function, got the string \"x\"",
+        "rules.lua:4: on.publish takes no options yet",
+        "rules.lua:5: attempt to call",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    found.iter().zip(expected).for_each(|(found, expected)| assert!(found.starts_with(expected), "{found}"));
+    assert!(complaints("local x = ")[0].starts_with("rules.lua:1: "), "{:?}", complaints("local x = "));
+}
+
+#[test]
+fn a_wrong_setting_names_the_operators_line_and_the_nearest_key() {
+    let found = errors("", |used| {
+        used.config = serde_json::json!({"msgs_per_second": 1, "msgs_per_sec": 1000}).as_object().unwrap().clone();
+    });
+    assert_eq!(
+        found,
+        [
+            "aether.toml:41: msgs_per_second is not known here; did you mean msgs_per_sec?",
+            "aether.toml:41: msgs_per_sec: 1000 is more than the most, 100"
+        ]
+    );
+    assert!(errors("", |used| used.dir.push("nowhere"))[0].starts_with("aether.toml:41: there is no plugin in"));
+    assert!(errors("", |used| used.name = "acl2".into())[0].contains("calls itself acl, not acl2"));
+}
+
+#[test]
+fn a_plugin_registers_only_where_its_manifest_says() {
+    let found = errors(
+        "aether.on.subscribe('room.{id}', print)\naether.on.subscribe('*', print)\naether.secret('other')",
+        |_| (),
+    );
+    assert_eq!(
+        found[0],
+        "acl/main.lua:2: on.subscribe *: not within [permissions] channels of plugin.toml; add \"*\" there"
+    );
+    assert!(found[1].starts_with("acl/main.lua:3: secret \"other\" is not in [permissions] secrets"), "{found:?}");
+}
+
+#[test]
+fn an_operator_narrows_a_plugin_and_cannot_widen_it() {
+    let code =
+        "assert(aether.config.msgs_per_sec == 5 and aether.plugin.name == 'acl' and aether.plugin.version == '1.0.0')
+        aether.on.subscribe('room.{id}', function() return true end)";
+    let (_dir, host) = plugin(code, |used| used.channels = Some(vec!["room.1".into()]));
+    let host = host.unwrap();
+    assert!(subscribe(&host, &nobody(), "room.1").is_ok());
+    assert!(subscribe(&host, &nobody(), "room.2").is_err());
+    assert_eq!(entries(&host), 1);
+    let summary = host.summary();
+    assert!(
+        summary[0].starts_with("acl 1.0.0 (") && summary[1].starts_with("  on.subscribe room.{id} ("),
+        "{summary:?}"
+    );
+    let wide = errors(code, |used| used.channels = Some(vec!["*".into()]));
+    assert_eq!(wide, ["aether.toml:41: channels: * is wider than the plugin's own [permissions] channels"]);
+}
+
+#[test]
+fn require_finds_what_belongs_to_the_plugin_and_nothing_else() {
+    let load = |code: &str| {
+        let dir = Dir::new();
+        dir.write("secret.lua", "return 1");
+        dir.write("acl/plugin.toml", MANIFEST);
+        dir.write("acl/lib/a.lua", "n = (n or 0) + 1 return { b = require('./b'), n = n }");
+        dir.write("acl/lib/b.luau", "return 7");
+        dir.write("acl/lib/me.lua", "return require('./me')");
+        dir.write("acl/main.lua", code);
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(dir.path("secret.lua"), dir.path("acl/lib/out.lua")).unwrap();
+        let used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
+        Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() })
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    load("local a = require('./lib/a') assert(a.b == 7 and require('./lib/a.lua') == a and a.n == 1)").unwrap();
+    for (wanted, why) in [
+        ("../secret", "leaves"),
+        ("./lib/../../secret", "leaves"),
+        ("/etc/passwd", "begins with ./"),
+        ("./lib/out", "there is no"),
+        ("./lib/none", "there is no"),
+        ("./lib/me", "requires itself"),
+        ("string", "begins with ./"),
+    ] {
+        let error = load(&format!("require('{wanted}')")).unwrap_err();
+        assert!(error.contains(why) && error.contains(".lua:1: "), "{wanted}: {error}");
+    }
+}
+
+#[test]
+fn bytecode_is_refused() {
+    let bytecode = mlua::chunk::Compiler::new().compile("return 1").unwrap();
+    let dir = Dir::new();
+    dir.write("rules.lua", &bytecode);
+    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() });
+    assert!(load().is_err());
+    // The same in bytes that are a text.
+    dir.write("rules.lua", [6, 3, 0, 0, 1, 1, 0, 0]);
+    assert!(load().is_err());
+}
+
+#[test]
+fn scripts_come_in_order_and_their_tests_are_left_out() {
+    let dir = Dir::new();
+    dir.write("b.lua", "aether.on.connect(function() return aether.allow({ user = 'b' }) end)");
+    dir.write("a.luau", "aether.on.connect(function() return aether.allow({ user = require('./lib/x') }) end)");
+    dir.write("lib/x.lua", "return 'a'");
+    dir.write("tests/t.lua", "error('never')");
+    dir.write("notes.txt", "error('never')");
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() }).unwrap();
+    assert_eq!(connect(&host, Some("x")).unwrap().user.as_deref(), Some("a"));
+    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..HostConfig::default() }).is_err());
+    let empty = Host::load(HostConfig::default()).unwrap();
+    assert_eq!(connect(&empty, Some("x")).map(drop).unwrap_err().code, "unauthorized");
+}
+
+#[test]
+fn everything_in_the_registry_has_a_name_of_its_own_and_a_sentence() {
+    let mut names: Vec<_> = crate::plugins::registry().map(|entry| entry.name).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
+    assert!(crate::plugins::registry().all(|entry| entry.doc.ends_with('.') && !entry.doc.is_empty()));
+}

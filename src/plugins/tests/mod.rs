@@ -1,0 +1,161 @@
+//! The host, told from outside: files in, answers out.
+
+mod auth;
+mod loading;
+mod rules;
+mod safety;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Host, HostConfig, LoadError, PluginUse};
+use crate::kernel::hooks::{Answer, Client, ConnectRequest, Grants, Hooks, Identity, Refusal};
+use crate::kernel::message::{ChannelName, Draft, Message};
+use crate::kernel::pattern::Patterns;
+
+/// A directory of its own, gone with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Dir {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("aether-plugins-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        Dir(dir)
+    }
+
+    fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A host of one script, and the directory that it was read from.
+fn script(code: &str) -> (Arc<Host>, Dir) {
+    try_script(code).map_err(|error| panic!("{error}")).unwrap()
+}
+
+fn try_script(code: &str) -> Result<(Arc<Host>, Dir), LoadError> {
+    let dir = Dir::new();
+    dir.write("rules.lua", code);
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() })?;
+    Ok((host, dir))
+}
+
+/// What loading the script complains about, without the directory's name.
+fn complaints(code: &str) -> Vec<String> {
+    let dir = Dir::new();
+    dir.write("rules.lua", code);
+    let config = HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() };
+    let LoadError(errors) = Host::load(config).err().unwrap_or(LoadError(vec![]));
+    errors.into_iter().map(|error| error.replace(&format!("{}/", dir.0.display()), "")).collect()
+}
+
+fn plugin_use(name: &str, dir: &Path, config: serde_json::Value) -> PluginUse {
+    let config = config.as_object().cloned().unwrap_or_default();
+    PluginUse { name: name.into(), dir: dir.into(), channels: None, config, at: "aether.toml:41".into() }
+}
+
+fn now<T>(mut answer: Answer<'_, T>) -> Result<T, Refusal> {
+    match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => panic!("a hot hook waits"),
+    }
+}
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::new(text).unwrap()
+}
+
+fn client(user: Option<&str>, grants: Grants) -> Client {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    Client {
+        id: format!("s{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        identity: Identity { user: user.map(str::to_owned), grants, ..Identity::default() },
+        ip: None,
+        dialect: "native",
+        transport: "ws",
+        credential: user.is_some(),
+        connected: 5_000_000,
+    }
+}
+
+fn nobody() -> Client {
+    client(None, Grants::default())
+}
+
+fn granted(patterns: &[&str]) -> Grants {
+    let patterns = Patterns::from_strings(patterns).unwrap();
+    Grants { subscribe: patterns.clone(), publish: patterns.clone(), history: patterns, admin: false }
+}
+
+fn draft(channel: &str, payload: &str) -> Draft {
+    let message = Message { payload: Bytes::copy_from_slice(payload.as_bytes()), ..Message::default() };
+    Draft { channel: name(channel), message, idempotency_key: None, ttl: None }
+}
+
+fn subscribe(host: &Host, client: &Client, channel: &str) -> Result<(), Refusal> {
+    now(host.subscribe(client, &name(channel)))
+}
+
+fn publish(host: &Host, client: &Client, channel: &str, payload: &str) -> Result<(), Refusal> {
+    now(host.publish(client, &draft(channel, payload)))
+}
+
+fn history(host: &Host, client: &Client, channel: &str, resume: bool) -> Result<(), Refusal> {
+    now(host.history(client, &name(channel), resume))
+}
+
+fn connect(host: &Host, bearer: Option<&str>) -> Result<Identity, Refusal> {
+    let request = ConnectRequest {
+        transport: "ws",
+        method: "GET".into(),
+        path: "/ws".into(),
+        query: vec![("room".into(), "7".into())],
+        headers: vec![("x-test".into(), "yes".into()), ("cookie".into(), "a=1; b=2".into())],
+        ip: Some([127, 0, 0, 1].into()),
+        bearer: bearer.map(str::to_owned),
+    };
+    now(host.connect(&request))
+}
+
+fn entries(host: &Host) -> u64 {
+    host.counters().lua_entries.load(Ordering::Relaxed)
+}
+
+/// What is logged on this thread while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, act);
+    String::from_utf8(std::mem::take(&mut lines.0.lock())).unwrap()
+}
