@@ -25,7 +25,7 @@ impl Epoch {
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:013x}", self.0)
+        write!(f, "{:014x}", self.0)
     }
 }
 
