@@ -4,6 +4,7 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 use std::future::Future;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -39,7 +40,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let hub = Running::start(&config, &keys)?;
-    println!("{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
+    // Nobody may be listening to what we say; that is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
     hub.serve_until(asked_to_stop())
 }
 
