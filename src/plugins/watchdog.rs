@@ -17,8 +17,8 @@ use mlua::{Lua, ffi};
 use parking_lot::{Condvar, Mutex};
 
 const TICK: Duration = Duration::from_millis(1);
-/// Where processor time cannot be read, or a call sleeps instead of running, it is stopped after so many budgets of wall time.
-const WALL_FACTOR: u32 = 20;
+/// Should processor time be read and stand still, a call is stopped after so many budgets of wall time all the same.
+const WALL_FACTOR: u32 = 200;
 
 /// One VM, as the watchdog sees it.
 struct Slot {

@@ -16,13 +16,17 @@ pub const ENTRIES: &[Entry] = &[
         args: "{user, tenant, expires, attrs, view, ttl, grants = {subscribe, publish, history, admin}}?",
         gives: "verdict",
         doc: "Yes. Connect hooks say with the options who it is and what it may do without asking a rule again.",
-        make: |lua, seat| {
-            function(lua, seat, |lua, _, options: Option<Table>| match options {
-                None => Ok(Verdict::Allow(Box::default())),
+        make: |lua, _| {
+            // Most rules say just yes, so that one is made once.
+            let plain = lua.create_userdata(Verdict::Allow(Box::default()))?;
+            lua.create_function(move |lua, options: Option<Table>| match options {
+                None => Ok(plain.clone()),
                 Some(options) => {
-                    read_allow(&options).map(|allow| Verdict::Allow(Box::new(allow))).map_err(|why| raise(lua, why))
+                    let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
+                    lua.create_userdata(Verdict::Allow(Box::new(allow)))
                 }
             })
+            .map(Value::Function)
         },
     },
     Entry {
