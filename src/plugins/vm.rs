@@ -73,7 +73,8 @@ impl Vm {
         self.exhausted.get()
     }
 
-    /// Asks one hook. `args` are made under the same budget; `known` are the options of `allow` that mean something to it.
+    /// Asks one hook. `args` are made under the same budget; `known` are the options of `allow` that mean something
+    /// to it.
     pub fn ask<A: IntoLuaMulti>(
         &self,
         hook: usize,
@@ -87,9 +88,11 @@ impl Vm {
         let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
         let place = &registration.place;
         let vote = match answer {
-            _ if stopped => {
+            answer if stopped => {
                 counters.killed_over_budget.fetch_add(1, Relaxed);
-                Err(format!("{place}: {registration}: it used up its {budget:?}"))
+                let stop =
+                    answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
+                Err(format!("{stop} ({registration} may take {budget:?})"))
             }
             Ok((value, reason)) => {
                 Vote::read(&value, &reason, known).map_err(|why| format!("{place}: {registration}: {why}"))

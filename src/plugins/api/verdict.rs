@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use super::pattern::read_grant;
 use super::{Entry, function};
 use crate::kernel::hooks::Grants;
-use crate::plugins::decision::{Allow, Deny, Verdict};
+use crate::plugins::decision::{Allow, Deny, Verdict, sentence};
 use crate::plugins::schema::{hint, read_duration};
 use crate::plugins::value::{caller, describe, lua_to_json, raise, to_number};
 
@@ -42,7 +42,6 @@ pub const ENTRIES: &[Entry] = &[
 
 const ALLOW: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
 const GRANTS: [&str; 4] = ["subscribe", "publish", "history", "admin"];
-const MAX_WHY: usize = 512;
 
 fn read_allow(options: &Table) -> Result<Allow, String> {
     let mut allow = Allow::default();
@@ -103,7 +102,7 @@ fn read_deny(lua: &Lua, (code, why, options): (Value, Value, Option<Table>)) -> 
         .ok_or_else(|| fail(format!("the code is one word, like \"not_member\", got {}", describe(&code))))?;
     let why = match &why {
         Value::Nil => None,
-        Value::String(why) => Some(why.to_string_lossy().chars().take(MAX_WHY).collect()),
+        Value::String(why) => Some(sentence(&why.to_string_lossy())),
         other => return Err(fail(format!("the reason is a sentence, got {}", describe(other)))),
     };
     let mut private = false;
