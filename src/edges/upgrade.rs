@@ -6,8 +6,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
-use warp::http::header::{self, HeaderValue};
 use warp::http::StatusCode;
+use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::deadline::Deadline;
@@ -21,11 +21,7 @@ use crate::kernel::session::Session;
 /// The subprotocol that names our frames.
 const SUBPROTOCOL: &str = "aether.v1";
 
-pub async fn upgrade(
-    edge: Arc<Edge>,
-    caller: Caller,
-    on_upgrade: Option<OnUpgrade>,
-) -> Result<Response, Fault> {
+pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgrade>) -> Result<Response, Fault> {
     if edge.hub.is_stopping() {
         return Err(Fault::Stopping);
     }
