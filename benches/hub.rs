@@ -20,8 +20,13 @@ const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, fn() -> Outcome); 5] =
-        [("fan-out-ws", fan_out_ws), ("fan-out-sse", fan_out_sse), ("quiet", quiet), ("publish", publish), ("idle", idle)];
+    let runs: [(&str, fn() -> Outcome); 5] = [
+        ("fan-out-ws", fan_out_ws),
+        ("fan-out-sse", fan_out_sse),
+        ("quiet", quiet),
+        ("publish", publish),
+        ("idle", idle),
+    ];
     for (name, run) in runs {
         if wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str())) {
             run()?;
@@ -141,7 +146,6 @@ impl HubProcess {
         let mut child = Command::new(env!("CARGO_BIN_EXE_aether"))
             .args(["--addr", &format!("127.0.0.1:{port}"), "--log-level", "warn", "--data"])
             .arg(&dir)
-            .env("AETHER_RETENTION_DEFAULT_MAX_COUNT", "100")
             .stdout(Stdio::piped())
             .spawn()?;
         let mut said = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();

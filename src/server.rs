@@ -4,6 +4,7 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 use std::future::Future;
+use std::io::IsTerminal;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,7 +48,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 fn begin_logging(config: &Config) {
     let level = tracing::Level::from(config.log.level);
-    let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colours);
     // A second hub in one process logs where the first one does.
     let _ = match config.log.format {
         LogFormat::Text => to_stderr.try_init(),
