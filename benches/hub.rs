@@ -14,13 +14,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+type Bench = fn() -> Outcome;
+
 const SUBSCRIBERS: usize = 1000;
 const PAYLOAD: usize = 128;
 const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, fn() -> Outcome); 5] = [
+    let runs: [(&str, Bench); 5] = [
         ("fan-out-ws", fan_out_ws),
         ("fan-out-sse", fan_out_sse),
         ("quiet", quiet),

@@ -210,14 +210,16 @@ fn edge(
         origins: Origins::new(config.websocket.allowed_origins.clone()),
         sse_retry: config.sse.retry.0,
     };
-    let shared = |interval, timeout| Shared {
-        pulse: Pulse {
-            interval,
-            timeout,
-            write_timeout: config.server.write_timeout.0,
-            drain: config.shutdown.timeout.0,
-        },
-        roster: roster.clone(),
+    let shared = |interval, timeout| {
+        Arc::new(Shared {
+            pulse: Pulse {
+                interval,
+                timeout,
+                write_timeout: config.server.write_timeout.0,
+                drain: config.shutdown.timeout.0,
+            },
+            roster: roster.clone(),
+        })
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);

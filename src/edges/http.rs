@@ -43,8 +43,8 @@ pub struct Settings {
 pub struct Edge {
     pub hub: Arc<Hub>,
     pub settings: Settings,
-    pub ws: session::Shared,
-    pub sse: session::Shared,
+    pub ws: Arc<session::Shared>,
+    pub sse: Arc<session::Shared>,
     /// Where connections live once they are more than a request.
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
@@ -76,8 +76,8 @@ impl Edge {
     pub fn new(
         hub: Arc<Hub>,
         settings: Settings,
-        ws: session::Shared,
-        sse: session::Shared,
+        ws: Arc<session::Shared>,
+        sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
         others: metrics::Others,
     ) -> Arc<Edge> {

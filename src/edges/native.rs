@@ -424,7 +424,7 @@ impl Dialect for SseDialect {
         let Some(code) = why.code() else { return };
         let retry_ms = retry_ms(why);
         if let Some(retry_ms) = retry_ms {
-            let _ = write!(out, "retry: {retry_ms}\n");
+            let _ = writeln!(out, "retry: {retry_ms}");
         }
         put_event_name("bye", out);
         let said = Said::Bye { code, reason: why.reason(), retry_ms };
