@@ -20,9 +20,6 @@ use super::wire::Ending;
 use crate::kernel::hooks::Farewell;
 use crate::kernel::session::{Batch, Session};
 
-/// Bytes of one turn: enough that a turn under load carries hundreds of publications, few enough that a thousand readers
-/// take turns quickly.
-const ROOM: usize = 64 * 1024;
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
 const REPLIES: usize = 64 * 1024;
 
@@ -43,6 +40,9 @@ pub enum Frame {
 /// Moves bytes; knows nothing of their meaning beyond its own framing.
 pub trait Socket: Send {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// About how many bytes one turn may carry: enough for hundreds of publications, few enough that a thousand readers take
+    /// turns quickly.
+    fn room(&self) -> usize;
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>>;
     /// Whether bytes that were accepted and not yet sent would be lost by ending now.
@@ -215,7 +215,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
         let Connection { socket, session, owed, .. } = self;
         let outcome = BATCH.with_borrow_mut(|batch| {
-            session.fill(batch, ROOM)?;
+            session.fill(batch, socket.room())?;
             if batch.is_empty() {
                 session.commit(batch, 0, owed);
                 return Ok(None);
