@@ -6,3 +6,5 @@ mod common;
 mod idempotency;
 mod order;
 mod resume;
+mod slow_readers;
+mod stopping;

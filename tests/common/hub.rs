@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ pub struct TestHub {
     pub keys: Keys,
     pub config: Config,
     dir: Option<TempDir>,
-    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// The settings of a test, before its hub starts.
@@ -54,7 +55,8 @@ impl Plan {
             keys: Keys::prepare(&self.config).unwrap(),
             config: self.config,
             dir: Some(self.dir),
-            running: None,
+            stop: Mutex::default(),
+            thread: None,
         };
         hub.run();
         hub
@@ -103,14 +105,21 @@ impl TestHub {
             hub.serve_until(stopped).unwrap();
         });
         self.address = started.recv_timeout(Duration::from_secs(60)).unwrap().unwrap_or_else(|why| panic!("{why}"));
-        self.running = Some((stop, thread));
+        self.stop = Mutex::new(Some(stop));
+        self.thread = Some(thread);
     }
 
     /// Asks it to stop, and does not wait.
+    pub fn ask_to_stop(&self) {
+        if let Some(stop) = self.stop.lock().unwrap().take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// The same; the thread ends when the hub has.
     pub fn begin_stop(&mut self) -> Option<JoinHandle<()>> {
-        let (stop, thread) = self.running.take()?;
-        let _ = stop.send(());
-        Some(thread)
+        self.ask_to_stop();
+        self.thread.take()
     }
 
     pub fn stop(&mut self) {

@@ -34,7 +34,7 @@ pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output =
 }
 
 /// Asks again and again until the answer is yes.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !ask().await {
         assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
