@@ -4,6 +4,8 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 use std::future::Future;
+use std::io::IsTerminal;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -39,13 +41,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let hub = Running::start(&config, &keys)?;
-    println!("{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
+    // Nobody may be listening to what we say; that is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
     hub.serve_until(asked_to_stop())
 }
 
 fn begin_logging(config: &Config) {
     let level = tracing::Level::from(config.log.level);
-    let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colours);
     // A second hub in one process logs where the first one does.
     let _ = match config.log.format {
         LogFormat::Text => to_stderr.try_init(),
@@ -206,14 +210,16 @@ fn edge(
         origins: Origins::new(config.websocket.allowed_origins.clone()),
         sse_retry: config.sse.retry.0,
     };
-    let shared = |interval, timeout| Shared {
-        pulse: Pulse {
-            interval,
-            timeout,
-            write_timeout: config.server.write_timeout.0,
-            drain: config.shutdown.timeout.0,
-        },
-        roster: roster.clone(),
+    let shared = |interval, timeout| {
+        Arc::new(Shared {
+            pulse: Pulse {
+                interval,
+                timeout,
+                write_timeout: config.server.write_timeout.0,
+                drain: config.shutdown.timeout.0,
+            },
+            roster: roster.clone(),
+        })
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);

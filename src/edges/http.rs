@@ -43,8 +43,8 @@ pub struct Settings {
 pub struct Edge {
     pub hub: Arc<Hub>,
     pub settings: Settings,
-    pub ws: session::Shared,
-    pub sse: session::Shared,
+    pub ws: Arc<session::Shared>,
+    pub sse: Arc<session::Shared>,
     /// Where connections live once they are more than a request.
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
@@ -76,8 +76,8 @@ impl Edge {
     pub fn new(
         hub: Arc<Hub>,
         settings: Settings,
-        ws: session::Shared,
-        sse: session::Shared,
+        ws: Arc<session::Shared>,
+        sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
         others: metrics::Others,
     ) -> Arc<Edge> {
@@ -202,6 +202,11 @@ fn bearer_of(authorization: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// Who asks with HEAD gets the same head and no body, which hyper leaves out; probes like to.
+fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::get().or(warp::head()).unify()
+}
+
 /// All that the hub answers to.
 pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let with = {
@@ -219,7 +224,7 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let batch = batch.then(|edge, caller, body| answer(publish::batch(edge, caller, body)));
 
     let history_path = || warp::path!("api" / "v1" / "history");
-    let read = history_path().and(warp::get()).and(api()).then(|edge, caller| answer(history::read(edge, caller)));
+    let read = history_path().and(get_or_head()).and(api()).then(|edge, caller| answer(history::read(edge, caller)));
     let forget =
         history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(history::forget(edge, caller)));
 
@@ -229,19 +234,19 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let events = warp::path!("sse").and(warp::get()).and(with.clone()).and(caller("sse"));
     let events = events.then(|edge, caller| answer(sse::open(edge, caller)));
 
-    let console = warp::path::end().and(warp::get()).map(|| page(include_str!("console.html")));
-    let health = warp::path!("healthz").and(warp::get()).map(|| json(StatusCode::OK, &Status { status: "ok" }));
-    let ready = warp::path!("readyz").and(warp::get()).and(with.clone()).map(|edge: Arc<Edge>| {
+    let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
+    let health = warp::path!("healthz").and(get_or_head()).map(|| json(StatusCode::OK, &Status { status: "ok" }));
+    let ready = warp::path!("readyz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
         if edge.ready.load(Ordering::Acquire) {
             json(StatusCode::OK, &Status { status: "ok" })
         } else {
             json(StatusCode::SERVICE_UNAVAILABLE, &Status { status: "not ready" })
         }
     });
-    let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(warp::get()).and(api());
+    let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(get_or_head()).and(api());
     let metrics = metrics.then(|edge, caller| answer(metrics_page(edge, caller)));
     let status =
-        warp::path!("status").and(warp::get()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
+        warp::path!("status").and(get_or_head()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
 
     // Boxed by halves: the compiler's time, and its error messages, grow with the depth of the type.
     let publishing = one.or(batch).unify().or(read).unify().or(forget).unify().boxed();

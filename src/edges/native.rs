@@ -422,11 +422,12 @@ impl Dialect for SseDialect {
 
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        if let Some(retry_ms) = retry_ms(why) {
+        let retry_ms = retry_ms(why);
+        if let Some(retry_ms) = retry_ms {
             let _ = writeln!(out, "retry: {retry_ms}");
         }
         put_event_name("bye", out);
-        let said = Said::Bye { code, reason: why.reason(), retry_ms: retry_ms(why) };
+        let said = Said::Bye { code, reason: why.reason(), retry_ms };
         put_data(&serde_json::to_vec(&said).unwrap_or_default(), out);
         out.push(b'\n');
     }

@@ -144,7 +144,7 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
         };
         let outcome = session.subscribe(name.clone(), start).await;
         outcome.map_err(|error| match Fault::subscribe(error, name.as_str()) {
-            Fault::Forbidden { refusal, .. } => Fault::refused(refusal, client.credential, Some(name.as_str())),
+            Fault::Forbidden { refusal, .. } => Fault::refused(refusal, client.credential, false, name.as_str()),
             other => other,
         })?;
     }

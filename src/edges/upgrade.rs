@@ -43,8 +43,12 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
         let socket = WsSocket::new(stream, edge.settings.max_message, &parts.read_buf);
         let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
         let dialect = WsDialect { limits: edge.settings.limits };
-        session::run(socket, dialect, session, edge.ws.clone()).await;
-        drop(permit);
+        let serving = session::run(socket, dialect, session, edge.ws.clone());
+        // A task of its own: this one is as large as the handshake needs, and that would stay for the connection's life.
+        tokio::spawn(async move {
+            serving.await;
+            drop(permit);
+        });
     });
 
     let mut response = Response::default();

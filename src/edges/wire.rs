@@ -171,17 +171,17 @@ impl Fault {
     }
 
     /// A refusal of somebody who may not do this here: one who showed no credential at all may still show one.
-    pub fn refused(refusal: Refusal, credential: bool, channel: Option<&str>) -> Fault {
+    pub fn refused(refusal: Refusal, credential: bool, api: bool, channel: &str) -> Fault {
         if credential {
-            Fault::Forbidden { refusal, what: channel.map(str::to_owned) }
+            Fault::Forbidden { refusal, what: Some(channel.to_owned()) }
         } else {
-            Fault::Unauthorized { refusal, api: true }
+            Fault::Unauthorized { refusal, api }
         }
     }
 
     pub fn publish(error: PublishError, credential: bool, channel: &str) -> Fault {
         match error {
-            PublishError::Refused(refusal) => Fault::refused(refusal, credential, Some(channel)),
+            PublishError::Refused(refusal) => Fault::refused(refusal, credential, true, channel),
             PublishError::Stopping => Fault::Stopping,
             PublishError::Busy => Fault::Busy,
             PublishError::Store(_) => Fault::Store { doing: "publish message" },
@@ -190,7 +190,7 @@ impl Fault {
 
     pub fn read(error: ReadError, credential: bool, channel: &str) -> Fault {
         match error {
-            ReadError::Refused(refusal) => Fault::refused(refusal, credential, Some(channel)),
+            ReadError::Refused(refusal) => Fault::refused(refusal, credential, true, channel),
             ReadError::Store(_) => Fault::Store { doing: "read history" },
         }
     }
