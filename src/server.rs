@@ -4,7 +4,7 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 use std::future::Future;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,7 +40,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let hub = Running::start(&config, &keys)?;
-    println!("{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
+    // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
+    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
     hub.serve_until(asked_to_stop())
 }
 
