@@ -8,3 +8,5 @@ mod order;
 mod resume;
 mod slow_readers;
 mod stopping;
+mod docs;
+mod page;
