@@ -3,10 +3,10 @@
 #[allow(dead_code)]
 mod common;
 
+mod docs;
 mod idempotency;
 mod order;
+mod page;
 mod resume;
 mod slow_readers;
 mod stopping;
-mod docs;
-mod page;
