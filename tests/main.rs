@@ -4,6 +4,7 @@
 mod common;
 
 mod docs;
+mod fan_out;
 mod idempotency;
 mod order;
 mod page;
