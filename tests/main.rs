@@ -6,6 +6,7 @@ mod common;
 mod docs;
 mod fan_out;
 mod idempotency;
+mod model;
 mod order;
 mod page;
 mod resume;
