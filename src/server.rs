@@ -40,7 +40,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let hub = Running::start(&config, &keys)?;
-    // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
+    // Nobody may be listening to what we say; that is no reason not to serve.
     let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
     hub.serve_until(asked_to_stop())
 }
@@ -209,14 +209,16 @@ fn edge(
         origins: Origins::new(config.websocket.allowed_origins.clone()),
         sse_retry: config.sse.retry.0,
     };
-    let shared = |interval, timeout| Shared {
-        pulse: Pulse {
-            interval,
-            timeout,
-            write_timeout: config.server.write_timeout.0,
-            drain: config.shutdown.timeout.0,
-        },
-        roster: roster.clone(),
+    let shared = |interval, timeout| {
+        Arc::new(Shared {
+            pulse: Pulse {
+                interval,
+                timeout,
+                write_timeout: config.server.write_timeout.0,
+                drain: config.shutdown.timeout.0,
+            },
+            roster: roster.clone(),
+        })
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);

@@ -21,6 +21,13 @@ for _, key in aether.config.keys do
 	if not string.match(key.sha256, "^%x+$") or #key.sha256 ~= 64 or key.sha256 ~= string.lower(key.sha256) then
 		error(`key {key.name}: sha256 is 64 lower-case hex digits`)
 	end
+	for _, list in { key.publish, key.subscribe, key.history } do
+		for _, pattern in list do
+			if string.sub(tostring(pattern), 1, 1) == "$" then
+				error(`key {key.name}: {tostring(pattern)}: names that begin with $ belong to plugins`)
+			end
+		end
+	end
 	if known[key.sha256] then error(`key {key.name}: another key has the same sha256`) end
 	known[key.sha256] = verdict(key)
 end

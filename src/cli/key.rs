@@ -95,7 +95,7 @@ mod tests {
         assert!(!settings.contains("aek_test"));
         let config =
             Sources { file: Some(("aether.toml".into(), settings.into())), ..Sources::default() }.read().unwrap();
-        let entry = &config.plugin_uses()[0].config["keys"][0];
+        let entry = &config.plugin[0].config["keys"][0];
         let expected = serde_json::json!({
             "name": "a \"shop\"",
             "sha256": "be7e1b582b26120f3a3b2493d3b0b11c62d9661e43988e1cf5752d779814bb85",

@@ -435,9 +435,10 @@ mod tests {
             "[plugins]\ndir = \"p\"\n\n[[plugin]]\nuse = \"room-acl\"\nchannels = [\"room.*\"]\n\
              [plugin.config]\nmsgs_per_sec = 20\nkeys = [{ name = \"a\", publish = [] }]\n",
         );
-        let uses = config.plugin_uses();
-        assert_eq!((uses.len(), uses[0].at.as_str(), uses[0].dir.to_str()), (1, "aether.toml:4:1", Some("p/room-acl")));
-        assert_eq!(uses[0].channels.as_deref(), Some(&["room.*".to_owned()][..]));
+        let uses = &config.plugin;
+        assert_eq!((uses.len(), uses[0].at.as_str(), uses[0].name.as_str()), (1, "aether.toml:4:1", "room-acl"));
+        let channels: Vec<_> = uses[0].channels.iter().flatten().map(ChannelPattern::as_str).collect();
+        assert_eq!(channels, ["room.*"]);
         assert_eq!(
             serde_json::to_string(&uses[0].config).unwrap().len(),
             r#"{"msgs_per_sec":20,"keys":[{"name":"a","publish":[]}]}"#.len()
@@ -446,7 +447,7 @@ mod tests {
 
     #[test]
     fn without_an_entry_tokens_and_keys_are_in_use_and_an_empty_list_means_none() {
-        let names = |config: &Config| config.plugin_uses().into_iter().map(|p| p.name).collect::<Vec<_>>();
+        let names = |config: &Config| config.plugin.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&read("")), ["jwt-auth", "api-keys"]);
         assert_eq!(names(&read("plugin = []")), [""; 0]);
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
+use warp::filters::BoxedFilter;
 use warp::http::header::{self, HeaderMap, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
-use warp::filters::BoxedFilter;
 use warp::{Filter, Rejection, Reply};
 
 use super::listen::Peer;
@@ -43,8 +43,8 @@ pub struct Settings {
 pub struct Edge {
     pub hub: Arc<Hub>,
     pub settings: Settings,
-    pub ws: session::Shared,
-    pub sse: session::Shared,
+    pub ws: Arc<session::Shared>,
+    pub sse: Arc<session::Shared>,
     /// Where connections live once they are more than a request.
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
@@ -76,8 +76,8 @@ impl Edge {
     pub fn new(
         hub: Arc<Hub>,
         settings: Settings,
-        ws: session::Shared,
-        sse: session::Shared,
+        ws: Arc<session::Shared>,
+        sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
         others: metrics::Others,
     ) -> Arc<Edge> {
@@ -127,7 +127,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    fn from_loopback(&self) -> bool {
+    fn is_local(&self) -> bool {
         self.request.ip.is_some_and(|ip| ip.to_canonical().is_loopback())
     }
 
@@ -151,11 +151,13 @@ fn caller(transport: &'static str) -> impl Filter<Extract = (Caller,), Error = s
         .and(query)
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<Peer>())
-        .map(move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, peer: Option<Peer>| {
-            let ip = peer.as_ref().map(|peer| peer.address.ip());
-            let request = request_of(transport, method, path.as_str(), &query, &headers, ip);
-            Caller { request, headers, peer }
-        })
+        .map(
+            move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, peer: Option<Peer>| {
+                let ip = peer.as_ref().map(|peer| peer.address.ip());
+                let request = request_of(transport, method, path.as_str(), &query, &headers, ip);
+                Caller { request, headers, peer }
+            },
+        )
 }
 
 fn request_of(
@@ -169,12 +171,22 @@ fn request_of(
     let query: Vec<_> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-    let mut request =
-        ConnectRequest { transport, method: method.to_string(), path: path.to_owned(), query, headers, ip, bearer: None };
+    let mut request = ConnectRequest {
+        transport,
+        method: method.to_string(),
+        path: path.to_owned(),
+        query,
+        headers,
+        ip,
+        bearer: None,
+    };
     let of_header = request.header("authorization").and_then(bearer_of);
     // Where a browser can send no header, the credential comes as a subprotocol or in the query.
-    let of_protocol =
-        || request.header("sec-websocket-protocol").and_then(|all| all.split(',').find_map(|p| p.trim().strip_prefix("bearer.")));
+    let of_protocol = || {
+        request
+            .header("sec-websocket-protocol")
+            .and_then(|all| all.split(',').find_map(|p| p.trim().strip_prefix("bearer.")))
+    };
     let of_query = || request.param("token");
     let found = match transport {
         "http" => of_header,
@@ -206,13 +218,15 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let publishing = warp::path!("api" / "v1" / "publish").and(warp::post()).and(api()).and(warp::body::stream());
     let one = publishing.then(|edge, caller, body| answer(publish::one(edge, caller, body)));
 
-    let batch_path = warp::path!("api" / "v1" / "publish" / "batch").or(warp::path!("api" / "v2" / "publish" / "batch")).unify();
+    let batch_path =
+        warp::path!("api" / "v1" / "publish" / "batch").or(warp::path!("api" / "v2" / "publish" / "batch")).unify();
     let batch = batch_path.and(warp::post()).and(api()).and(warp::body::stream());
     let batch = batch.then(|edge, caller, body| answer(publish::batch(edge, caller, body)));
 
     let history_path = || warp::path!("api" / "v1" / "history");
     let read = history_path().and(get_or_head()).and(api()).then(|edge, caller| answer(history::read(edge, caller)));
-    let forget = history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(history::forget(edge, caller)));
+    let forget =
+        history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(history::forget(edge, caller)));
 
     let ws = warp::path!("ws").and(warp::get()).and(with.clone()).and(caller("ws")).and(warp::ext::optional());
     let ws = ws.then(|edge, caller, upgrade| answer(upgrade::upgrade(edge, caller, upgrade)));
@@ -231,7 +245,8 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     });
     let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(get_or_head()).and(api());
     let metrics = metrics.then(|edge, caller| answer(metrics_page(edge, caller)));
-    let status = warp::path!("status").and(get_or_head()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
+    let status =
+        warp::path!("status").and(get_or_head()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
 
     // Boxed by halves: the compiler's time, and its error messages, grow with the depth of the type.
     let publishing = one.or(batch).unify().or(read).unify().or(forget).unify().boxed();
@@ -240,9 +255,7 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     publishing.or(listening).unify().or(operating).unify().recover(unrouted).unify().boxed()
 }
 
-async fn answer(
-    outcome: impl Future<Output = Result<Response, Fault>>,
-) -> Response {
+async fn answer(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
     outcome.await.unwrap_or_else(|fault| refuse(&fault))
 }
 
@@ -338,7 +351,7 @@ pub async fn read_body<B: Buf>(
 
 /// Metrics and status are for the operator: on the machine itself, or with an admin key.
 async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
-    if caller.from_loopback() && caller.request.bearer.is_none() {
+    if caller.is_local() && caller.request.bearer.is_none() {
         return Ok(());
     }
     edge.admin(caller).await.map(drop)

@@ -12,9 +12,19 @@ pub fn render(hub: &Hub, others: &Others) -> String {
     let counters = hub.counters();
     let mut page = Page(String::with_capacity(4096));
     page.number("aether_connections_active", "gauge", "Connected subscribers", counters.sessions.get());
-    page.number("aether_channels_active", "gauge", "Channels with at least one subscriber", hub.channels_with_subscribers() as u64);
+    page.number(
+        "aether_channels_active",
+        "gauge",
+        "Channels with at least one subscriber",
+        hub.channels_with_subscribers() as u64,
+    );
     page.number("aether_channels_in_memory", "gauge", "Channels that are in memory", hub.channels_in_memory() as u64);
-    page.number("aether_subscriptions_active", "gauge", "Subscriptions of all connections", counters.subscriptions.get());
+    page.number(
+        "aether_subscriptions_active",
+        "gauge",
+        "Subscriptions of all connections",
+        counters.subscriptions.get(),
+    );
     page.number("aether_messages_published_total", "counter", "Messages taken in", counters.published.get());
     page.number("aether_messages_duplicate_total", "counter", "Repeats of an idempotency key", counters.repeats.get());
     page.number("aether_messages_refused_total", "counter", "Publishes that a rule refused", counters.refused.get());

@@ -14,7 +14,7 @@ use tungstenite::protocol::frame::coding::{Control, OpCode};
 
 use super::cursor;
 use super::session::{Dialect, Frame};
-use super::wire::{ErrorBody, Ending, Fault};
+use super::wire::{Ending, ErrorBody, Fault};
 use super::ws;
 use crate::kernel::format::{Format, Gap, Notice};
 use crate::kernel::message::{ChannelName, Epoch, Media, Micros, Offset, Position, Publication};
@@ -76,10 +76,8 @@ fn put_string(text: &str, out: &mut Vec<u8>) {
 fn put_message(channel: &ChannelName, publication: &Publication, out: &mut Vec<u8>) {
     let time = timestamp(publication.time);
     let offset = publication.offset;
-    let _ = write!(
-        out,
-        "{{\"type\":\"message\",\"channel\":\"{channel}\",\"seq_id\":{offset},\"timestamp\":\"{time}\","
-    );
+    let _ =
+        write!(out, "{{\"type\":\"message\",\"channel\":\"{channel}\",\"seq_id\":{offset},\"timestamp\":\"{time}\",");
     put_payload(publication, out);
     out.push(b'}');
 }
@@ -380,10 +378,7 @@ async fn subscribe_one(
     epoch: Option<&String>,
 ) -> Result<Position, Fault> {
     let channel = ChannelName::new(name).map_err(Fault::ChannelName)?;
-    let epoch = match epoch {
-        Some(text) => Some(text.parse().unwrap_or(Epoch::UNKNOWN)),
-        None => None,
-    };
+    let epoch = epoch.map(|text| text.parse().unwrap_or(Epoch::UNKNOWN));
     let start = match after {
         Some(after) => Start::After(after.max(0) as Offset, epoch),
         None => Start::Now,
@@ -407,7 +402,7 @@ impl SseDialect {
         let positions: Positions<'_> =
             session.positions().map(|(channel, position)| (channel.as_str(), Place::from(position))).collect();
         let said = Said::Subscribed { channels: positions.keys().copied().collect(), positions, id: None };
-        let _ = write!(out, "retry: {}\n", retry.as_millis());
+        let _ = writeln!(out, "retry: {}", retry.as_millis());
         put_event_name("subscribed", out);
         put_data(&serde_json::to_vec(&said).unwrap_or_default(), out);
         out.extend_from_slice(b"id: ");
@@ -429,7 +424,7 @@ impl Dialect for SseDialect {
         let Some(code) = why.code() else { return };
         let retry_ms = retry_ms(why);
         if let Some(retry_ms) = retry_ms {
-            let _ = write!(out, "retry: {retry_ms}\n");
+            let _ = writeln!(out, "retry: {retry_ms}");
         }
         put_event_name("bye", out);
         let said = Said::Bye { code, reason: why.reason(), retry_ms };

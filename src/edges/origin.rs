@@ -13,7 +13,8 @@ impl Origins {
     /// `host` is the request's own `Host`.
     pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };
-        let same = origin.split_once("://").is_some_and(|(_, of)| host.is_some_and(|host| of.eq_ignore_ascii_case(host)));
+        let same =
+            origin.split_once("://").is_some_and(|(_, of)| host.is_some_and(|host| of.eq_ignore_ascii_case(host)));
         same || self.lists(origin)
     }
 
@@ -65,7 +66,12 @@ mod tests {
         for good in ["https://app.example", "https://APP.example", "https://a.good.example:1"] {
             assert!(some.allows(Some(good), None), "{good}");
         }
-        for bad in ["http://app.example", "https://app.example.evil", "https://evil/x.good.example:1", "https://good.example:1"] {
+        for bad in [
+            "http://app.example",
+            "https://app.example.evil",
+            "https://evil/x.good.example:1",
+            "https://good.example:1",
+        ] {
             assert!(!some.allows(Some(bad), None), "{bad}");
         }
         assert!(Origins::new(vec!["*".into()]).allows(Some("https://evil.example"), None));

@@ -232,13 +232,12 @@ pub async fn batch<B: Buf>(
     }
     let names: Vec<_> = good.iter().map(|draft| draft.channel.clone()).collect();
     let results = edge.hub.publish_batch(&client, good).await;
-    let mut results = results.into_iter().zip(names).map(|(result, channel)| {
-        result.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))
-    });
-    let outcomes: Vec<Result<Receipt, Fault>> = faults
+    let mut results = results
         .into_iter()
-        .map(|fault| fault.map_or_else(|| results.next().unwrap_or(Err(Fault::Busy)), Err))
-        .collect();
+        .zip(names)
+        .map(|(result, channel)| result.map_err(|error| Fault::publish(error, client.credential, channel.as_str())));
+    let outcomes: Vec<Result<Receipt, Fault>> =
+        faults.into_iter().map(|fault| fault.map_or_else(|| results.next().unwrap_or(Err(Fault::Busy)), Err)).collect();
     #[derive(Serialize)]
     struct Results<'a> {
         ok: bool,

@@ -20,9 +20,6 @@ use super::wire::Ending;
 use crate::kernel::hooks::Farewell;
 use crate::kernel::session::{Batch, Session};
 
-/// Bytes of one turn: enough that a turn under load carries hundreds of publications, few enough that a thousand readers
-/// take turns quickly.
-const ROOM: usize = 64 * 1024;
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
 const REPLIES: usize = 64 * 1024;
 
@@ -43,6 +40,9 @@ pub enum Frame {
 /// Moves bytes; knows nothing of their meaning beyond its own framing.
 pub trait Socket: Send {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// About how many bytes one turn may carry: enough for hundreds of publications, few enough that a thousand readers take
+    /// turns quickly.
+    fn room(&self) -> usize;
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>>;
     /// Whether bytes that were accepted and not yet sent would be lost by ending now.
@@ -77,8 +77,7 @@ pub struct Pulse {
     pub drain: Duration,
 }
 
-/// What every connection of a hub shares.
-#[derive(Clone)]
+/// What all connections of a transport share.
 pub struct Shared {
     pub pulse: Pulse,
     pub roster: Arc<Roster>,
@@ -93,22 +92,28 @@ enum Event {
     Stop,
 }
 
-/// Serves one connection to its end, and tells the rules.
-pub async fn run<S: Socket, D: Dialect>(socket: S, dialect: D, session: Session, shared: Shared) -> Ending {
+/// Serves one connection to its end, and tells the rules. Not an `async fn`: that would hold the arguments twice for life.
+pub fn run<S: Socket, D: Dialect>(
+    socket: S,
+    dialect: D,
+    session: Session,
+    shared: Arc<Shared>,
+) -> impl Future<Output = Ending> + Send {
     let mut connection = Connection::new(socket, dialect, session, shared);
-    let ending = connection.serve().await;
-    connection.say_bye(ending).await;
-    let client: &Arc<_> = connection.session.client();
-    let why = Farewell { cause: ending.cause(), code: ending.code() };
-    connection.session.hub().hooks().disconnected(client, &why);
-    ending
+    async move {
+        let ending = connection.serve().await;
+        Box::pin(connection.say_bye(ending)).await;
+        let why = Farewell { cause: ending.cause(), code: ending.code() };
+        connection.session.hub().hooks().disconnected(connection.session.client(), &why);
+        ending
+    }
 }
 
 struct Connection<S, D> {
     socket: S,
     dialect: D,
     session: Session,
-    shared: Shared,
+    shared: Arc<Shared>,
     /// Replies and the rest of a half-written publication, in this order of arrival; always written first.
     owed: Vec<u8>,
     /// Since when the socket has taken nothing.
@@ -123,7 +128,7 @@ struct Connection<S, D> {
 }
 
 impl<S: Socket, D: Dialect> Connection<S, D> {
-    fn new(socket: S, dialect: D, session: Session, shared: Shared) -> Self {
+    fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>) -> Self {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
         let expires = session.client().identity.expires.map(|at| {
@@ -210,7 +215,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
         let Connection { socket, session, owed, .. } = self;
         let outcome = BATCH.with_borrow_mut(|batch| {
-            session.fill(batch, ROOM)?;
+            session.fill(batch, socket.room())?;
             if batch.is_empty() {
                 session.commit(batch, 0, owed);
                 return Ok(None);
@@ -245,7 +250,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
     }
 
     async fn fetch(&mut self) -> bool {
-        match self.session.fetch().await {
+        match Box::pin(self.session.fetch()).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(%error, session = %self.session.client().id, "a replay could not read the store");

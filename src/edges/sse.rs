@@ -42,9 +42,12 @@ impl Socket for SseSocket {
         if slot.is_some() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let taken = bytes.len().min(TURN);
-        *slot = Some(Bytes::copy_from_slice(&bytes[..taken]));
-        Ok(taken)
+        *slot = Some(Bytes::copy_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn room(&self) -> usize {
+        TURN
     }
 
     /// No waker is needed: whoever empties the slot polls the loop next.
@@ -121,7 +124,8 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
         _ => {}
     }
     let cursor = caller.request.header("last-event-id").or(caller.param("cursor")).filter(|text| !text.is_empty());
-    let cursor = cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
+    let cursor =
+        cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
     let cursor = cursor.transpose()?.unwrap_or_default();
     let after = caller.param("after_seq").map(str::parse::<u64>).transpose();
     let after = after.map_err(|_| Fault::Parameter("after_seq must be a non-negative integer".into()))?;
@@ -170,7 +174,8 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
 
 /// A page from another origin that the operator lists may read the answer.
 fn allow_origin(edge: &Edge, caller: &Caller, response: &mut Response) {
-    let listed = caller.headers.get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| edge.settings.origins.lists(o)));
+    let listed =
+        caller.headers.get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| edge.settings.origins.lists(o)));
     if let Some(origin) = listed {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));

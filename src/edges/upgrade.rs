@@ -6,8 +6,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
-use warp::http::header::{self, HeaderValue};
 use warp::http::StatusCode;
+use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::deadline::Deadline;
@@ -21,11 +21,7 @@ use crate::kernel::session::Session;
 /// The subprotocol that names our frames.
 const SUBPROTOCOL: &str = "aether.v1";
 
-pub async fn upgrade(
-    edge: Arc<Edge>,
-    caller: Caller,
-    on_upgrade: Option<OnUpgrade>,
-) -> Result<Response, Fault> {
+pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgrade>) -> Result<Response, Fault> {
     if edge.hub.is_stopping() {
         return Err(Fault::Stopping);
     }
@@ -47,8 +43,12 @@ pub async fn upgrade(
         let socket = WsSocket::new(stream, edge.settings.max_message, &parts.read_buf);
         let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
         let dialect = WsDialect { limits: edge.settings.limits };
-        session::run(socket, dialect, session, edge.ws.clone()).await;
-        drop(permit);
+        let serving = session::run(socket, dialect, session, edge.ws.clone());
+        // A task of its own: this one is as large as the handshake needs, and that would stay for the connection's life.
+        tokio::spawn(async move {
+            serving.await;
+            drop(permit);
+        });
     });
 
     let mut response = Response::default();

@@ -23,22 +23,37 @@ pub enum Fault {
     UnknownFrame(String),
     EmptyBatch,
     LongBatch(usize),
-    TooManyInRequest { asked: usize, max: usize },
-    TooManyOnConnection { max: usize },
+    TooManyInRequest {
+        asked: usize,
+        max: usize,
+    },
+    TooManyOnConnection {
+        max: usize,
+    },
     /// A credential that is not accepted, or none where one is needed. `api`: over HTTP an API key is meant.
-    Unauthorized { refusal: Refusal, api: bool },
-    Forbidden { refusal: Refusal, what: Option<String> },
+    Unauthorized {
+        refusal: Refusal,
+        api: bool,
+    },
+    Forbidden {
+        refusal: Refusal,
+        what: Option<String>,
+    },
     NotAdmin,
     Origin(String),
     Upgrade(&'static str),
     NoRoute,
     Method,
-    TooLarge { max: usize },
+    TooLarge {
+        max: usize,
+    },
     SlowBody,
     TooManyConnections,
     Busy,
     Stopping,
-    Store { doing: &'static str },
+    Store {
+        doing: &'static str,
+    },
 }
 
 #[derive(Serialize)]

@@ -71,7 +71,7 @@ impl Parser {
     }
 
     /// The next whole message or control frame; none if more bytes are needed.
-    pub fn next(&mut self) -> Result<Option<Frame>, Ending> {
+    pub fn take(&mut self) -> Result<Option<Frame>, Ending> {
         while let Some((header, payload)) = self.next_frame()? {
             let frame = match header.opcode {
                 OpCode::Control(control) => Some(self.control(control, payload)?),
@@ -184,13 +184,17 @@ impl Socket for WsSocket {
         self.stream.try_write(bytes)
     }
 
+    fn room(&self) -> usize {
+        64 * 1024
+    }
+
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_write_ready(cx)
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>> {
         loop {
-            if let Some(frame) = self.parser.next().transpose() {
+            if let Some(frame) = self.parser.take().transpose() {
                 return Poll::Ready(frame);
             }
             if ready!(self.stream.poll_read_ready(cx)).is_err() {

@@ -219,11 +219,11 @@ impl Lane {
     }
 
     async fn tick(&mut self) {
-        if self.dirty_since.is_some_and(|since| since.elapsed() >= self.shared.flush_interval) {
-            if let Err(error) = self.settle(Ack::Synced).await {
-                self.shared.counters.store_errors.add(1);
-                tracing::error!(%error, "the store could not be flushed");
-            }
+        if self.dirty_since.is_some_and(|since| since.elapsed() >= self.shared.flush_interval)
+            && let Err(error) = self.settle(Ack::Synced).await
+        {
+            self.shared.counters.store_errors.add(1);
+            tracing::error!(%error, "the store could not be flushed");
         }
         if self.last_sweep.elapsed() < self.shared.sweep_interval {
             return;

@@ -1,8 +1,9 @@
 //! One grammar of channel patterns, for hooks, grants, retention, claims and keys alike.
 //!
-//! Segments are separated by `.`, `/` or `:`, and a pattern's separators must be the name's. `{name}` captures one segment, `*` is
-//! any one segment, and a trailing `*` is everything below, at any depth but at least one segment more. `*` alone is every
-//! channel. Names that begin with `$` are reached only by patterns that themselves begin with `$`.
+//! Segments are separated by `.`, `/` or `:`, and a pattern's separators must be the name's. `{name}` captures one
+//! segment, `*` is any one segment, and a trailing `*` is everything below, at any depth but at least one segment
+//! more. `*` alone is every channel. Names that begin with `$` are reached only by patterns that themselves begin
+//! with `$`.
 
 use std::fmt;
 
@@ -89,8 +90,8 @@ impl Pattern {
         Pattern(Form::Literal(name.into()))
     }
 
-    /// Parses a pattern whose `{}` stand for `values`. A value stays what it is: a `*` in it is no wildcard, and because a separator in
-    /// it would reach into somebody else's names, a value that has one is refused.
+    /// Parses a pattern whose `{}` stand for `values`. A value stays what it is: a `*` in it is no wildcard, and
+    /// because a separator in it would reach into somebody else's names, a value that has one is refused.
     pub fn with(format: &str, values: &[&str]) -> Result<Pattern, PatternError> {
         Self::build(format, values)
     }
@@ -111,7 +112,8 @@ impl Pattern {
             let part = match piece {
                 "*" if at == last => Part::Rest,
                 "*" => Part::One,
-                // Names may hold empty segments (`/`, `a//b`), so literal patterns may too; `.*` grants nothing sensible.
+                // Names may hold empty segments (`/`, `a//b`), so literal patterns may too; `.*` grants nothing
+                // sensible.
                 "" if at == 0 && text.ends_with('*') => {
                     return Err(wrong("nothing stands before the first separator".into()));
                 }

@@ -67,7 +67,7 @@ impl Vote {
             Value::Boolean(false) => {
                 let why = match reason {
                     Value::Nil => None,
-                    Value::String(text) => Some(text.to_string_lossy()),
+                    Value::String(text) => Some(sentence(&text.to_string_lossy())),
                     other => return Err(format!("expected a sentence beside false, got {}", describe(other))),
                 };
                 Ok(Vote::Deny(Deny { code: "denied".into(), why, private: false, place: String::new() }))
@@ -85,6 +85,13 @@ impl Vote {
         }
     }
 }
+
+/// A reason fit for a log line and for any protocol: short, and without what could begin a new line.
+pub fn sentence(text: &str) -> String {
+    text.chars().take(MAX_WHY).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+const MAX_WHY: usize = 512;
 
 fn unexpected(value: &Value) -> String {
     format!("expected aether.allow, aether.deny, true, false or nil, got {}", describe(value))
@@ -120,7 +127,8 @@ impl Decision<'_> {
     }
 }
 
-/// Eight characters that one can read out on the telephone; they differ within a process and hardly ever repeat between two.
+/// Eight characters that one can read out on the telephone; they differ within a process and hardly ever repeat
+/// between two.
 fn new_id() -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     static START: LazyLock<u64> = LazyLock::new(|| {

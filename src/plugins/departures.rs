@@ -65,7 +65,7 @@ fn run(generation: &Arc<Generation>, waiting: &Receiver<Departure>, closing: &At
         .collect();
     let mut end = None;
     while let Ok((client, why)) = waiting.recv() {
-        if closing.load(Ordering::Acquire) && end.get_or_insert_with(|| Instant::now() + LAST) < &mut Instant::now() {
+        if closing.load(Ordering::Acquire) && Instant::now() > *end.get_or_insert_with(|| Instant::now() + LAST) {
             break;
         }
         let told = with_vm(generation, |vm| {

@@ -1,4 +1,5 @@
-//! One generation: all plugins and scripts with their sources and settings, as they were when they were loaded. Immutable.
+//! One generation: all plugins and scripts with their sources and settings, as they were when they were loaded.
+//! Immutable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -113,7 +114,8 @@ impl Generation {
         Ok(Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations })
     }
 
-    /// A VM for this thread. One that listens to other things than the checked one is refused: what it would decide nobody checked.
+    /// A VM for this thread. One that listens to other things than the checked one is refused: what it would decide
+    /// nobody checked.
     pub fn build_vm(&self) -> Result<Vm, Vec<String>> {
         let vm = Vm::build(&self.program)?;
         let differs = |(a, b): &(&Registration, &Registration)| a != b;

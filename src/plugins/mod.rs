@@ -13,8 +13,8 @@
 //! What holds:
 //! * A channel that no hook concerns never enters Lua; which hooks concern it is computed once per channel.
 //! * Votes do not depend on order: any deny wins, else any allow (a grant is one), else no.
-//! * What breaks denies: an error, a strange answer, a used-up budget, a VM that cannot be built. The client hears `rule_error` and a
-//!   decision id; the log has the id with `file:line`.
+//! * What breaks denies: an error, a strange answer, a used-up budget, a VM that cannot be built. The client hears
+//!   `rule_error` and a decision id; the log has the id with `file:line`.
 //! * Everything is checked at load, in a VM of its own; a VM that registers other hooks than that one is refused.
 //! * A VM belongs to the thread that built it, is bounded in memory and watched; a script reaches nothing but `aether`.
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.

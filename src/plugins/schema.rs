@@ -1,4 +1,5 @@
-//! What a plugin's configuration may hold: the types of `plugin.toml`'s `[config.*]`, and settings checked against them.
+//! What a plugin's configuration may hold: the types of `plugin.toml`'s `[config.*]`, and settings checked against
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt;

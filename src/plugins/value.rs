@@ -7,7 +7,8 @@ use serde_json::{Map, Number, Value as Json};
 const MAX_EXACT: u64 = 1 << 53;
 const MAX_DEPTH: usize = 64;
 
-/// Tables are frozen. A null in an object is an absent key, in a list it is mlua's null, so that the list keeps its length.
+/// Tables are frozen. A null in an object is an absent key, in a list it is mlua's null, so that the list keeps its
+/// length.
 pub fn json_to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
     Ok(match json {
         Json::Null => Value::Nil,

@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use mlua::chunk::ChunkMode;
@@ -73,7 +73,8 @@ impl Vm {
         self.exhausted.get()
     }
 
-    /// Asks one hook. `args` are made under the same budget; `known` are the options of `allow` that mean something to it.
+    /// Asks one hook. `args` are made under the same budget; `known` are the options of `allow` that mean something
+    /// to it.
     pub fn ask<A: IntoLuaMulti>(
         &self,
         hook: usize,
@@ -87,9 +88,11 @@ impl Vm {
         let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
         let place = &registration.place;
         let vote = match answer {
-            _ if stopped => {
+            answer if stopped => {
                 counters.killed_over_budget.fetch_add(1, Relaxed);
-                Err(format!("{place}: {registration}: it used up its {budget:?}"))
+                let stop =
+                    answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
+                Err(format!("{stop} ({registration} may take {budget:?})"))
             }
             Ok((value, reason)) => {
                 Vote::read(&value, &reason, known).map_err(|why| format!("{place}: {registration}: {why}"))
@@ -124,6 +127,9 @@ impl Vm {
 
 /// A VM without what would let a script out, and the table of what all scripts share.
 fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
+    // Without it `table.move({}, 1, 2^31 - 2, 2, {})` copies nothing for 30 seconds, out of the watchdog's reach.
+    static MOVE: LazyLock<Result<(), ()>> = LazyLock::new(|| Lua::set_fflag("LuauTableMoveTimeoutFix", true));
+    MOVE.map_err(|()| mlua::Error::runtime("this Luau does not know LuauTableMoveTimeoutFix any more"))?;
     let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::default())?;
     lua.set_memory_limit(memory)?;
     let base = lua.globals();
@@ -187,4 +193,23 @@ fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
         )?;
         module
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::generation::Generation;
+    use crate::plugins::{Counters, HostConfig};
+
+    #[test]
+    fn a_vm_closes_when_it_is_dropped_although_its_functions_know_each_other() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+        let config = HostConfig { scripts: Some(dir), ..HostConfig::default() };
+        let generation = Generation::load(&config, Arc::new(Counters::default())).unwrap();
+        let vm = generation.build_vm().unwrap();
+        let weak = vm.watched.lua().weak();
+        assert!(weak.try_upgrade().is_some());
+        drop(vm);
+        assert!(weak.try_upgrade().is_none());
+    }
 }

@@ -1,9 +1,10 @@
 //! Stops a Lua call that uses up its budget. The one file with `unsafe`.
 //!
-//! A running call pays two atomic stores and no clock. One thread looks at every VM once a millisecond; a call that it meets again
-//! has its processor time measured, and past the budget the VM's interrupt is armed. Luau runs the interrupt at loop ends, calls,
-//! returns and inside `string.find`, and it stays armed until the call has ended, so a `pcall` that swallows it is stopped again.
-//! A long call into C is stopped only when it returns; the memory limit bounds what it can do.
+//! A running call pays two atomic stores and no clock. One thread looks at every VM once a millisecond; a call that
+//! it meets again has its processor time measured, and past the budget the VM's interrupt is armed. Luau runs the
+//! interrupt at loop ends, calls, returns and inside `string.find`, and it stays armed until the call has ended, so a
+//! `pcall` that swallows it is stopped again. A long call into C is stopped only when it returns; the memory limit
+//! bounds what it can do.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -17,8 +18,8 @@ use mlua::{Lua, ffi};
 use parking_lot::{Condvar, Mutex};
 
 const TICK: Duration = Duration::from_millis(1);
-/// Where processor time cannot be read, or a call sleeps instead of running, it is stopped after so many budgets of wall time.
-const WALL_FACTOR: u32 = 20;
+/// Should processor time be read and stand still, a call is stopped after so many budgets of wall time all the same.
+const WALL_FACTOR: u32 = 200;
 
 /// One VM, as the watchdog sees it.
 struct Slot {
@@ -42,9 +43,10 @@ impl Slot {
     /// Arms or disarms. Luau documents its interrupt field, alone among the callbacks, as safe to set from any thread.
     fn set_interrupt(&self, handler: *mut ()) {
         if let Some(Callbacks(callbacks)) = &*self.callbacks.lock() {
-            // SAFETY: `callbacks` points into the VM's global state, which lives as long as the VM; `Watched::drop` empties this
-            // option, under the same lock, while it still holds the VM. The field is pointer-sized and aligned (an `Option` of a
-            // function pointer has a pointer's layout), and every write of it from Rust is this atomic one.
+            // SAFETY: `callbacks` points into the VM's global state, which lives as long as the VM; `Watched::drop`
+            // empties this option, under the same lock, while it still holds the VM. The field is pointer-sized and
+            // aligned (an `Option` of a function pointer has a pointer's layout), and every write of it from Rust is
+            // this atomic one.
             unsafe { AtomicPtr::from_ptr((&raw mut (**callbacks).interrupt).cast::<*mut ()>()) }
                 .store(handler, Ordering::Release);
         }
@@ -80,8 +82,9 @@ unsafe extern "C-unwind" fn stop_if_doomed(state: *mut ffi::lua_State, gc: c_int
         }
         return;
     }
-    // SAFETY: these raise a Lua error as any C function may. It unwinds through this frame, which is why the ABI is "C-unwind" and why
-    // nothing with a destructor is alive here. Three stack slots are fewer than Luau keeps free (EXTRA_STACK is 5).
+    // SAFETY: these raise a Lua error as any C function may. It unwinds through this frame, which is why the ABI is
+    // "C-unwind" and why nothing with a destructor is alive here. Three stack slots are fewer than Luau keeps free
+    // (EXTRA_STACK is 5).
     unsafe {
         ffi::luaL_where(state, 0);
         ffi::lua_pushstring(state, c"the time budget of this call is used up".as_ptr());
@@ -214,7 +217,8 @@ fn look(slot: &Slot, sighting: &mut Option<Sighting>) {
             let wall = seen.since.elapsed();
             let now = slot.thread_time();
             let used = match (now, seen.thread_time) {
-                (Some(now), Some(then)) => now.saturating_sub(then),
+                // Linux brings its numbers up to date by the tick, so they may lump in what ran before the call.
+                (Some(now), Some(then)) => now.saturating_sub(then).min(wall),
                 (Some(_), None) => Duration::ZERO, // measured from the second sighting on
                 (None, _) => wall,
             };

@@ -48,7 +48,8 @@ pub fn pack(publications: &[Publication]) -> Vec<u8> {
         if let Some(expires) = publication.expires {
             put_number(&mut out, expires);
         }
-        let texts = [message.event.as_deref(), message.content_type.as_deref()].into_iter().flatten().map(str::as_bytes);
+        let texts =
+            [message.event.as_deref(), message.content_type.as_deref()].into_iter().flatten().map(str::as_bytes);
         for bytes in texts.chain(message.meta.as_deref()).chain([&message.payload[..]]) {
             put_number(&mut out, bytes.len() as u64);
             out.extend_from_slice(bytes);
@@ -153,10 +154,15 @@ mod tests {
             payload: Bytes::from_static(b"\x00\xff not json"),
             media: Media::Binary,
             content_type: Some("image/png".into()),
-            event: (offset % 2 == 0).then(|| "tick".into()),
-            meta: (offset % 3 == 0).then(|| Bytes::from_static(b"{\"a\":1}")),
+            event: (offset.is_multiple_of(2)).then(|| "tick".into()),
+            meta: (offset.is_multiple_of(3)).then(|| Bytes::from_static(b"{\"a\":1}")),
         };
-        Publication { offset, time: 1_800_000_000_000_000 + offset, expires: (offset % 5 == 0).then_some(7), message }
+        Publication {
+            offset,
+            time: 1_800_000_000_000_000 + offset,
+            expires: (offset.is_multiple_of(5)).then_some(7),
+            message,
+        }
     }
 
     #[test]

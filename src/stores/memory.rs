@@ -71,7 +71,12 @@ impl Kept {
         }
         if self.retention.is_some() {
             self.bytes += entry.message.weight() as u64;
-            self.publications.push_back(Publication { offset, time, expires: entry.expires, message: entry.message.clone() });
+            self.publications.push_back(Publication {
+                offset,
+                time,
+                expires: entry.expires,
+                message: entry.message.clone(),
+            });
             self.trim(time);
         }
         Appended::New { offset, time }

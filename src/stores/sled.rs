@@ -65,13 +65,25 @@ impl std::fmt::Display for OpenError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OpenError::Locked(path) => {
-                write!(f, "the store in {} is in use: is another aether running on it? Stop it, or give this one another --data", path.display())
+                write!(
+                    f,
+                    "the store in {} is in use: is another aether running on it? Stop it, or give this one another --data",
+                    path.display()
+                )
             }
             OpenError::Damaged(path, what) => {
-                write!(f, "the store in {} is damaged ({what}): restore a backup, or move the directory away to begin a new one (subscribers will be told by a new epoch)", path.display())
+                write!(
+                    f,
+                    "the store in {} is damaged ({what}): restore a backup, or move the directory away to begin a new one (subscribers will be told by a new epoch)",
+                    path.display()
+                )
             }
             OpenError::Foreign(path) => {
-                write!(f, "the store in {} was not written by this version of aether: give another --data, or use the version that wrote it", path.display())
+                write!(
+                    f,
+                    "the store in {} was not written by this version of aether: give another --data, or use the version that wrote it",
+                    path.display()
+                )
             }
             OpenError::Io(path, error) => write!(f, "the store in {} cannot be opened: {error}", path.display()),
         }
@@ -204,7 +216,9 @@ impl Inner {
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
         let db = match opened {
             Ok(Ok(db)) => db,
-            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => return Err(OpenError::Locked(at())),
+            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => {
+                return Err(OpenError::Locked(at()));
+            }
             Ok(Err(sled::Error::Io(error))) => return Err(OpenError::Io(at(), error)),
             Ok(Err(error)) => return Err(OpenError::Damaged(at(), error.to_string())),
             Err(_) => return Err(OpenError::Damaged(at(), "it cannot be read".into())),
@@ -481,9 +495,8 @@ impl Inner {
         let mut page = Page { publications: Vec::new(), more: false, extent, lost };
         let Some(number) = number else { return Ok(page) };
         let oldest = age.map_or(0, |age| range.now.saturating_sub(age.as_micros() as Micros));
-        let alive = |p: &Publication| {
-            p.offset >= extent.first && p.time >= oldest && p.expires.is_none_or(|at| at > range.now)
-        };
+        let alive =
+            |p: &Publication| p.offset >= extent.first && p.time >= oldest && p.expires.is_none_or(|at| at > range.now);
         let mut taken = Taken { page: &mut page, weight: 0, range };
         match range.from {
             From::After { after, upto } => {
@@ -559,7 +572,9 @@ impl Inner {
                 *self.sweep_from.lock() = Some(key.to_vec());
                 return Ok(());
             }
-            let Some(name) = std::str::from_utf8(&key).ok().and_then(|text| ChannelName::new(text).ok()) else { continue };
+            let Some(name) = std::str::from_utf8(&key).ok().and_then(|text| ChannelName::new(text).ok()) else {
+                continue;
+            };
             self.sweep_channel(&name, now, policies)?;
         }
         Ok(())

@@ -18,7 +18,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "jwt.verifier",
         args: "{alg, key, iss?, aud?, leeway = \"30s\"?, require_exp = true?}",
         gives: "verifier",
-        doc: "A verifier; verifier:verify(token) gives the claims, or nil and why. alg has no default, and all of it belongs to one key.",
+        doc: "A verifier: verifier:verify(token) gives the claims, or nil and why. alg has no default.",
         make: |lua, seat| {
             function(lua, seat, |lua, _, options: Table| {
                 read_verifier(lua, &options).map_err(|why| raise(lua, format!("jwt.verifier: {why}")))

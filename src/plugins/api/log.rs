@@ -50,7 +50,8 @@ fn say(lua: &Lua, seat: &Rc<Seat>, level: tracing::Level, (message, fields): (Va
 }
 
 fn write(lua: &Lua, seat: &Seat, level: tracing::Level, message: &str, fields: &str) {
-    let message: String = message.chars().take(MAX_MESSAGE).collect();
+    // What a script logs may come from anybody: it must not begin a line of its own.
+    let message: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let (plugin, place) = (&*seat.unit().name, caller(lua));
     match level {
         tracing::Level::DEBUG => tracing::debug!(target: "aether::plugin", plugin, place, fields, "{message}"),

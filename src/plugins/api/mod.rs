@@ -1,4 +1,5 @@
-//! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields the function.
+//! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields
+//! the function.
 
 mod config;
 mod crypto;

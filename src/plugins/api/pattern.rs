@@ -25,7 +25,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "patterns",
         args: "list",
         gives: "patterns",
-        doc: "Reads strings as patterns, for lists that a trusted issuer wrote. What is no pattern, or begins with $, grants nothing.",
+        doc: "Strings as patterns, for lists of a trusted issuer. What is no pattern or begins with $ grants nothing.",
         make: |lua, seat| {
             function(lua, seat, |lua, _, list: Value| read_list(&list).map(LuaPatterns).map_err(|why| raise(lua, why)))
         },

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use super::pattern::read_grant;
 use super::{Entry, function};
 use crate::kernel::hooks::Grants;
-use crate::plugins::decision::{Allow, Deny, Verdict};
+use crate::plugins::decision::{Allow, Deny, Verdict, sentence};
 use crate::plugins::schema::{hint, read_duration};
 use crate::plugins::value::{caller, describe, lua_to_json, raise, to_number};
 
@@ -16,13 +16,17 @@ pub const ENTRIES: &[Entry] = &[
         args: "{user, tenant, expires, attrs, view, ttl, grants = {subscribe, publish, history, admin}}?",
         gives: "verdict",
         doc: "Yes. Connect hooks say with the options who it is and what it may do without asking a rule again.",
-        make: |lua, seat| {
-            function(lua, seat, |lua, _, options: Option<Table>| match options {
-                None => Ok(Verdict::Allow(Box::default())),
+        make: |lua, _| {
+            // Most rules say just yes, so that one is made once.
+            let plain = lua.create_userdata(Verdict::Allow(Box::default()))?;
+            lua.create_function(move |lua, options: Option<Table>| match options {
+                None => Ok(plain.clone()),
                 Some(options) => {
-                    read_allow(&options).map(|allow| Verdict::Allow(Box::new(allow))).map_err(|why| raise(lua, why))
+                    let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
+                    lua.create_userdata(Verdict::Allow(Box::new(allow)))
                 }
             })
+            .map(Value::Function)
         },
     },
     Entry {
@@ -38,7 +42,6 @@ pub const ENTRIES: &[Entry] = &[
 
 const ALLOW: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
 const GRANTS: [&str; 4] = ["subscribe", "publish", "history", "admin"];
-const MAX_WHY: usize = 512;
 
 fn read_allow(options: &Table) -> Result<Allow, String> {
     let mut allow = Allow::default();
@@ -99,7 +102,7 @@ fn read_deny(lua: &Lua, (code, why, options): (Value, Value, Option<Table>)) -> 
         .ok_or_else(|| fail(format!("the code is one word, like \"not_member\", got {}", describe(&code))))?;
     let why = match &why {
         Value::Nil => None,
-        Value::String(why) => Some(why.to_string_lossy().chars().take(MAX_WHY).collect()),
+        Value::String(why) => Some(sentence(&why.to_string_lossy())),
         other => return Err(fail(format!("the reason is a sentence, got {}", describe(other)))),
     };
     let mut private = false;

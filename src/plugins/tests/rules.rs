@@ -62,7 +62,7 @@ fn a_channel_that_no_hook_concerns_never_enters_lua() {
 #[test]
 fn a_refusal_tells_code_reason_and_decision_but_nothing_private() {
     let (host, _dir) = script(
-        "aether.on.subscribe('a', function() return aether.deny('not_member', 'join first') end)
+        "aether.on.subscribe('a', function() return aether.deny('not_member', 'join\\nfirst') end)
          aether.on.subscribe('b', function() return aether.deny('not_member', 'on the list', { private = true }) end)
          aether.on.subscribe('c', function() return false, 'closed today' end)
          aether.on.subscribe('d', function() error('the password is hunter2') end)",

@@ -1,0 +1,128 @@
+//! A hub to test against, and clients that count what they are sent. Every wait has a deadline.
+
+pub mod http;
+pub mod hub;
+pub mod raw_ws;
+pub mod spawned;
+pub mod sse;
+pub mod ws;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+pub use serde_json::{Value as Json, json};
+
+pub use http::{Http, Response};
+pub use hub::TestHub;
+pub use raw_ws::RawWs;
+pub use spawned::Spawned;
+pub use sse::{Event, SseClient};
+pub use ws::{End, WsClient};
+
+/// How long anything may take. Generous: the machine may be busy, and nobody waits this long when all is well.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for a future, or fails and says what was waited for.
+pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: nothing within {limit:?}"),
+    }
+}
+
+/// Asks again and again until the answer is yes.
+pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !ask().await {
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A directory that goes when it is dropped.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> TempDir {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let name = format!("aether-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        TempDir(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The root of the repository: its plugins and scripts are the ones under test.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Numbers that look random and are the same in every run.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// What one subscriber has been sent in one channel: each seq with its payload, in order.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub messages: Vec<(u64, String)>,
+    pub gaps: Vec<Json>,
+}
+
+impl Seen {
+    pub fn seqs(&self) -> Vec<u64> {
+        self.messages.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    pub fn last(&self) -> u64 {
+        self.messages.last().map_or(0, |(seq, _)| *seq)
+    }
+
+    /// Every seq from `first` to `last`, each once and in order.
+    #[track_caller]
+    pub fn assert_exactly(&self, first: u64, last: u64) {
+        let mut expected = first;
+        for (seq, _) in &self.messages {
+            assert_eq!(*seq, expected, "after {} messages; {} .. {} were due", expected - first, first, last);
+            expected += 1;
+        }
+        assert_eq!(expected, last + 1, "the last ones are missing");
+    }
+}
+
+/// Prometheus text, by name.
+pub fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name.into(), value.parse().unwrap())).collect()
+}
