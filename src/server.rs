@@ -4,12 +4,7 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 use std::future::Future;
-<<<<<<< HEAD
-use std::io::IsTerminal;
-use std::io::Write;
-=======
 use std::io::{IsTerminal, Write};
->>>>>>> refs/heads/docs
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -45,11 +40,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let hub = Running::start(&config, &keys)?;
-<<<<<<< HEAD
     // Nobody may be listening to what we say; that is no reason not to serve.
-=======
-    // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
->>>>>>> refs/heads/docs
     let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
     hub.serve_until(asked_to_stop())
 }
