@@ -51,8 +51,11 @@ fn every_json_example_can_be_read() {
 fn every_error_code_and_its_status_is_in_the_protocol_and_in_the_table() {
     let wire = read("src/edges/wire.rs");
     let numbers = between(&wire, "fn numbers", "fn reason");
-    let coded: BTreeMap<&str, &str> =
-        numbers.split("=> (").filter_map(|rest| rest.split_once(')')?.0.split_once(", ")).map(|(status, code)| (code, status)).collect();
+    let coded: BTreeMap<&str, &str> = numbers
+        .split("=> (")
+        .filter_map(|rest| rest.split_once(')')?.0.split_once(", "))
+        .map(|(status, code)| (code, status))
+        .collect();
     assert!(coded.len() > 15, "{coded:?}");
 
     let protocol = read("docs/protocol.md");
@@ -65,7 +68,9 @@ fn every_error_code_and_its_status_is_in_the_protocol_and_in_the_table() {
 
     let reasons = between(&wire, "fn reason", "fn message");
     let known: BTreeSet<&str> = rows(table).flat_map(|row| row.get(2).map(|cell| cell.trim_matches('`'))).collect();
-    for reason in reasons.lines().filter_map(|line| line.trim().strip_suffix("\",")?.rsplit_once('"').map(|(_, word)| word)) {
+    for reason in
+        reasons.lines().filter_map(|line| line.trim().strip_suffix("\",")?.rsplit_once('"').map(|(_, word)| word))
+    {
         assert!(known.contains(reason), "the protocol does not know the reason {reason}");
     }
 }
@@ -86,11 +91,16 @@ fn every_error_code_that_a_page_mentions_exists() {
 #[test]
 fn every_close_code_is_in_the_protocol_and_in_the_table() {
     let wire = read("src/edges/wire.rs");
-    let coded: BTreeSet<&str> =
-        between(&wire, "fn code(self)", "fn reason").split("Some(").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)).collect();
+    let coded: BTreeSet<&str> = between(&wire, "fn code(self)", "fn reason")
+        .split("Some(")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once(')')?.0))
+        .collect();
     let protocol = read("docs/protocol.md");
-    let told: BTreeSet<&str> =
-        rows(between(&protocol, "## Close codes", "## ")).map(|row| row[0]).filter(|cell| cell.len() == 4 && *cell != "code").collect();
+    let told: BTreeSet<&str> = rows(between(&protocol, "## Close codes", "## "))
+        .map(|row| row[0])
+        .filter(|cell| cell.len() == 4 && *cell != "code")
+        .collect();
     assert_eq!(told, coded);
 }
 
@@ -99,8 +109,10 @@ fn every_gap_cause_is_in_the_protocol() {
     let format = read("src/kernel/format.rs");
     let coded: BTreeSet<&str> = between(&format, "fn as_str", "}\n    }").split('"').skip(1).step_by(2).collect();
     let protocol = read("docs/protocol.md");
-    let told: BTreeSet<&str> =
-        rows(between(&protocol, "### Gaps", "## ")).map(|row| row[0].trim_matches('`')).filter(|cell| *cell != "cause").collect();
+    let told: BTreeSet<&str> = rows(between(&protocol, "### Gaps", "## "))
+        .map(|row| row[0].trim_matches('`'))
+        .filter(|cell| *cell != "cause")
+        .collect();
     assert_eq!(told, coded);
 }
 
@@ -117,7 +129,8 @@ fn every_command_and_flag_that_a_page_shows_exists() {
             }
             let words: Vec<&str> = rest.split_whitespace().map(|word| word.trim_end_matches(')')).collect();
             let verb = words[0].starts_with(|c: char| c.is_ascii_lowercase()).then_some(words[0]);
-            let help = Command::new(env!("CARGO_BIN_EXE_aether")).args(verb).arg("--help").output().expect("aether runs");
+            let help =
+                Command::new(env!("CARGO_BIN_EXE_aether")).args(verb).arg("--help").output().expect("aether runs");
             assert!(help.status.success(), "{page}: {line}");
             let help = String::from_utf8_lossy(&help.stdout);
             for flag in words.iter().filter(|word| word.starts_with("--")) {
@@ -160,7 +173,8 @@ fn every_link_leads_somewhere() {
 #[test]
 fn every_metric_is_in_the_guide_and_on_the_hub() {
     let served = Hub::start().get("/metrics");
-    let served: BTreeSet<&str> = served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let served: BTreeSet<&str> =
+        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let guide = read("docs/operating.md");
     let told: BTreeSet<&str> = inline_code(&guide).filter(|code| code.starts_with("aether_")).collect();
     assert_eq!(told, served);

@@ -3,10 +3,11 @@
 #[allow(dead_code)]
 mod common;
 
+mod docs;
+mod fan_out;
 mod idempotency;
 mod order;
+mod page;
 mod resume;
 mod slow_readers;
 mod stopping;
-mod docs;
-mod page;

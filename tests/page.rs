@@ -30,7 +30,8 @@ async fn resumes(transport: &str, spoken: &str) {
     page.visit(&hub.link()).await;
     page.until("document.getElementById('rows').innerText", |text| text.contains("Subscribed to demo.hello")).await;
     page.eval(&format!("document.querySelector('input[value={transport}]').click()")).await;
-    page.until("document.getElementById('state-text').textContent", |text| text == format!("listening over {spoken}")).await;
+    page.until("document.getElementById('state-text').textContent", |text| text == format!("listening over {spoken}"))
+        .await;
 
     // No double holds this number.
     hub.publish(r#"{"n":9007199254740993}"#);
@@ -49,7 +50,8 @@ async fn resumes(transport: &str, spoken: &str) {
     hub.publish("6");
     page.until(SEQS, |seqs| seqs == "1 2 3 4 5 6").await;
 
-    let counts = "['holes', 'twice', 'skipped', 'count'].map((id) => document.getElementById(id).textContent).join(' ')";
+    let counts =
+        "['holes', 'twice', 'skipped', 'count'].map((id) => document.getElementById(id).textContent).join(' ')";
     assert_eq!(page.eval(counts).await, "0 0 0 6 / 6");
     page.assert_quiet();
 }
@@ -65,7 +67,8 @@ async fn the_page_says_why_it_was_refused_and_stays_away() {
         page.visit(&format!("http://{}/#token=not.a.token", hub.address)).await;
         page.until("document.querySelectorAll('input[name=transport]').length", |count| count == "2").await;
         page.eval(&format!("document.querySelector('input[value={transport}]').click()")).await;
-        page.until("document.getElementById('state-text').textContent", |text| text == "refused: not a valid token").await;
+        page.until("document.getElementById('state-text').textContent", |text| text == "refused: not a valid token")
+            .await;
         page.until("document.getElementById('connect').textContent", |text| text == "Connect").await;
     }
 }
@@ -106,7 +109,8 @@ impl Hub {
 
     fn publish(&self, payload: &str) {
         let body = format!(r#"{{"channel":"demo.hello","payload":{payload}}}"#);
-        let authorization = format!("Authorization: Bearer {}\r\nContent-Length: {}\r\n", self.key("admin_key"), body.len());
+        let authorization =
+            format!("Authorization: Bearer {}\r\nContent-Length: {}\r\n", self.key("admin_key"), body.len());
         let answer = self.ask("POST /api/v1/publish", &authorization, &body);
         assert!(answer.contains(r#""ack":"synced""#), "{answer}");
     }
@@ -185,7 +189,10 @@ impl Browser {
             let advice = "Install chromium, or say where it is: CHROMIUM=/path/to/chrome cargo test";
             assert!(std::env::var("CI").as_deref() != Ok("true"), "there is no Chromium to open the page in. {advice}");
             // Not by eprintln!, which the harness keeps to itself.
-            let _ = writeln!(std::io::stderr(), "\nSKIPPED: the console page was not opened, there is no Chromium. {advice}\n");
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nSKIPPED: the console page was not opened, there is no Chromium. {advice}\n"
+            );
             return None;
         };
         let profile = Scratch::new("chromium");
@@ -203,7 +210,8 @@ impl Browser {
             "--remote-debugging-port=0",
         ]);
         command.arg(format!("--user-data-dir={}", profile.0.display())).arg("about:blank");
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().expect("Chromium starts");
+        let child =
+            command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().expect("Chromium starts");
         let endpoint = endpoint(&profile.0.join("DevToolsActivePort")).await;
         let (socket, _) = tokio_tungstenite::connect_async(endpoint).await.expect("Chromium takes our connection");
         let mut browser = Browser { child, _profile: profile, socket, calls: 0, session: None, complaints: Vec::new() };
@@ -274,10 +282,13 @@ fn complaint(event: &Value) -> Option<String> {
     let params = &event["params"];
     let said = match event["method"].as_str()? {
         "Runtime.exceptionThrown" => params["exceptionDetails"].to_string(),
-        "Runtime.consoleAPICalled" if ["error", "warning", "assert"].contains(&params["type"].as_str()?) => params["args"].to_string(),
+        "Runtime.consoleAPICalled" if ["error", "warning", "assert"].contains(&params["type"].as_str()?) => {
+            params["args"].to_string()
+        }
         "Log.entryAdded" if params["entry"]["level"] == "error" => {
             let text = params["entry"]["text"].as_str()?;
-            let hub_is_gone = ["net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_INCOMPLETE_CHUNKED_ENCODING"];
+            let hub_is_gone =
+                ["net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_INCOMPLETE_CHUNKED_ENCODING"];
             if hub_is_gone.iter().any(|known| text.contains(known)) {
                 return None;
             }

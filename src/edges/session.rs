@@ -102,9 +102,8 @@ pub fn run<S: Socket, D: Dialect>(
     let mut connection = Connection::new(socket, dialect, session, shared);
     async move {
         let ending = connection.serve().await;
+        connection.ending = ending;
         Box::pin(connection.say_bye(ending)).await;
-        let why = Farewell { cause: ending.cause(), code: ending.code() };
-        connection.session.hub().hooks().disconnected(connection.session.client(), &why);
         ending
     }
 }
@@ -125,6 +124,15 @@ struct Connection<S, D> {
     member: Member,
     expires: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+    ending: Ending,
+}
+
+/// Told however it ended: the loop of an event stream is dropped when its client goes.
+impl<S, D> Drop for Connection<S, D> {
+    fn drop(&mut self) {
+        let why = Farewell { cause: self.ending.cause(), code: self.ending.code() };
+        self.session.hub().hooks().disconnected(self.session.client(), &why);
+    }
 }
 
 impl<S: Socket, D: Dialect> Connection<S, D> {
@@ -149,6 +157,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             member: shared.roster.enter(),
             expires,
             timer: Box::pin(tokio::time::sleep_until(first)),
+            ending: Ending::Gone,
             shared,
         }
     }
