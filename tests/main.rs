@@ -4,7 +4,12 @@
 mod common;
 
 mod idempotency;
+mod metrics;
 mod order;
+mod origin;
+mod payload;
 mod resume;
 mod slow_readers;
+mod sse;
 mod stopping;
+mod ws;
