@@ -3,6 +3,8 @@
 #[allow(dead_code)]
 mod common;
 
+mod auth;
+mod http;
 mod idempotency;
 mod metrics;
 mod order;
