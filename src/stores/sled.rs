@@ -380,7 +380,7 @@ impl Inner {
         Ok(Appended::New { offset, time })
     }
 
-    fn known_key(&self, key: &[u8; 16], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
+    fn known_key(&self, key: &[u8], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
         let Some(value) = self.keys.get(key).map_err(failed)? else { return Ok(None) };
         let words: Vec<u64> = value.chunks_exact(8).map(be).collect();
         match words[..] {
@@ -618,7 +618,10 @@ impl Inner {
         let mut any = false;
         for entry in self.key_ages.range(..now.to_be_bytes().to_vec()).keys() {
             let age = entry.map_err(failed)?;
-            keys.remove(&age[8..]);
+            // A key that was used again after its window has a younger age beside this one, and stays.
+            if self.known_key(&age[8..], now)?.is_none() {
+                keys.remove(&age[8..]);
+            }
             ages.remove(age);
             any = true;
             if began.elapsed() > SWEEP_BUDGET / 2 {
