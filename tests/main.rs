@@ -6,6 +6,8 @@ mod common;
 mod auth;
 mod http;
 mod idempotency;
+mod layers;
+mod log_contract;
 mod metrics;
 mod order;
 mod origin;
