@@ -427,7 +427,7 @@ async fn a_store_in_use_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn a_damaged_store_is_refused_and_never_opened_as_an_empty_one() {
-    let garbage = |length: usize| -> Vec<u8> { (0..length).map(|n| (n * 2_654_435_761 >> 7) as u8).collect() };
+    let garbage = |length: usize| -> Vec<u8> { (0..length).map(|n| ((n * 2_654_435_761) >> 7) as u8).collect() };
     for damage in ["the configuration"] {
         let dir = TempDir::new();
         filled(dir.path()).await;

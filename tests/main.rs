@@ -1,9 +1,10 @@
 //! What Aether promises, told from outside on real sockets: a file a promise.
 
-#[allow(dead_code)]
 mod common;
 
 mod auth;
+mod config_and_cli;
+mod crash;
 mod http;
 mod idempotency;
 mod layers;
