@@ -18,6 +18,8 @@ type Bench = fn() -> Outcome;
 
 const SUBSCRIBERS: usize = 1000;
 const PAYLOAD: usize = 128;
+/// How long a subscriber may see nothing.
+const STUCK: Duration = Duration::from_secs(10);
 const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
@@ -423,6 +425,7 @@ async fn read_one(stream: TcpStream, sampled: bool, done: Arc<AtomicU64>) -> Out
     let stream = tokio::net::TcpStream::from_std(stream)?;
     let mut counter = Counter { seen: 0, rest: Vec::new(), latencies: Vec::new(), sampled };
     let mut buffer = vec![0; 64 * 1024];
+    let mut progress = Instant::now();
     loop {
         let wanted = done.load(Ordering::Acquire);
         if counter.seen >= wanted {
@@ -439,8 +442,13 @@ async fn read_one(stream: TcpStream, sampled: bool, done: Arc<AtomicU64>) -> Out
         }
         match tokio::time::timeout(Duration::from_millis(20), stream.readable()).await {
             Ok(ready) => ready?,
+            Err(_) if progress.elapsed() > STUCK => {
+                let rest = String::from_utf8_lossy(&counter.rest).into_owned();
+                return Err(format!("a subscriber is stuck at {} of {wanted}, after: {rest}", counter.seen).into());
+            }
             Err(_) => continue,
         }
+        progress = Instant::now();
         match stream.try_read(&mut buffer) {
             Ok(0) => return Err(format!("closed after {}", counter.seen).into()),
             Ok(count) => counter.push(&buffer[..count]),

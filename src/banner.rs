@@ -1,15 +1,17 @@
 //! What a hub prints when it is ready: where it listens, and two ways to see it work.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
-/// The first minute with Aether, ready to copy.
-pub fn banner(addr: SocketAddr, admin_key: &str, demo_token: &str) -> String {
+/// The first minute with Aether, ready to copy. The admin key stays in its file: this may end in a journal.
+pub fn banner(addr: SocketAddr, keys: &Path, demo_token: &str) -> String {
+    let keys = keys.display();
     let url = format!("http://{}", reachable(addr));
     format!(
         "aether listens on {addr}\n\
          \n\
          Publish something:\n\
-         \x20 curl -H 'Authorization: Bearer {admin_key}' -d '{{\"channel\":\"demo.hello\",\"payload\":{{\"text\":\"hello\"}}}}' \\\n\
+         \x20 curl -H \"Authorization: Bearer $(cat {keys}/admin_key)\" -d '{{\"channel\":\"demo.hello\",\"payload\":{{\"text\":\"hello\"}}}}' \\\n\
          \x20      {url}/api/v1/publish\n\
          \n\
          Watch it arrive:\n\
@@ -33,9 +35,13 @@ mod tests {
 
     #[test]
     fn the_banner_can_be_copied_line_by_line() {
-        let text = banner(SocketAddr::from(([0, 0, 0, 0], 8080)), "aek_x", "tok");
+        let text = banner(SocketAddr::from(([0, 0, 0, 0], 8080)), Path::new("data/keys"), "tok");
         assert!(text.starts_with("aether listens on 0.0.0.0:8080\n"));
-        assert!(text.contains("curl -H 'Authorization: Bearer aek_x' -d '{\"channel\":\"demo.hello\","));
+        assert!(
+            text.contains(
+                "curl -H \"Authorization: Bearer $(cat data/keys/admin_key)\" -d '{\"channel\":\"demo.hello\","
+            )
+        );
         assert!(text.contains("http://127.0.0.1:8080/api/v1/publish\n"));
         assert!(text.contains("  http://127.0.0.1:8080/#token=tok\n"));
     }

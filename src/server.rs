@@ -4,8 +4,7 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 use std::future::Future;
-use std::io::IsTerminal;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,9 +39,13 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     for warning in &keys.warnings {
         tracing::warn!("{warning}");
     }
+    // A descriptor per connection: the usual soft limit of 1,024 is a leftover of select().
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let hub = Running::start(&config, &keys)?;
-    // Nobody may be listening to what we say; that is no reason not to serve.
-    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, keys.admin_key(), keys.demo_token()));
+    // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
+    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, &config.store.path.join("keys"), keys.demo_token()));
     hub.serve_until(asked_to_stop())
 }
 

@@ -44,7 +44,7 @@ fn summary(config: &Config) -> String {
         config.store.path.display(),
         config.retention.rules.len(),
         if plugins.is_empty() {
-            "no plugins: nobody gets in".into()
+            "no plugins: the scripts alone decide who gets in".into()
         } else {
             format!("plugins {}", plugins.join(", "))
         },

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
@@ -69,6 +69,7 @@ where
     /// Accepts until it is stopped.
     pub async fn run(self, listener: TcpListener) {
         let room = Arc::new(Semaphore::new(self.settings.max_connections));
+        let (mut turned_away, mut last_said) = (0, Instant::now());
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -84,7 +85,12 @@ where
                 }
             };
             let Ok(permit) = room.clone().try_acquire_owned() else {
-                tracing::warn!(%address, max = self.settings.max_connections, "too many connections: one more was closed");
+                turned_away += 1;
+                if last_said.elapsed() > Duration::from_secs(1) {
+                    let max = self.settings.max_connections;
+                    tracing::warn!(%address, max, turned_away, "too many connections (limits.connections)");
+                    last_said = Instant::now();
+                }
                 continue;
             };
             let peer = Peer { address, permit: Arc::new(permit) };

@@ -29,6 +29,12 @@ pub fn render(hub: &Hub, others: &Others) -> String {
     page.number("aether_messages_duplicate_total", "counter", "Repeats of an idempotency key", counters.repeats.get());
     page.number("aether_messages_refused_total", "counter", "Publishes that a rule refused", counters.refused.get());
     page.number("aether_messages_pushed_total", "counter", "Deliveries to connections", counters.pushed.get());
+    page.number(
+        "aether_messages_encoded_total",
+        "counter",
+        "Messages turned into bytes, once per format",
+        counters.encoded.get(),
+    );
     page.number("aether_gaps_total", "counter", "Gaps that readers were told of", counters.gaps.get());
     page.number("aether_lagged_total", "counter", "Readers that a lag policy struck", counters.lagged.get());
     page.number("aether_store_groups_total", "counter", "Group commits", counters.groups.get());

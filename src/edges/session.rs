@@ -20,9 +20,6 @@ use super::wire::Ending;
 use crate::kernel::hooks::Farewell;
 use crate::kernel::session::{Batch, Session};
 
-/// Bytes of one turn: enough that a turn under load carries hundreds of publications, few enough that a thousand readers
-/// take turns quickly.
-const ROOM: usize = 64 * 1024;
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
 const REPLIES: usize = 64 * 1024;
 
@@ -43,6 +40,9 @@ pub enum Frame {
 /// Moves bytes; knows nothing of their meaning beyond its own framing.
 pub trait Socket: Send {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// About how many bytes one turn may carry: enough for hundreds of publications, few enough that a thousand readers take
+    /// turns quickly.
+    fn room(&self) -> usize;
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>>;
     /// Whether bytes that were accepted and not yet sent would be lost by ending now.
@@ -102,9 +102,8 @@ pub fn run<S: Socket, D: Dialect>(
     let mut connection = Connection::new(socket, dialect, session, shared);
     async move {
         let ending = connection.serve().await;
+        connection.ending = ending;
         Box::pin(connection.say_bye(ending)).await;
-        let why = Farewell { cause: ending.cause(), code: ending.code() };
-        connection.session.hub().hooks().disconnected(connection.session.client(), &why);
         ending
     }
 }
@@ -125,6 +124,15 @@ struct Connection<S, D> {
     member: Member,
     expires: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+    ending: Ending,
+}
+
+/// Told however it ended: the loop of an event stream is dropped when its client goes.
+impl<S, D> Drop for Connection<S, D> {
+    fn drop(&mut self) {
+        let why = Farewell { cause: self.ending.cause(), code: self.ending.code() };
+        self.session.hub().hooks().disconnected(self.session.client(), &why);
+    }
 }
 
 impl<S: Socket, D: Dialect> Connection<S, D> {
@@ -149,6 +157,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             member: shared.roster.enter(),
             expires,
             timer: Box::pin(tokio::time::sleep_until(first)),
+            ending: Ending::Gone,
             shared,
         }
     }
@@ -215,7 +224,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
         let Connection { socket, session, owed, .. } = self;
         let outcome = BATCH.with_borrow_mut(|batch| {
-            session.fill(batch, ROOM)?;
+            session.fill(batch, socket.room())?;
             if batch.is_empty() {
                 session.commit(batch, 0, owed);
                 return Ok(None);

@@ -42,9 +42,12 @@ impl Socket for SseSocket {
         if slot.is_some() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let taken = bytes.len().min(TURN);
-        *slot = Some(Bytes::copy_from_slice(&bytes[..taken]));
-        Ok(taken)
+        *slot = Some(Bytes::copy_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn room(&self) -> usize {
+        TURN
     }
 
     /// No waker is needed: whoever empties the slot polls the loop next.

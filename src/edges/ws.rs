@@ -184,6 +184,10 @@ impl Socket for WsSocket {
         self.stream.try_write(bytes)
     }
 
+    fn room(&self) -> usize {
+        64 * 1024
+    }
+
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_write_ready(cx)
     }

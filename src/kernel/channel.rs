@@ -9,6 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use super::counters::Counters;
 use super::log::{Extent, Log};
 use super::message::{ChannelName, Epoch, Micros, Offset, Position};
 use super::policy::Policy;
@@ -30,9 +31,15 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub(super) fn new(name: ChannelName, policy: Policy, extent: Extent, log: Arc<dyn Log>) -> Self {
+    pub(super) fn new(
+        name: ChannelName,
+        policy: Policy,
+        extent: Extent,
+        log: Arc<dyn Log>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Channel {
-            tail: Tail::new(name.clone(), extent.epoch, extent.last),
+            tail: Tail::new(name.clone(), extent.epoch, extent.last, counters),
             name,
             policy,
             epoch: extent.epoch,

@@ -47,6 +47,8 @@ pub struct Counters {
     pub repeats: Counter,
     pub refused: Counter,
     pub pushed: Counter,
+    /// Publications that were turned into bytes: once per format for those in a tail.
+    pub encoded: Counter,
     pub gaps: Counter,
     pub lagged: Counter,
     pub store_reads: Counter,

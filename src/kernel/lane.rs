@@ -38,7 +38,7 @@ pub(super) enum Request {
 pub(super) struct Shared {
     pub channels: Channels,
     pub herald: Herald,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     pub clock: fn() -> Micros,
     pub policy: Box<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
     pub tail: TailLimit,
@@ -114,7 +114,8 @@ impl Lane {
             return Ok(known.clone());
         }
         let extent = self.log.open(&name, &policy).await?;
-        let channel = Arc::new(Channel::new(name.clone(), policy, extent, self.log.clone()));
+        let channel =
+            Arc::new(Channel::new(name.clone(), policy, extent, self.log.clone(), self.shared.counters.clone()));
         channel.touch((self.shared.clock)());
         self.shared.channels.insert(name, channel.clone());
         Ok(channel)

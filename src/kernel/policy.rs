@@ -47,7 +47,7 @@ pub struct Policy {
     pub history: Option<Retention>,
     pub ack: Ack,
     pub lag: Lag,
-    /// Publications that a reader may be behind before `lag` strikes; none: as far as the log serves.
+    /// Publications that a reader may be behind before `lag` strikes; none: as far as the tail reaches.
     pub max_lag: Option<u64>,
 }
 

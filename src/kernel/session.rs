@@ -316,6 +316,7 @@ impl Session {
 
     fn fill_from_log(&mut self, stretch: Stretch, batch: &mut Batch) {
         let Stretch { slot, page, upto } = stretch;
+        self.hub.counters().encoded.add(page.publications.len() as u64);
         for publication in &page.publications {
             self.announce_hole(slot, publication.offset, &page, batch);
             self.say_publication(slot, publication, batch);

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use super::counters::Counters;
 use super::format::Format;
 use super::message::{ChannelName, Epoch, Micros, Offset, Publication};
 
@@ -27,6 +28,7 @@ pub struct Tail {
     head: AtomicU64,
     recent: RwLock<Recent>,
     encodings: Mutex<Vec<Arc<Encoding>>>,
+    counters: Arc<Counters>,
 }
 
 struct Recent {
@@ -149,13 +151,14 @@ pub enum Copied {
 }
 
 impl Tail {
-    pub fn new(channel: ChannelName, epoch: Epoch, head: Offset) -> Self {
+    pub fn new(channel: ChannelName, epoch: Epoch, head: Offset, counters: Arc<Counters>) -> Self {
         Tail {
             channel,
             epoch,
             head: AtomicU64::new(head),
             recent: RwLock::new(Recent { publications: VecDeque::new(), bytes: 0, expires: None }),
             encodings: Mutex::new(Vec::new()),
+            counters,
         }
     }
 
@@ -282,6 +285,7 @@ impl Tail {
         let newer = missing(run.next(), head + 1);
         let older = if after + 1 < run.first { missing(after + 1, run.first) } else { Vec::new() };
         drop(recent); // The lane may go on while we encode.
+        self.counters.encoded.add((newer.len() + older.len()) as u64);
         if !older.is_empty() {
             prepend(encoding, run, &older, &self.channel, self.epoch);
         }

@@ -1,0 +1,207 @@
+//! The documentation is true: what it names exists, what it shows can be read, and what exists is in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use super::page::Hub;
+
+const PAGES: [&str; 5] = ["README.md", "CHANGELOG.md", "docs/protocol.md", "docs/plugins.md", "docs/operating.md"];
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The fenced blocks of a language.
+fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    text.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap_or(rest)).collect()
+}
+
+/// What stands between backticks in a line of text.
+fn inline_code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// The cells of a table's rows.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines().filter_map(|line| Some(line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").collect()))
+}
+
+/// What is between two texts.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    let rest = text.split_once(begin).unwrap_or_else(|| panic!("{begin:?} is gone")).1;
+    rest.split_once(end).map_or(rest, |(inner, _)| inner)
+}
+
+#[test]
+fn every_json_example_can_be_read() {
+    let mut count = 0;
+    for page in PAGES {
+        for block in blocks(&read(page), "json") {
+            for value in serde_json::Deserializer::from_str(block).into_iter::<serde_json::Value>() {
+                value.unwrap_or_else(|error| panic!("{page}: {error} in\n{block}"));
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 20, "only {count} examples were found");
+}
+
+#[test]
+fn every_error_code_and_its_status_is_in_the_protocol_and_in_the_table() {
+    let wire = read("src/edges/wire.rs");
+    let numbers = between(&wire, "fn numbers", "fn reason");
+    let coded: BTreeMap<&str, &str> = numbers
+        .split("=> (")
+        .filter_map(|rest| rest.split_once(')')?.0.split_once(", "))
+        .map(|(status, code)| (code, status))
+        .collect();
+    assert!(coded.len() > 15, "{coded:?}");
+
+    let protocol = read("docs/protocol.md");
+    let table = between(&protocol, "## Errors", "## ");
+    let told: BTreeMap<&str, &str> = rows(table).filter(|row| row[0].len() == 5).map(|row| (row[0], row[1])).collect();
+    assert_eq!(told.keys().collect::<Vec<_>>(), coded.keys().collect::<Vec<_>>());
+    for (code, status) in &told {
+        assert!(*status == "-" || *status == coded[code], "{code} has status {}, not {status}", coded[code]);
+    }
+
+    let reasons = between(&wire, "fn reason", "fn message");
+    let known: BTreeSet<&str> = rows(table).flat_map(|row| row.get(2).map(|cell| cell.trim_matches('`'))).collect();
+    for reason in
+        reasons.lines().filter_map(|line| line.trim().strip_suffix("\",")?.rsplit_once('"').map(|(_, word)| word))
+    {
+        assert!(known.contains(reason), "the protocol does not know the reason {reason}");
+    }
+}
+
+#[test]
+fn every_error_code_that_a_page_mentions_exists() {
+    let wire = read("src/edges/wire.rs");
+    for page in PAGES {
+        // The first Aether had others.
+        let text = read(page).replace(between(&format!("{}## If you", read(page)), "## If you", "\n## "), "");
+        let numbers = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() == 5);
+        for code in numbers.filter(|word| word.starts_with(['4', '5']) && word.bytes().all(|b| b.is_ascii_digit())) {
+            assert!(wire.contains(code), "{page} mentions {code}");
+        }
+    }
+}
+
+#[test]
+fn every_close_code_is_in_the_protocol_and_in_the_table() {
+    let wire = read("src/edges/wire.rs");
+    let coded: BTreeSet<&str> = between(&wire, "fn code(self)", "fn reason")
+        .split("Some(")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once(')')?.0))
+        .collect();
+    let protocol = read("docs/protocol.md");
+    let told: BTreeSet<&str> = rows(between(&protocol, "## Close codes", "## "))
+        .map(|row| row[0])
+        .filter(|cell| cell.len() == 4 && *cell != "code")
+        .collect();
+    assert_eq!(told, coded);
+}
+
+#[test]
+fn every_gap_cause_is_in_the_protocol() {
+    let format = read("src/kernel/format.rs");
+    let coded: BTreeSet<&str> = between(&format, "fn as_str", "}\n    }").split('"').skip(1).step_by(2).collect();
+    let protocol = read("docs/protocol.md");
+    let told: BTreeSet<&str> = rows(between(&protocol, "### Gaps", "## "))
+        .map(|row| row[0].trim_matches('`'))
+        .filter(|cell| *cell != "cause")
+        .collect();
+    assert_eq!(told, coded);
+}
+
+#[test]
+fn every_command_and_flag_that_a_page_shows_exists() {
+    let mut seen = BTreeSet::new();
+    for page in ["README.md", "CHANGELOG.md", "docs/operating.md"] {
+        let text = read(page);
+        let shell = blocks(&text, "sh").into_iter().flat_map(str::lines);
+        for line in shell.chain(inline_code(&text)) {
+            let Some((before, rest)) = line.split_once("aether ") else { continue };
+            if !before.is_empty() && !before.ends_with(['/', '(', ' ']) {
+                continue;
+            }
+            let words: Vec<&str> = rest.split_whitespace().map(|word| word.trim_end_matches(')')).collect();
+            let verb = words[0].starts_with(|c: char| c.is_ascii_lowercase()).then_some(words[0]);
+            let help =
+                Command::new(env!("CARGO_BIN_EXE_aether")).args(verb).arg("--help").output().expect("aether runs");
+            assert!(help.status.success(), "{page}: {line}");
+            let help = String::from_utf8_lossy(&help.stdout);
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(flag), "{page}: {flag} in {line}");
+            }
+            seen.extend(verb.map(str::to_owned));
+        }
+    }
+    assert!(["check", "token", "key"].iter().all(|verb| seen.contains(*verb)), "{seen:?}");
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let heading = |line: &str| -> Option<String> {
+        let words = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = words.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        line.starts_with('#').then(|| kept.map(|c| if c == ' ' { '-' } else { c }).collect())
+    };
+    for page in PAGES {
+        let text = read(page);
+        let dir = std::path::Path::new(page).parent().expect("a page is in a directory");
+        for link in text.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = if file.is_empty() { page.into() } else { dir.join(file) };
+            assert!(target.is_file(), "{page}: {link}");
+            if let Some(anchor) = anchor {
+                let target = read(&target.display().to_string());
+                assert!(target.lines().filter_map(heading).any(|known| known == anchor), "{page}: {link}");
+            }
+        }
+    }
+    let readme = read("README.md");
+    let table = between(&readme, "## Where is ...?", "\n## ");
+    assert!(rows(table).filter(|row| row[1].starts_with('[')).count() > 10);
+}
+
+#[test]
+fn every_metric_is_in_the_guide_and_on_the_hub() {
+    let served = Hub::start().get("/metrics");
+    let served: BTreeSet<&str> =
+        served.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let guide = read("docs/operating.md");
+    let told: BTreeSet<&str> = inline_code(&guide).filter(|code| code.starts_with("aether_")).collect();
+    assert_eq!(told, served);
+}
+
+#[test]
+fn every_setting_that_a_page_names_exists() {
+    let settings: toml_edit::DocumentMut = read("aether.toml").parse().expect("aether.toml is TOML");
+    for page in PAGES {
+        for code in inline_code(&read(page)) {
+            let Some((section, key)) = code.split_once('.') else { continue };
+            if let Some(table) = settings.get(section).and_then(|item| item.as_table())
+                && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            {
+                assert!(table.contains_key(key), "{page}: {code}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_function_of_the_library_is_in_the_guide() {
+    let guide = read("docs/plugins.md");
+    for entry in aether::plugins::registry() {
+        // `aether.log.info(..)` stands beside `aether.log.debug(..)`: the whole name, wherever it is.
+        let name = format!("aether.{}", entry.name);
+        let whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+        assert!(guide.split(name.as_str()).skip(1).any(whole), "{name} is not in docs/plugins.md");
+    }
+}
