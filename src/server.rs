@@ -190,8 +190,9 @@ impl Running {
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
             hub.stop().await
         });
-        delivery.shutdown_background();
-        front.shutdown_background();
+        // Tasks end where they wait, and let go of the store.
+        delivery.shutdown_timeout(Duration::from_millis(400));
+        front.shutdown_timeout(Duration::from_millis(400));
         outcome.context("the store could not be closed properly")?;
         tracing::info!("stopped");
         Ok(())

@@ -45,16 +45,37 @@ fn policy(channel: &str) -> Policy {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Publish { channel: usize, count: u64 },
+    Publish {
+        channel: usize,
+        count: u64,
+    },
     /// Under a key of only a few, so that some are repeats.
-    PublishKeyed { channel: usize, key: u8 },
-    Subscribe { reader: usize, channel: usize, from_start: bool },
-    Unsubscribe { reader: usize, channel: usize },
+    PublishKeyed {
+        channel: usize,
+        key: u8,
+    },
+    Subscribe {
+        reader: usize,
+        channel: usize,
+        from_start: bool,
+    },
+    Unsubscribe {
+        reader: usize,
+        channel: usize,
+    },
     /// One turn of the connection loop: what `fill` proposes, of which the socket takes so many bytes.
-    Turn { reader: usize, room: usize, takes: usize },
+    Turn {
+        reader: usize,
+        room: usize,
+        takes: usize,
+    },
     /// The connection breaks; the reader comes back with its positions.
-    Reconnect { reader: usize },
-    Forget { channel: usize },
+    Reconnect {
+        reader: usize,
+    },
+    Forget {
+        channel: usize,
+    },
     /// Channels that nobody holds leave memory.
     Idle,
     Restart,
@@ -111,7 +132,13 @@ impl Format for Lines {
             Notice::Live => format!("L {channel} {} {}\n", at.epoch, at.offset),
             Notice::Gap(gap) => {
                 let (from, to) = gap.missing.unwrap_or((0, 0));
-                format!("G {channel} {} {} {} {from} {to} {}\n", at.epoch, gap.requested, gap.available, gap.cause.as_str())
+                format!(
+                    "G {channel} {} {} {} {from} {to} {}\n",
+                    at.epoch,
+                    gap.requested,
+                    gap.available,
+                    gap.cause.as_str()
+                )
             }
         };
         out.extend_from_slice(line.as_bytes());
@@ -382,7 +409,10 @@ impl World {
                 "P" => {
                     check!(epoch == place.epoch, "reader {who} at {place:?}, another life without a word: {line}");
                     check!(number(3) == place.at + 1, "reader {who} at {place:?}: {line}");
-                    check!(life.payloads.get(number(3) as usize - 1).is_some_and(|p| p == words[4]), "reader {who}: {line}");
+                    check!(
+                        life.payloads.get(number(3) as usize - 1).is_some_and(|p| p == words[4]),
+                        "reader {who}: {line}"
+                    );
                     place.at += 1;
                 }
                 "L" => {
@@ -396,7 +426,10 @@ impl World {
                     match words[7] {
                         "epoch" => check!(epoch != place.epoch, "reader {who} at {place:?}: {line}"),
                         cause => {
-                            check!(epoch == place.epoch && (from, to) == (place.at + 1, available - 1) && from <= to, "reader {who} at {place:?}: {line}");
+                            check!(
+                                epoch == place.epoch && (from, to) == (place.at + 1, available - 1) && from <= to,
+                                "reader {who} at {place:?}: {line}"
+                            );
                             let gone = to < life.first(words[1]) || words[1] == "fleeting";
                             let jumped = words[1] == "skipping" && to < life.head();
                             let right = (cause == "evicted" && gone) || (cause == "skipped" && jumped);
