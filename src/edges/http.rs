@@ -15,8 +15,9 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
+use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
-use super::native::{Limits, SseFormat, WsFormat};
+use super::native::Limits;
 use super::origin::Origins;
 use super::session;
 use super::wire::{ErrorBody, Fault};
@@ -141,6 +142,15 @@ impl Caller {
             return Ok(());
         }
         Err(Fault::Origin(origin.unwrap_or_default().to_owned()))
+    }
+}
+
+/// `?heartbeat=1`: each beat says where the channels stand.
+pub fn wants_heartbeat(caller: &Caller) -> Result<bool, Fault> {
+    match caller.param("heartbeat") {
+        None | Some("" | "0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) => Err(Fault::Parameter("heartbeat: 0 or 1".into())),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod cursor;
 pub mod deadline;
+pub mod frames;
 pub mod history;
 pub mod http;
 pub mod listen;

@@ -23,6 +23,9 @@ use crate::kernel::session::{Batch, Session};
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
 const REPLIES: usize = 64 * 1024;
 
+/// How long before the end of its credential a client is told.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
+
 thread_local! {
     static BATCH: RefCell<Batch> = RefCell::default();
 }
@@ -59,7 +62,9 @@ pub trait Dialect: Send {
         out: &mut Vec<u8>,
     ) -> impl Future<Output = Result<(), Ending>> + Send;
     /// Asks for a sign of life, or gives one.
-    fn beat(&mut self, out: &mut Vec<u8>);
+    fn beat(&mut self, session: &Session, out: &mut Vec<u8>);
+    /// Says that the credential ends soon, and the connection with it.
+    fn expiring(&mut self, left: Duration, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
 }
@@ -123,6 +128,8 @@ struct Connection<S, D> {
     draining: Option<Instant>,
     member: Member,
     expires: Option<Instant>,
+    /// When to say that the credential ends; taken when it was said.
+    warn_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     ending: Ending,
 }
@@ -144,7 +151,8 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             // Far ends need no exact timer; the clock of tokio does not reach them.
             now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
         });
-        let first = expires.map_or(beat_at, |at| at.min(beat_at));
+        let warn_at = expires.map(|at| at.checked_sub(EXPIRY_NOTICE).unwrap_or(now));
+        let first = warn_at.map_or(beat_at, |at| at.min(beat_at));
         Connection {
             socket,
             dialect,
@@ -156,6 +164,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             draining: None,
             member: shared.roster.enter(),
             expires,
+            warn_at,
             timer: Box::pin(tokio::time::sleep_until(first)),
             ending: Ending::Gone,
             shared,
@@ -320,15 +329,18 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if stuck_until.is_some_and(|at| at <= now) {
             return Some(Ending::Dead);
         }
+        if let (Some(at), Some(_)) = (self.expires, self.warn_at.take_if(|at| *at <= now)) {
+            self.dialect.expiring(at - now, &mut self.owed);
+        }
         if self.beat_at <= now {
             // Who takes bytes slowly is alive, and what it is sent is beat enough.
             if self.blocked.is_none() {
-                self.dialect.beat(&mut self.owed);
+                self.dialect.beat(&self.session, &mut self.owed);
                 self.silent_until = self.silent_until.or(pulse.timeout.map(|timeout| now + timeout));
             }
             self.beat_at = now + pulse.interval;
         }
-        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires];
+        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires, self.warn_at];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);
         None

@@ -20,7 +20,7 @@ use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::reply::Response;
 
 use super::cursor::Cursor;
-use super::http::{Caller, Edge};
+use super::http::{Caller, Edge, wants_heartbeat};
 use super::native::SseDialect;
 use super::session::{self, Frame, Socket};
 use super::wire::{Ending, Fault};
@@ -153,11 +153,12 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     }
     let mut hello = Vec::new();
     SseDialect::hello(&session, edge.settings.sse_retry, &mut hello);
+    let heartbeat = wants_heartbeat(&caller)?;
     let shared = edge.sse.clone();
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
     let events = Events::new(hello, |socket| async move {
         let _permit = permit;
-        session::run(socket, SseDialect, session, shared).await
+        session::run(socket, SseDialect { heartbeat }, session, shared).await
     });
     let mut response = warp::reply::stream(events).into_response();
     for (name, value) in [

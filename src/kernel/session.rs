@@ -155,6 +155,11 @@ impl Session {
         self.subscriptions.iter().map(|(_, s)| s.position(s.cursor))
     }
 
+    /// Where each of its channels stands.
+    pub fn heads(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
+        self.subscriptions.iter().map(|(_, s)| s.position(s.seat.head()))
+    }
+
     /// Begins to listen. The position that is answered is where delivery begins.
     pub async fn subscribe(&mut self, name: ChannelName, start: Start) -> Result<Position, SubscribeError> {
         self.hub.hooks().subscribe(&self.client, &name).await.map_err(SubscribeError::Refused)?;
