@@ -13,6 +13,7 @@ mod idle_channels;
 mod layers;
 mod log_contract;
 mod metrics;
+mod model;
 mod order;
 mod origin;
 mod page;
