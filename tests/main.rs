@@ -9,6 +9,7 @@ mod docs;
 mod fan_out;
 mod http;
 mod idempotency;
+mod idle_channels;
 mod layers;
 mod log_contract;
 mod metrics;
