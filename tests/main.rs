@@ -7,6 +7,7 @@ mod config_and_cli;
 mod crash;
 mod docs;
 mod fan_out;
+mod frames;
 mod http;
 mod idempotency;
 mod idle_channels;
