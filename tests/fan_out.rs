@@ -26,8 +26,13 @@ async fn a_publication_is_encoded_once_for_all_readers_of_a_format() {
         sse.read_to("fan.out", MESSAGES).await.assert_exactly(1, MESSAGES);
     }
     let pushed = (READERS as u64 + 10) * MESSAGES;
-    until("every delivery is counted", async || hub.metric("aether_messages_pushed_total").await == pushed as f64).await;
-    assert_eq!(hub.metric("aether_messages_encoded_total").await, (2 * MESSAGES) as f64, "once for each of two formats");
+    until("every delivery is counted", async || hub.metric("aether_messages_pushed_total").await == pushed as f64)
+        .await;
+    assert_eq!(
+        hub.metric("aether_messages_encoded_total").await,
+        (2 * MESSAGES) as f64,
+        "once for each of two formats"
+    );
 }
 
 #[tokio::test]
