@@ -15,6 +15,9 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
 use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
@@ -53,10 +56,12 @@ fn begin_logging(config: &Config) {
     let level = tracing::Level::from(config.log.level);
     let colours = std::io::stderr().is_terminal();
     let to_stderr = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colours);
+    // sled tells of every write at `debug`, which is nothing that one looks for here.
+    let ours = Targets::new().with_default(level).with_target("sled", tracing::Level::WARN);
     // A second hub in one process logs where the first one does.
     let _ = match config.log.format {
-        LogFormat::Text => to_stderr.try_init(),
-        LogFormat::Json => to_stderr.json().try_init(),
+        LogFormat::Text => to_stderr.finish().with(ours).try_init(),
+        LogFormat::Json => to_stderr.json().finish().with(ours).try_init(),
     };
 }
 
@@ -185,8 +190,9 @@ impl Running {
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
             hub.stop().await
         });
-        delivery.shutdown_background();
-        front.shutdown_background();
+        // Tasks end where they wait, and let go of the store.
+        delivery.shutdown_timeout(Duration::from_millis(400));
+        front.shutdown_timeout(Duration::from_millis(400));
         outcome.context("the store could not be closed properly")?;
         tracing::info!("stopped");
         Ok(())

@@ -1,13 +1,24 @@
 //! What Aether promises, told from outside on real sockets: a file a promise.
 
-#[allow(dead_code)]
 mod common;
 
+mod auth;
+mod config_and_cli;
+mod crash;
 mod docs;
 mod fan_out;
+mod http;
 mod idempotency;
+mod layers;
+mod log_contract;
+mod metrics;
+mod model;
 mod order;
+mod origin;
 mod page;
+mod payload;
 mod resume;
 mod slow_readers;
+mod sse;
 mod stopping;
+mod ws;

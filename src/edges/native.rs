@@ -14,7 +14,7 @@ use tungstenite::protocol::frame::coding::{Control, OpCode};
 
 use super::cursor;
 use super::session::{Dialect, Frame};
-use super::wire::{Ending, ErrorBody, Fault};
+use super::wire::{Ending, ErrorBody, Fault, object};
 use super::ws;
 use crate::kernel::format::{Format, Gap, Notice};
 use crate::kernel::message::{ChannelName, Epoch, Media, Micros, Offset, Position, Publication};
@@ -332,9 +332,9 @@ fn refuse(fault: &Fault, id: Option<&RawValue>, out: &mut Vec<u8>) {
 
 impl WsDialect {
     async fn on_text(&mut self, session: &mut Session, text: &[u8], out: &mut Vec<u8>) {
-        let asked: Asked<'_> = match serde_json::from_slice(text) {
+        let asked: Asked<'_> = match object(text) {
             Ok(asked) => asked,
-            Err(error) => return refuse(&Fault::Json(error.to_string()), None, out),
+            Err(fault) => return refuse(&fault, None, out),
         };
         let id = asked.id.filter(|id| id.get().len() <= MAX_ID);
         match asked.kind.as_str() {

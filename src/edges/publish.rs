@@ -13,7 +13,7 @@ use warp::reply::Response;
 
 use super::http::{Caller, Edge, json, read_body};
 use super::native::{RESERVED_EVENTS, timestamp};
-use super::wire::{ErrorBody, Fault};
+use super::wire::{ErrorBody, Fault, object};
 use crate::kernel::hub::Receipt;
 use crate::kernel::message::{ChannelName, Draft, Media, Message, Offset};
 use crate::kernel::policy::Ack;
@@ -130,16 +130,12 @@ pub async fn one<B: Buf>(
     let body = read_body(&caller, body, edge.settings.max_payload, edge.settings.body_timeout).await?;
     let draft = match caller.param("channel") {
         Some(channel) => raw_draft(&caller, channel, body)?,
-        None => parse::<Written<'_>>(&body)?.draft()?,
+        None => object::<Written<'_>>(&body)?.draft()?,
     };
     let channel = draft.channel.clone();
     let receipt = edge.hub.publish(&client, draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))?;
     Ok(json(StatusCode::OK, &Published::from(&receipt)))
-}
-
-fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::Json(error.to_string()))
 }
 
 /// The body is the payload, any bytes; what else there is to say stands in the query.
@@ -211,7 +207,7 @@ pub async fn batch<B: Buf>(
     }
     let client = edge.connect(&caller).await?;
     let body = read_body(&caller, body, edge.settings.max_batch_bytes, edge.settings.body_timeout).await?;
-    let Many { messages } = parse(&body)?;
+    let Many { messages } = object(&body)?;
     if messages.is_empty() {
         return Err(Fault::EmptyBatch);
     }
@@ -223,7 +219,7 @@ pub async fn batch<B: Buf>(
         if raw.get().len() > max {
             return Err(Fault::TooLarge { max });
         }
-        parse::<Written<'_>>(raw.get().as_bytes())?.draft()
+        object::<Written<'_>>(raw.get().as_bytes())?.draft()
     });
     // Those that are well formed go together; the others keep their place in the answer.
     let (mut good, mut faults) = (Vec::new(), Vec::new());

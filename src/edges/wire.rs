@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::hooks::{Refusal, RefusalKind};
 use crate::kernel::hub::{PublishError, ReadError};
@@ -201,6 +201,14 @@ impl Fault {
             SubscribeError::Store(_) => Fault::Store { doing: "subscribe" },
         }
     }
+}
+
+/// Reads a JSON object. serde takes an array for one too, its items for the fields in their order; nobody meant that.
+pub fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> {
+    if json.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Fault::Json("expected an object, not an array".into()));
+    }
+    serde_json::from_slice(json).map_err(|error| Fault::Json(error.to_string()))
 }
 
 /// Why a connection ends.

@@ -94,8 +94,9 @@ impl Kept {
     fn trim(&mut self, now: Micros) {
         let Some(retention) = self.retention else { return };
         while let Some(oldest) = self.publications.front() {
+            let is_newest = self.publications.len() == 1;
             let too_many = retention.count.is_some_and(|count| self.publications.len() as u64 > count);
-            let too_big = retention.bytes.is_some_and(|bytes| self.bytes > bytes);
+            let too_big = !is_newest && retention.bytes.is_some_and(|bytes| self.bytes > bytes);
             let too_old = retention.age.is_some_and(|age| oldest.time + (age.as_micros() as Micros) < now);
             if !(too_many || too_big || too_old) {
                 return;

@@ -6,7 +6,7 @@
 //! | `messages` | channel's number, last offset in the block (both big-endian) | a block of publications |
 //! | `keys` | hash of channel's number and idempotency key | offset, time, until when |
 //! | `key_ages` | until when (big-endian), hash | nothing |
-//! | `meta` | `format`, `epoch` | |
+//! | `meta` | `format`, `epoch`, `ended` | `life` says what for |
 //!
 //! One lane writes. A group becomes one block per channel, then one flush and one `fdatasync` of sled's file: sled's own
 //! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages go in before their idempotency
@@ -33,6 +33,7 @@ use sha2::{Digest, Sha256};
 use sled::{Batch, Db, Tree};
 use tokio::sync::Semaphore;
 
+use super::life::Life;
 use super::{block, new_epoch};
 use crate::kernel::log::{Appended, Entry, Extent, From, Log, LogError, Page, Policies, Range, Reply};
 use crate::kernel::message::{ChannelName, Epoch, Micros, Offset, Publication};
@@ -100,6 +101,7 @@ pub struct SledLog {
 struct Inner {
     path: PathBuf,
     db: Db,
+    meta: Tree,
     heads: Tree,
     messages: Tree,
     keys: Tree,
@@ -225,14 +227,26 @@ impl Inner {
         };
         let tree = |name: &str| db.open_tree(name).map_err(|error| OpenError::Damaged(at(), error.to_string()));
         let meta = tree("meta")?;
-        let epoch = match meta.get("format").map_err(failed).map_err(damaged)? {
-            Some(format) if format == FORMAT => {
-                let stored = meta.get("epoch").map_err(failed).map_err(damaged)?;
-                Epoch(be(&stored.ok_or_else(|| OpenError::Foreign(at()))?))
+        let word =
+            |name: &str| Ok::<_, OpenError>(meta.get(name).map_err(failed).map_err(damaged)?.map(|word| be(&word)));
+        let life = Life::read(path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => OpenError::Damaged(at(), error.to_string()),
+            _ => OpenError::Io(at(), error),
+        })?;
+        let format = meta.get("format").map_err(failed).map_err(damaged)?;
+        if format.as_ref().is_some_and(|format| format != FORMAT) {
+            return Err(OpenError::Foreign(at()));
+        }
+        let epoch = match (life, format.and(word("epoch")?)) {
+            (Some(life), known) if known != Some(life.epoch.0) => {
+                return Err(OpenError::Damaged(at(), "its contents are lost".into()));
             }
-            Some(_) => return Err(OpenError::Foreign(at())),
-            None if db.was_recovered() && db.tree_names().len() > 2 => return Err(OpenError::Foreign(at())),
-            None => {
+            (Some(life), _) if life.ended.is_some() && word("ended")? != life.ended => {
+                return Err(OpenError::Damaged(at(), "its newest part is lost".into()));
+            }
+            (_, Some(epoch)) => Epoch(epoch),
+            (_, None) if db.was_recovered() && db.tree_names().len() > 2 => return Err(OpenError::Foreign(at())),
+            (_, None) => {
                 let epoch = new_epoch();
                 meta.insert("epoch", &epoch.0.to_be_bytes()).map_err(failed).map_err(damaged)?;
                 meta.insert("format", FORMAT).map_err(failed).map_err(damaged)?;
@@ -242,6 +256,7 @@ impl Inner {
         let file = File::open(path.join("db")).map_err(|error| OpenError::Io(at(), error))?;
         let inner = Inner {
             path: at(),
+            meta,
             heads: tree("heads")?,
             messages: tree("messages")?,
             keys: tree("keys")?,
@@ -257,7 +272,7 @@ impl Inner {
             sweep_from: Mutex::new(None),
         };
         inner.sync().map_err(damaged)?;
-        File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| OpenError::Io(at(), error))?;
+        Life { epoch, ended: None }.write(path).map_err(|error| OpenError::Io(at(), error))?;
         Ok(inner)
     }
 
@@ -380,7 +395,7 @@ impl Inner {
         Ok(Appended::New { offset, time })
     }
 
-    fn known_key(&self, key: &[u8; 16], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
+    fn known_key(&self, key: &[u8], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
         let Some(value) = self.keys.get(key).map_err(failed)? else { return Ok(None) };
         let words: Vec<u64> = value.chunks_exact(8).map(be).collect();
         match words[..] {
@@ -618,7 +633,10 @@ impl Inner {
         let mut any = false;
         for entry in self.key_ages.range(..now.to_be_bytes().to_vec()).keys() {
             let age = entry.map_err(failed)?;
-            keys.remove(&age[8..]);
+            // A key that was used again after its window has a younger age beside this one, and stays.
+            if self.known_key(&age[8..], now)?.is_none() {
+                keys.remove(&age[8..]);
+            }
             ages.remove(age);
             any = true;
             if began.elapsed() > SWEEP_BUDGET / 2 {
@@ -648,7 +666,11 @@ impl Inner {
         for name in names {
             self.close(&name)?;
         }
-        self.sync()
+        let mark = new_epoch().0;
+        self.meta.insert("ended", &mark.to_be_bytes()).map_err(failed)?;
+        self.sync()?;
+        let life = Life { epoch: self.epoch, ended: Some(mark) };
+        life.write(&self.path).map_err(|error| LogError(format!("the mark of a proper end: {error}")))
     }
 }
 

@@ -196,10 +196,6 @@ impl WsClient {
     pub async fn close(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(5), self.socket.close(None)).await;
     }
-
-    pub fn socket(&mut self) -> &mut WebSocketStream<TcpStream> {
-        &mut self.socket
-    }
 }
 
 fn take_in(seen: &mut Seen, channel: &str, frame: &Json) {
