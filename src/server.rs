@@ -244,6 +244,14 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
         ("aether_rules_denied_total", "Refusals by the rules", get(&counters.denied)),
         ("aether_rules_errors_total", "Hooks that broke", get(&counters.errors)),
         ("aether_rules_killed_total", "Hooks that ran over their budget", get(&counters.killed_over_budget)),
+        ("aether_rules_breakers_open", "Hooks that rest because they broke too often", get(&counters.breakers_open)),
+        ("aether_rules_broken_off_total", "Calls that an open breaker refused", get(&counters.broken_off)),
+        (
+            "aether_rules_credentials_known_total",
+            "Requests with a remembered credential",
+            get(&counters.credentials_known),
+        ),
+        ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
         ("aether_lua_vms", "Lua VMs that were built", get(&counters.vms)),
         ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
     ]

@@ -5,6 +5,7 @@ local allow, deny, crypto = aether.allow, aether.deny, aether.crypto
 local function verdict(key)
 	return allow({
 		user = key.name,
+		ttl = aether.config.remember,
 		grants = {
 			publish = aether.patterns(key.publish),
 			subscribe = aether.patterns(key.subscribe),

@@ -49,6 +49,7 @@ aether.on.connect(function(req)
 		user = text(claims.sub),
 		tenant = text(claims[cfg.tenant_claim]),
 		expires = claims.exp and claims.exp + cfg.leeway, -- what was let in within the leeway is not thrown out at once
+		ttl = cfg.remember,
 		attrs = attrs,
 		grants = { subscribe = readable, history = readable, publish = aether.patterns(claims.publish) },
 	})

@@ -20,6 +20,10 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Refusal>> + Send 
 pub trait Hooks: Send + Sync + 'static {
     /// Who is this? Asked per connection, and per credential over HTTP.
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity>;
+    /// Who is it from now on? It shows a new credential on an open connection.
+    fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
+        Box::pin(async move { self.connect(&ConnectRequest::renewal(client, token)).await })
+    }
     /// May it listen? Any deny wins, else any allow, else no.
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, ()>;
     /// May it say this here?
@@ -49,6 +53,11 @@ pub struct ConnectRequest {
 }
 
 impl ConnectRequest {
+    /// What a connected client asks with when it shows a new credential.
+    pub fn renewal(client: &Client, token: &str) -> ConnectRequest {
+        let bearer = Some(token.to_owned());
+        ConnectRequest { transport: client.transport, ip: client.ip, bearer, ..ConnectRequest::default() }
+    }
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }

@@ -1,5 +1,7 @@
 //! Verdicts as hooks return them, and decisions as they are logged and told.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,8 +9,10 @@ use std::time::Duration;
 use mlua::{MetaMethod, UserData, UserDataMethods, Value};
 use serde_json::Value as Json;
 
+use super::commons::Commons;
+use super::record::Record;
 use super::value::describe;
-use crate::kernel::hooks::{Grants, Refusal, RefusalKind};
+use crate::kernel::hooks::{Client, ConnectRequest, Grants, Refusal, RefusalKind};
 
 /// What `aether.allow` and `aether.deny` make.
 pub enum Verdict {
@@ -25,6 +29,8 @@ pub struct Allow {
     pub attrs: Option<Json>,
     pub view: Option<String>,
     pub ttl: Option<Duration>,
+    /// What a remembered vote can be forgotten by.
+    pub tags: Vec<String>,
     pub grants: Grants,
     /// The options that were given: which of them make sense is up to the hook.
     pub given: Vec<String>,
@@ -54,7 +60,7 @@ impl UserData for Verdict {
 /// A hook's answer.
 pub enum Vote {
     None,
-    Allow(Allow),
+    Allow(Box<Allow>),
     Deny(Deny),
 }
 
@@ -63,7 +69,7 @@ impl Vote {
     pub fn read(value: &Value, reason: &Value, known: &[&str]) -> Result<Vote, String> {
         match value {
             Value::Nil => Ok(Vote::None),
-            Value::Boolean(true) => Ok(Vote::Allow(Allow::default())),
+            Value::Boolean(true) => Ok(Vote::Allow(Box::default())),
             Value::Boolean(false) => {
                 let why = match reason {
                     Value::Nil => None,
@@ -75,9 +81,12 @@ impl Vote {
             Value::UserData(data) => match data.borrow::<Verdict>().as_deref() {
                 Ok(Verdict::Deny(deny)) => Ok(Vote::Deny(deny.clone())),
                 Ok(Verdict::Allow(allow)) => match allow.given.iter().find(|key| !known.contains(&key.as_str())) {
+                    Some(key) if key == "view" && known.contains(&"tags") => {
+                        Err("aether.allow: view: views come with a later version".into())
+                    }
                     Some(key) if known.is_empty() => Err(format!("aether.allow takes no options here, got {key}")),
                     Some(key) => Err(format!("aether.allow takes only {} here, got {key}", known.join(", "))),
-                    None => Ok(Vote::Allow((**allow).clone())),
+                    None => Ok(Vote::Allow(allow.clone())),
                 },
                 Err(_) => Err(unexpected(value)),
             },
@@ -108,28 +117,78 @@ pub struct Decision<'a> {
     pub why: &'a str,
     /// What the client is told instead, where the reason is not for it.
     pub told: Option<&'a str>,
+    /// Nothing ran: a breaker is open, and said so once already.
+    pub rests: bool,
     pub channel: Option<&'a str>,
+    pub asker: Asker<'a>,
+}
+
+/// Whom a decision is about.
+#[derive(Clone, Copy)]
+pub struct Asker<'a> {
     pub user: Option<&'a str>,
+    pub ip: Option<IpAddr>,
+    pub transport: &'static str,
+    /// Known so that it can be kept out of what is written down.
+    pub credential: Option<&'a str>,
+}
+
+impl<'a> From<&'a Client> for Asker<'a> {
+    fn from(client: &'a Client) -> Self {
+        let user = client.identity.user.as_deref();
+        Asker { user, ip: client.ip, transport: client.transport, credential: None }
+    }
+}
+
+impl<'a> From<&'a ConnectRequest> for Asker<'a> {
+    fn from(request: &'a ConnectRequest) -> Self {
+        Asker { user: None, ip: request.ip, transport: request.transport, credential: request.bearer.as_deref() }
+    }
 }
 
 impl Decision<'_> {
     /// Gives the decision its id, writes it down and turns it into what the client hears.
-    pub fn refuse(self) -> Refusal {
+    pub fn refuse(self, commons: &Commons) -> Refusal {
         let decision = new_id();
-        let Decision { kind, hook, plugin, place, code, why, told, channel, user } = self;
-        let (channel, user) = (channel.unwrap_or_default(), user.unwrap_or_default());
-        if kind == RefusalKind::Broken {
-            tracing::error!(target: "aether::decision", decision, hook, plugin, place, code, why, channel, user, "a rule broke");
-        } else {
-            tracing::info!(target: "aether::decision", decision, hook, plugin, place, code, why, channel, user, "denied");
+        let Decision { kind, hook, plugin, place, code, why, told, rests, channel, asker } = self;
+        let (channel, user) = (channel.unwrap_or_default(), asker.user.unwrap_or_default());
+        // A rule that breaks on a credential may name it.
+        let hidden = asker.credential.filter(|secret| !secret.is_empty() && why.contains(secret));
+        let why = hidden.map_or(Cow::Borrowed(why), |secret| why.replace(secret, "<secret>").into());
+        let logged = why.as_ref();
+        match kind {
+            RefusalKind::Broken if rests => {
+                tracing::info!(target: "aether::decision", decision, hook, plugin, place, code, why = logged, channel, user, "breaker open");
+            }
+            RefusalKind::Broken => {
+                tracing::error!(target: "aether::decision", decision, hook, plugin, place, code, why = logged, channel, user, "a rule broke");
+            }
+            RefusalKind::Denied | RefusalKind::Busy => {
+                tracing::info!(target: "aether::decision", decision, hook, plugin, place, code, why = logged, channel, user, "denied");
+            }
         }
-        Refusal { kind, code: code.to_owned(), why: told.unwrap_or(why).to_owned(), decision }
+        commons.recorder.deny(Record {
+            id: decision.clone(),
+            time: commons.now(),
+            allowed: false,
+            hook: hook.to_owned(),
+            plugin: plugin.to_owned(),
+            place: place.to_owned(),
+            code: code.to_owned(),
+            why: why.clone().into_owned(),
+            channel: channel.to_owned(),
+            user: user.to_owned(),
+            ip: asker.ip,
+            transport: asker.transport,
+        });
+        let why = told.map_or_else(|| why.into_owned(), str::to_owned);
+        Refusal { kind, code: code.to_owned(), why, decision }
     }
 }
 
 /// Eight characters that one can read out on the telephone; they differ within a process and hardly ever repeat
 /// between two.
-fn new_id() -> String {
+pub fn new_id() -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
     static START: LazyLock<u64> = LazyLock::new(|| {
         let mut seed = [0; 8];

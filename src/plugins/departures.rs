@@ -73,15 +73,17 @@ fn run(generation: &Arc<Generation>, waiting: &Receiver<Departure>, closing: &At
                 let answer = vm.ask(hook, generation.program.limits.connect, &[], |lua| {
                     Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?))
                 });
-                if let Err(failure) = answer {
-                    tracing::error!(target: "aether::plugin", why = failure.0, "a disconnect hook broke");
+                if let Err(failure) = answer
+                    && !failure.rests
+                {
+                    tracing::error!(target: "aether::plugin", why = failure.why, "a disconnect hook broke");
                 }
             }
             vm.handles.forget_session(&client);
             Ok(())
         });
         if let Err(failure) = told {
-            tracing::error!(target: "aether::plugin", why = failure.0, "disconnect hooks have no VM");
+            tracing::error!(target: "aether::plugin", why = failure.why, "disconnect hooks have no VM");
         }
     }
 }

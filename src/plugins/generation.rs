@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::breaker::Breaker;
+use super::commons::Commons;
 use super::manifest::Manifest;
 use super::schema::{self, Setting};
 use super::vm::Vm;
@@ -19,6 +21,15 @@ pub struct Program {
     pub secrets: Secrets,
     pub limits: Limits,
     pub counters: Arc<Counters>,
+    pub commons: Arc<Commons>,
+    /// By unit and kind of hook.
+    breakers: Vec<[Breaker; Event::KINDS]>,
+}
+
+impl Program {
+    pub fn breaker(&self, registration: &Registration) -> &Breaker {
+        &self.breakers[registration.unit][registration.event as usize]
+    }
 }
 
 /// A plugin, or one file of the operator's scripts.
@@ -42,16 +53,22 @@ pub struct Unit {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     Connect,
+    Refresh,
     Subscribe,
     Publish,
     History,
     Disconnect,
 }
 
+impl Event {
+    const KINDS: usize = 6;
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Event::Connect => "on.connect",
+            Event::Refresh => "on.refresh",
             Event::Subscribe => "on.subscribe",
             Event::Publish => "on.publish",
             Event::History => "on.history",
@@ -84,7 +101,7 @@ pub struct Generation {
 
 impl Generation {
     /// Reads and checks everything, the code too, which runs once in a VM that is thrown away.
-    pub fn load(config: &HostConfig, counters: Arc<Counters>) -> Result<Generation, LoadError> {
+    pub fn load(config: &HostConfig, commons: Arc<Commons>, counters: Arc<Counters>) -> Result<Generation, LoadError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let mut errors = Vec::new();
         let mut units = Vec::new();
@@ -100,7 +117,9 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let program = Arc::new(Program { units, secrets: config.secrets.clone(), limits: config.limits, counters });
+        let breakers = units.iter().map(|_| Default::default()).collect();
+        let (secrets, limits) = (config.secrets.clone(), config.limits);
+        let program = Arc::new(Program { units, secrets, limits, counters, commons, breakers });
         let registrations = match Vm::build(&program) {
             Ok(vm) => vm.registrations().to_vec(),
             Err(wrong) => {

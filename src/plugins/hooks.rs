@@ -8,27 +8,28 @@ use dashmap::DashMap;
 use mlua::Value;
 use rustc_hash::FxBuildHasher;
 
-use super::decision::{Allow, Decision, Deny, Vote};
+use super::commons::Commons;
+use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::departures::Departures;
-use super::generation::{Event, Generation};
-use super::handles::Request;
+use super::generation::{Event, Generation, Program};
+use super::record::{DecisionFilter, Record};
+use super::remembered::Forget;
 use super::resident::with_vm;
 use super::vm::Failure;
-use super::{Counters, Facts, HostConfig, LoadError, Policies};
+use super::{Counters, HostConfig, LoadError, Policies};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, RefusalKind};
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
 
 /// All rules of one generation.
 pub struct Host {
-    generation: Arc<Generation>,
-    connect: Vec<usize>,
+    pub(super) generation: Arc<Generation>,
     /// No hook votes on any channel, so none needs to be looked up.
     votes: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
     departures: Option<Departures>,
     policy: Policies,
-    counters: Arc<Counters>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The hooks that vote on one channel.
@@ -43,10 +44,10 @@ struct Concern {
 /// Channels whose concern is kept. When it is full it starts afresh.
 const MAX_CONCERNS: usize = 1 << 16;
 
-const CONNECT_OPTIONS: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
+const SUBSCRIBE_OPTIONS: [&str; 2] = ["ttl", "tags"];
 
 /// What a hook said no with, or that it broke.
-enum No {
+pub(super) enum No {
     Denied(usize, Deny),
     Broken(usize, Failure),
 }
@@ -65,11 +66,11 @@ struct Question<'a> {
 impl Host {
     pub fn load(config: HostConfig) -> Result<Arc<Host>, LoadError> {
         let counters = Arc::new(Counters::default());
-        let generation = Arc::new(Generation::load(&config, counters.clone())?);
-        let hooks = || generation.registrations.iter().enumerate();
+        let commons = Commons::new(config.clock.clone()).map_err(|why| LoadError(vec![why]))?;
+        let generation = Arc::new(Generation::load(&config, Arc::new(commons), counters.clone())?);
+        let votes = generation.registrations.iter().any(|hook| hook.pattern.is_some());
         Ok(Arc::new(Host {
-            connect: hooks().filter(|(_, hook)| hook.event == Event::Connect).map(|(at, _)| at).collect(),
-            votes: hooks().any(|(_, hook)| hook.pattern.is_some()),
+            votes,
             concerns: DashMap::default(),
             departures: Departures::start(&generation),
             policy: config.policy,
@@ -80,6 +81,16 @@ impl Host {
 
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Drops remembered credentials and votes; how many.
+    pub fn forget(&self, what: &Forget) -> usize {
+        self.generation.program.commons.remembered.forget(what)
+    }
+
+    /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
+    pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
+        self.generation.program.commons.recorder.find(filter)
     }
 
     /// A line per plugin and script, and a line per hook.
@@ -123,7 +134,9 @@ impl Host {
     }
 
     fn decide(&self, question: &Question<'_>) -> Result<(), Refusal> {
-        let mut allowed = question.granted;
+        let asker = Asker::from(question.client);
+        let channel = Some(question.channel.as_str());
+        let (mut allowed, mut by) = (question.granted, None);
         if self.votes {
             let concern = self.concern(question.channel);
             let hooks = match question.event {
@@ -132,42 +145,45 @@ impl Host {
                 _ => &concern.history,
             };
             if !hooks.is_empty() {
-                match self.vote(question, concern.id, hooks) {
-                    Ok(vote) => allowed |= vote,
-                    Err(no) => return Err(self.refuse(no, Some(question))),
-                }
+                by = self.vote(question, concern.id, hooks).map_err(|no| self.refuse(no, channel, asker))?;
+                allowed |= by.is_some();
             }
         }
-        if allowed {
-            return Ok(());
+        if !allowed {
+            return Err(self.refuse_by_default(question.event, "not_allowed", "no rule allows this", channel, asker));
         }
-        self.counters.denied.fetch_add(1, Relaxed);
-        Err(Decision {
-            kind: RefusalKind::Denied,
-            hook: &question.event.to_string(),
-            plugin: "",
-            place: "",
-            code: "not_allowed",
-            why: "no rule allows this",
-            told: None,
-            channel: Some(question.channel.as_str()),
-            user: question.client.identity.user.as_deref(),
-        }
-        .refuse())
+        self.sample(question.event, by, channel, asker);
+        Ok(())
     }
 
-    /// Whether a hook allows it. The first no ends the voting, because nothing outvotes it.
-    fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<bool, No> {
-        let limits = &self.generation.program.limits;
+    /// The hook that allows it, the last if several do. The first no ends the voting, because nothing outvotes it.
+    fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+        if question.event != Event::Subscribe {
+            return self.ask(question, concern, hooks);
+        }
+        let (commons, client) = (&self.generation.program.commons, question.client);
+        let now = commons.now();
+        let known = |hook: &usize| commons.remembered.vote(*hook, client, question.channel, now);
+        let (known, open): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| known(hook));
+        self.counters.votes_known.fetch_add(known.len() as u64, Relaxed);
+        let allows = self.ask(question, concern, &open)?;
+        Ok(allows.or(known.last().copied()))
+    }
+
+    fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+        let Some(&first) = hooks.first() else { return Ok(None) };
+        let Program { limits, commons, .. } = &*self.generation.program;
         let client = question.client;
-        let mut asked = hooks[0];
+        let mark = commons.remembered.mark();
+        let mut asked = first;
         let votes = with_vm(&self.generation, |vm| {
             let lease = question.draft.map(|draft| vm.handles.lend(draft, client.identity.user.as_deref()));
-            let mut allowed = false;
+            let mut allowed = None;
             for &hook in hooks {
                 asked = hook;
                 let pattern = self.generation.registrations[hook].pattern.as_ref();
-                let vote = vm.ask(hook, limits.call, &[], |lua| {
+                let options: &[&str] = if question.event == Event::Subscribe { &SUBSCRIBE_OPTIONS } else { &[] };
+                let vote = vm.ask(hook, limits.call, options, |lua| {
                     let about = match (&lease, question.event) {
                         (Some(lease), _) => Value::UserData(lease.handle()),
                         (None, Event::History) => vm.handles.read_request(question.resume),
@@ -178,7 +194,13 @@ impl Host {
                 });
                 match vote? {
                     Vote::None => {}
-                    Vote::Allow(_) => allowed = true,
+                    Vote::Allow(allow) => {
+                        allowed = Some(hook);
+                        if let Some(ttl) = allow.ttl {
+                            let whose = (hook, client, question.channel);
+                            commons.remembered.keep_vote(mark, whose, allow.tags, ttl, commons.now());
+                        }
+                    }
                     Vote::Deny(deny) => return Ok(Err(No::Denied(hook, deny))),
                 }
             }
@@ -187,48 +209,7 @@ impl Host {
         votes.unwrap_or_else(|failure| Err(No::Broken(asked, failure)))
     }
 
-    fn who(&self, request: &ConnectRequest) -> Result<Identity, Refusal> {
-        let budget = self.generation.program.limits.connect;
-        let mut asked = self.connect.first().copied().unwrap_or_default();
-        let answer = if self.connect.is_empty() {
-            Ok(Vote::None)
-        } else {
-            with_vm(&self.generation, |vm| {
-                for &hook in &self.connect {
-                    asked = hook;
-                    match vm.ask(hook, budget, &CONNECT_OPTIONS, |_| Ok(Request(request.clone())))? {
-                        Vote::None => {}
-                        answer => return Ok(answer),
-                    }
-                }
-                Ok(Vote::None)
-            })
-        };
-        match answer {
-            Ok(Vote::Allow(allow)) => Ok(identity(allow)),
-            Ok(Vote::Deny(deny)) => Err(self.refuse(No::Denied(asked, deny), None)),
-            Err(failure) => Err(self.refuse(No::Broken(asked, failure), None)),
-            Ok(Vote::None) => {
-                self.counters.denied.fetch_add(1, Relaxed);
-                let why =
-                    if request.bearer.is_some() { "no rule knows this credential" } else { "a credential is required" };
-                Err(Decision {
-                    kind: RefusalKind::Denied,
-                    hook: "on.connect",
-                    plugin: "",
-                    place: "",
-                    code: "unauthorized",
-                    why,
-                    told: None,
-                    channel: None,
-                    user: None,
-                }
-                .refuse())
-            }
-        }
-    }
-
-    fn refuse(&self, no: No, question: Option<&Question<'_>>) -> Refusal {
+    pub(super) fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
         self.counters.denied.fetch_add(1, Relaxed);
         let (No::Denied(hook, _) | No::Broken(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
@@ -240,38 +221,54 @@ impl Host {
             code: "",
             why: "",
             told: None,
-            channel: question.map(|question| question.channel.as_str()),
-            user: question.and_then(|question| question.client.identity.user.as_deref()),
+            rests: false,
+            channel,
+            asker,
         };
-        match &no {
+        let decision = match &no {
             No::Denied(_, deny) => {
                 let said = deny.why.as_deref().unwrap_or("a rule denies this");
                 let told = deny.private.then_some("a rule denies this");
-                Decision { place: &deny.place, code: &deny.code, why: said, told, ..decision }.refuse()
+                Decision { place: &deny.place, code: &deny.code, why: said, told, ..decision }
             }
-            No::Broken(_, Failure(why)) => {
+            No::Broken(_, Failure { why, rests }) => {
                 let told = Some("a rule failed, so this is denied");
-                Decision { kind: RefusalKind::Broken, code: "rule_error", why, told, ..decision }.refuse()
+                Decision { kind: RefusalKind::Broken, code: "rule_error", why, told, rests: *rests, ..decision }
             }
-        }
+        };
+        decision.refuse(&self.generation.program.commons)
     }
-}
 
-fn identity(allow: Allow) -> Identity {
-    let facts = Facts { attrs: allow.attrs.unwrap_or_default(), view: allow.view, ttl: allow.ttl };
-    Identity {
-        user: allow.user,
-        tenant: allow.tenant,
-        // The cast saturates: what lies beyond the end of time never comes.
-        expires: allow.expires.map(|seconds| (seconds * 1e6) as u64),
-        grants: allow.grants,
-        attrs: Some(Arc::new(facts)),
+    /// Writes down one yes of many.
+    pub(super) fn sample(&self, event: Event, by: Option<usize>, channel: Option<&str>, asker: Asker<'_>) {
+        let commons = &self.generation.program.commons;
+        commons.recorder.sample(|| {
+            let hook = by.map(|by| &self.generation.registrations[by]);
+            Record {
+                id: new_id(),
+                time: commons.now(),
+                allowed: true,
+                hook: hook.map_or_else(|| event.to_string(), |hook| hook.to_string()),
+                plugin: by.map_or_else(String::new, |by| self.generation.unit_of(by).name.clone()),
+                place: hook.map_or_else(String::new, |hook| hook.place.clone()),
+                code: if by.is_some() { "allowed" } else { "granted" }.to_owned(),
+                why: String::new(),
+                channel: channel.unwrap_or_default().to_owned(),
+                user: asker.user.unwrap_or_default().to_owned(),
+                ip: asker.ip,
+                transport: asker.transport,
+            }
+        });
     }
 }
 
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
         Box::pin(ready(self.who(request)))
+    }
+
+    fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
+        Box::pin(ready(self.who_now(client, token)))
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, ()> {

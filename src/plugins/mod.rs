@@ -20,17 +20,24 @@
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
 mod api;
+#[allow(dead_code)] // `shared`, `limiter` and `kv` take the rest
+mod bounded;
+mod breaker;
+mod commons;
 mod decision;
 mod departures;
 mod generation;
 mod handles;
 mod hooks;
 mod manifest;
+mod record;
+mod remembered;
 mod resident;
 mod schema;
 mod value;
 mod vm;
 mod watchdog;
+mod who;
 
 #[cfg(test)]
 mod tests;
@@ -42,7 +49,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use api::{Entry, registry};
+pub use breaker::BreakerLimits;
+pub use commons::Clock;
 pub use hooks::Host;
+pub use record::{DecisionFilter, Record};
+pub use remembered::Forget;
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -58,6 +69,7 @@ pub struct HostConfig {
     pub secrets: Secrets,
     pub policy: Policies,
     pub limits: Limits,
+    pub clock: Clock,
 }
 
 impl Default for HostConfig {
@@ -68,6 +80,7 @@ impl Default for HostConfig {
             secrets: Arc::new(|_| None),
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
+            clock: commons::system_clock(),
         }
     }
 }
@@ -94,6 +107,7 @@ pub struct Limits {
     pub load: Duration,
     /// Bytes per VM.
     pub memory: usize,
+    pub breaker: BreakerLimits,
 }
 
 impl Default for Limits {
@@ -103,6 +117,7 @@ impl Default for Limits {
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,
+            breaker: BreakerLimits::default(),
         }
     }
 }
@@ -127,6 +142,14 @@ pub struct Counters {
     pub killed_over_budget: AtomicU64,
     /// VMs built to serve.
     pub vms: AtomicU64,
+    /// HTTP requests whose credential was known already.
+    pub credentials_known: AtomicU64,
+    /// Votes of subscribe hooks that were known already.
+    pub votes_known: AtomicU64,
+    /// Breakers that are open now.
+    pub breakers_open: AtomicU64,
+    /// Calls that were refused by an open breaker.
+    pub broken_off: AtomicU64,
     /// Farewells that found the queue of the disconnect hooks full.
     pub farewells_dropped: AtomicU64,
 }

@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs `ask` with this thread's VM of `generation`.
 pub fn with_vm<R>(generation: &Arc<Generation>, ask: impl FnOnce(&Vm) -> Result<R, Failure>) -> Result<R, Failure> {
-    let vm = current(generation).map_err(Failure)?;
+    let vm = current(generation).map_err(|why| Failure { why, rests: false })?;
     let answer = ask(&vm);
     if vm.is_exhausted() {
         tracing::warn!("a Lua VM is full and makes room for a new one");

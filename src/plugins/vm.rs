@@ -10,6 +10,7 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 
 use super::api::{self, Seat};
+use super::breaker::Turn;
 use super::decision::Vote;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
@@ -26,9 +27,14 @@ pub struct Vm {
     exhausted: Cell<bool>,
 }
 
-/// A hook that broke: `file:line: what`, for the log.
+/// A hook that broke, or was not run because it breaks all the time.
 #[derive(Debug)]
-pub struct Failure(pub String);
+pub struct Failure {
+    /// `file:line: what`, for the log.
+    pub why: String,
+    /// It was not run.
+    pub rests: bool,
+}
 
 /// A closer look at memory after a call that left this share of the limit in use.
 const FULL: (usize, usize) = (3, 4);
@@ -83,7 +89,13 @@ impl Vm {
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
-        let counters = &self.program.counters;
+        let Program { counters, limits, commons, .. } = &*self.program;
+        let breaker = self.program.breaker(registration);
+        if !breaker.admits(&limits.breaker, || commons.now()) {
+            counters.broken_off.fetch_add(1, Relaxed);
+            let why = format!("{}: it broke too often of late, and rests", registration.place);
+            return Err(Failure { why, rests: true });
+        }
         counters.lua_entries.fetch_add(1, Relaxed);
         let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
         let place = &registration.place;
@@ -100,6 +112,13 @@ impl Vm {
             Err(error) => Err(located(&error, place)),
         };
         self.look_at_memory();
+        let turn = match &vote {
+            Ok(_) => breaker.succeeded(),
+            Err(_) => breaker.failed(&limits.breaker, commons.now()),
+        };
+        if let Some(turn) = turn {
+            self.tell_turn(registration, turn);
+        }
         match vote {
             Ok(Vote::Deny(mut deny)) => {
                 if deny.place.is_empty() {
@@ -110,7 +129,23 @@ impl Vm {
             Ok(vote) => Ok(vote),
             Err(why) => {
                 counters.errors.fetch_add(1, Relaxed);
-                Err(Failure(why))
+                Err(Failure { why, rests: false })
+            }
+        }
+    }
+
+    fn tell_turn(&self, registration: &Registration, turn: Turn) {
+        let (open, event) = (&self.program.counters.breakers_open, registration.event.to_string());
+        let (plugin, place) = (&*self.program.units[registration.unit].name, &*registration.place);
+        match turn {
+            Turn::Opened => {
+                open.fetch_add(1, Relaxed);
+                let limits = self.program.limits.breaker;
+                tracing::error!(target: "aether::plugin", plugin, hook = event, place, "breaker opened: {} failures in {:?}; refused for {:?} without being run", limits.failures, limits.within, limits.rest);
+            }
+            Turn::Closed => {
+                open.fetch_sub(1, Relaxed);
+                tracing::warn!(target: "aether::plugin", plugin, hook = event, place, "breaker closed: it works again");
             }
         }
     }
@@ -198,6 +233,7 @@ fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::commons::Commons;
     use crate::plugins::generation::Generation;
     use crate::plugins::{Counters, HostConfig};
 
@@ -205,7 +241,8 @@ mod tests {
     fn a_vm_closes_when_it_is_dropped_although_its_functions_know_each_other() {
         let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
         let config = HostConfig { scripts: Some(dir), ..HostConfig::default() };
-        let generation = Generation::load(&config, Arc::new(Counters::default())).unwrap();
+        let commons = Arc::new(Commons::new(config.clock.clone()).unwrap());
+        let generation = Generation::load(&config, commons, Arc::new(Counters::default())).unwrap();
         let vm = generation.build_vm().unwrap();
         let weak = vm.watched.lua().weak();
         assert!(weak.try_upgrade().is_some());

@@ -3,6 +3,7 @@
 
 mod config;
 mod crypto;
+mod forget;
 mod jwt;
 mod log;
 mod on;
@@ -35,6 +36,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
     [
         on::ENTRIES,
         verdict::ENTRIES,
+        forget::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,

@@ -18,6 +18,13 @@ pub const ENTRIES: &[Entry] = &[
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Connect, &args)),
     },
     Entry {
+        name: "on.refresh",
+        args: "fn(s, token)",
+        gives: "",
+        doc: "Asked when a connected session shows a new credential; answers as connect. Without one the connect hooks are asked.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Refresh, &args)),
+    },
+    Entry {
         name: "on.subscribe",
         args: "pattern, fn(s, ch)",
         gives: "",
@@ -42,7 +49,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "on.disconnect",
         args: "fn(s, why)",
         gives: "",
-        doc: "Told after a session has ended; why is {cause, code}.",
+        doc: "Told after a session has ended; why is {cause, code, expected}.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Disconnect, &args)),
     },
 ];

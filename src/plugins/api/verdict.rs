@@ -13,9 +13,9 @@ use crate::plugins::value::{caller, describe, lua_to_json, raise, to_number};
 pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "allow",
-        args: "{user, tenant, expires, attrs, view, ttl, grants = {subscribe, publish, history, admin}}?",
+        args: "{user, tenant, expires, attrs, view, ttl, tags, grants = {subscribe, publish, history, admin}}?",
         gives: "verdict",
-        doc: "Yes. Connect hooks say with the options who it is and what it may do without asking a rule again.",
+        doc: "Yes. Connect hooks say with the options who it is and what it may do without asking a rule again; with ttl an answer is remembered.",
         make: |lua, _| {
             // Most rules say just yes, so that one is made once.
             let plain = lua.create_userdata(Verdict::Allow(Box::default()))?;
@@ -40,7 +40,9 @@ pub const ENTRIES: &[Entry] = &[
     },
 ];
 
-const ALLOW: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
+const ALLOW: [&str; 8] = ["user", "tenant", "expires", "attrs", "view", "ttl", "tags", "grants"];
+const MAX_TAGS: usize = 16;
+const MAX_TAG: usize = 128;
 const GRANTS: [&str; 4] = ["subscribe", "publish", "history", "admin"];
 
 fn read_allow(options: &Table) -> Result<Allow, String> {
@@ -61,6 +63,9 @@ fn read_allow(options: &Table) -> Result<Allow, String> {
                 let ttl = lua_to_json(&value).ok().and_then(|json| read_duration(&json));
                 allow.ttl = Some(ttl.ok_or_else(|| wrong("a duration like \"5m\""))?);
             }
+            "tags" => {
+                allow.tags = read_tags(&value).ok_or_else(|| wrong("a list of at most 16 short strings"))?;
+            }
             "attrs" => match lua_to_json(&value).map_err(|why| format!("aether.allow: attrs: {why}"))? {
                 Json::Object(attrs) => allow.attrs = Some(Json::Object(attrs)),
                 _ => return Err(wrong("a table with names")),
@@ -72,7 +77,15 @@ fn read_allow(options: &Table) -> Result<Allow, String> {
         }
         allow.given.push(key);
     }
+    if allow.ttl.is_none() && !allow.tags.is_empty() {
+        return Err("aether.allow: tags name what is remembered, and without ttl nothing is".into());
+    }
     Ok(allow)
+}
+
+fn read_tags(value: &Value) -> Option<Vec<String>> {
+    let list = value.as_table().filter(|list| list.raw_len() <= MAX_TAGS)?;
+    list.sequence_values::<Value>().map(|tag| text(&tag.ok()?).filter(|tag| tag.len() <= MAX_TAG)).collect()
 }
 
 fn read_grants(table: &Table) -> Result<Grants, String> {

@@ -1,7 +1,10 @@
 //! The host, told from outside: files in, answers out.
 
 mod auth;
+mod breaker;
 mod loading;
+mod record;
+mod remembered;
 mod rules;
 mod safety;
 
@@ -53,10 +56,37 @@ fn script(code: &str) -> (Arc<Host>, Dir) {
 }
 
 fn try_script(code: &str) -> Result<(Arc<Host>, Dir), LoadError> {
+    try_script_with(code, HostConfig::default())
+}
+
+fn try_script_with(code: &str, config: HostConfig) -> Result<(Arc<Host>, Dir), LoadError> {
     let dir = Dir::new();
     dir.write("rules.lua", code);
-    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() })?;
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..config })?;
     Ok((host, dir))
+}
+
+fn script_with(code: &str, config: HostConfig) -> (Arc<Host>, Dir) {
+    try_script_with(code, config).map_err(|error| panic!("{error}")).unwrap()
+}
+
+/// A clock in hand, which begins in 2001.
+#[derive(Clone)]
+struct Hand(Arc<AtomicU64>);
+
+impl Hand {
+    fn new() -> Hand {
+        Hand(Arc::new(AtomicU64::new(1_000_000_000_000_000)))
+    }
+
+    fn config(&self) -> HostConfig {
+        let time = self.0.clone();
+        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..HostConfig::default() }
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
 }
 
 /// What loading the script complains about, without the directory's name.
@@ -124,8 +154,12 @@ fn history(host: &Host, client: &Client, channel: &str, resume: bool) -> Result<
 }
 
 fn connect(host: &Host, bearer: Option<&str>) -> Result<Identity, Refusal> {
+    connect_by("ws", host, bearer)
+}
+
+fn connect_by(transport: &'static str, host: &Host, bearer: Option<&str>) -> Result<Identity, Refusal> {
     let request = ConnectRequest {
-        transport: "ws",
+        transport,
         method: "GET".into(),
         path: "/ws".into(),
         query: vec![("room".into(), "7".into())],

@@ -91,7 +91,7 @@ fn anything_that_is_no_verdict_denies_and_is_named_with_its_place() {
         ("return 1", "got the number 1"),
         ("return false, 7", "expected a sentence beside false"),
         ("return aether.allow", "got a function"),
-        ("return aether.allow({ user = 'x' })", "takes no options here, got user"),
+        ("return aether.allow({ user = 'x' })", "takes only ttl, tags here, got user"),
         ("return aether.allow({ usr = 'x' })", "rules.lua:1: aether.allow: usr is not known here; did you mean user?"),
         ("return aether.deny()", "rules.lua:1: aether.deny: the code is one word"),
         ("return aether.deny('two words')", "the code is one word"),
@@ -219,7 +219,7 @@ fn grants_are_literals_unless_they_say_that_they_are_patterns() {
 fn disconnect_hooks_are_told_afterwards_and_nobody_waits_for_them() {
     let (host, _dir) = script(
         "aether.on.disconnect(function(s, why) while why.code == 1 do end end)
-         aether.on.disconnect(function(s, why) assert(s.user == 'ann' and why.cause == 'lag') end)",
+         aether.on.disconnect(function(s, why) assert(s.user == 'ann' and why.cause == 'lag' and why.expected == false) end)",
     );
     let ann = Arc::new(client(Some("ann"), Grants::default()));
     let started = Instant::now();

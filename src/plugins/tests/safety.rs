@@ -4,11 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::kernel::hooks::RefusalKind;
-use crate::plugins::Limits;
+use crate::plugins::{BreakerLimits, Limits};
+
+/// A host whose breakers never open.
+fn tireless(code: &str) -> (Arc<Host>, Dir) {
+    let breaker = BreakerLimits { failures: usize::MAX, ..BreakerLimits::default() };
+    script_with(code, HostConfig { limits: Limits { breaker, ..Limits::default() }, ..HostConfig::default() })
+}
 
 #[test]
 fn a_hostile_hook_runs_out_of_budget_and_its_vm_serves_the_next_call() {
-    let (host, _dir) = script(
+    let (host, _dir) = tireless(
         r#"
 aether.on.subscribe("loop", function() while true do end end)
 aether.on.subscribe("swallow", function() while true do pcall(function() while true do end end) end end)

@@ -1,0 +1,32 @@
+//! What all VMs of a host share, and what outlives a generation.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::record::Recorder;
+use super::remembered::Remembered;
+use crate::kernel::message::Micros;
+
+/// Unix time.
+pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
+
+pub fn system_clock() -> Clock {
+    Arc::new(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros))
+}
+
+pub struct Commons {
+    clock: Clock,
+    pub remembered: Remembered,
+    pub recorder: Recorder,
+}
+
+impl Commons {
+    pub fn new(clock: Clock) -> Result<Commons, String> {
+        let remembered = Remembered::new().map_err(|error| format!("there is no randomness: {error}"))?;
+        Ok(Commons { clock, remembered, recorder: Recorder::default() })
+    }
+
+    pub fn now(&self) -> Micros {
+        (self.clock)()
+    }
+}
