@@ -215,6 +215,14 @@ pub fn positions<'a>(all: impl Iterator<Item = (&'a ChannelName, Position)>) -> 
     all.map(|(channel, position)| (channel.as_str(), Place::from(position))).collect()
 }
 
+/// A publication or a notice as a bare JSON frame.
+pub fn put_json_event(channel: &ChannelName, event: Result<&Publication, (Position, &Notice)>, out: &mut Vec<u8>) {
+    match event {
+        Ok(publication) => put_message(channel, publication, out),
+        Err((at, notice)) => drop(serde_json::to_writer(out, &said_of(channel, at, notice))),
+    }
+}
+
 /// A JSON text as a WebSocket frame; like the first Aether's, it ends in a newline.
 pub fn put_ws(write: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
     JSON.with_borrow_mut(|json| {
@@ -301,8 +309,8 @@ pub fn put_event(name: &str, said: &Said<'_>, out: &mut Vec<u8>) {
 }
 
 /// Events of the stream itself: a publication that was named like one could pass for it.
-pub const RESERVED_EVENTS: [&str; 10] =
-    ["gap", "live", "subscribed", "bye", "error", "open", "join", "leave", "heartbeat", "expiring"];
+pub const RESERVED_EVENTS: [&str; 11] =
+    ["gap", "live", "subscribed", "bye", "error", "open", "join", "leave", "heartbeat", "expiring", "unsubscribed"];
 
 pub fn put_event_name(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: ");

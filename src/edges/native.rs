@@ -97,9 +97,13 @@ impl Dialect for WsDialect {
         put_said(&Said::Expiring { in_ms: left.as_millis() as u64 }, out);
     }
 
+    fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>) {
+        put_said(&Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
+    }
+
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        if matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired) {
+        if matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Kicked) {
             put_said(&Said::Bye { code, reason: why.reason(), retry_ms: retry_ms(why) }, out);
         }
         ws::put_close(code, why.reason(), out);
@@ -254,6 +258,11 @@ impl Dialect for SseDialect {
 
     fn expiring(&mut self, left: Duration, out: &mut Vec<u8>) {
         put_event("expiring", &Said::Expiring { in_ms: left.as_millis() as u64 }, out);
+        out.push(b'\n');
+    }
+
+    fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>) {
+        put_event("unsubscribed", &Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
         out.push(b'\n');
     }
 

@@ -15,9 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::roster::{Member, Roster};
+use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
 use crate::kernel::hooks::Farewell;
+use crate::kernel::message::ChannelName;
 use crate::kernel::session::{Batch, Session};
 
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
@@ -65,6 +66,8 @@ pub trait Dialect: Send {
     fn beat(&mut self, session: &Session, out: &mut Vec<u8>);
     /// Says that the credential ends soon, and the connection with it.
     fn expiring(&mut self, left: Duration, out: &mut Vec<u8>);
+    /// Says that the operator has ended a subscription.
+    fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
 }
@@ -95,6 +98,7 @@ enum Event {
     Ready,
     Time,
     Stop,
+    Orders(Vec<Order>),
 }
 
 /// Serves one connection to its end, and tells the rules. Not an `async fn`: that would hold the arguments twice for life.
@@ -146,6 +150,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
     fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>) -> Self {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
+        let member = shared.roster.enter(session.client().clone());
         let expires = session.client().identity.expires.map(|at| {
             let left = at.saturating_sub(session.hub().now());
             // Far ends need no exact timer; the clock of tokio does not reach them.
@@ -162,7 +167,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             beat_at,
             silent_until: None,
             draining: None,
-            member: shared.roster.enter(),
+            member,
             expires,
             warn_at,
             timer: Box::pin(tokio::time::sleep_until(first)),
@@ -207,6 +212,11 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                     let until = Instant::now() + self.shared.pulse.drain;
                     self.draining = Some(until);
                     self.wake_by(until);
+                }
+                Event::Orders(orders) => {
+                    if !self.obey(orders) {
+                        return Ending::Kicked;
+                    }
                 }
                 Event::Time => {
                     if let Some(ending) = self.look_at_the_clock() {
@@ -277,6 +287,21 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
+    /// False if it is to leave.
+    fn obey(&mut self, orders: Vec<Order>) -> bool {
+        for order in orders {
+            match order {
+                Order::Leave => return false,
+                Order::Unsubscribe(channel) => {
+                    if self.session.unsubscribe(channel.as_str()) {
+                        self.dialect.unsubscribed(&channel, &mut self.owed);
+                    }
+                }
+            }
+        }
+        true
+    }
+
     async fn answer(&mut self, frame: Frame) -> Result<(), Ending> {
         if let Frame::Pong = frame {
             return Ok(());
@@ -287,8 +312,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
 
     async fn next_event(&mut self) -> Event {
         std::future::poll_fn(|cx| {
-            if self.draining.is_none() && self.member.poll_stop(cx) {
+            if self.member.poll_stop(cx) && self.draining.is_none() {
                 return Poll::Ready(Event::Stop);
+            }
+            let orders = self.member.orders();
+            if !orders.is_empty() {
+                return Poll::Ready(Event::Orders(orders));
             }
             if self.owed.len() < REPLIES
                 && let Poll::Ready(frame) = self.socket.poll_frame(cx)

@@ -174,7 +174,7 @@ impl Session {
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.
-        let seat = Seat::take(channel, self.bell.clone(), slot);
+        let seat = Seat::take(channel, self.bell.clone(), slot, self.client.clone());
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),
