@@ -65,3 +65,55 @@ async fn with_heartbeats_a_client_is_told_where_its_channels_stand() {
     let beat = sse.expect("heartbeat").await.json();
     assert_eq!(beat["positions"]["room.1"]["seq_id"], 3);
 }
+
+#[tokio::test]
+async fn a_conflated_channel_brings_only_the_newest_and_no_faster_than_asked() {
+    let hub = TestHub::start();
+    let mut ws = hub.ws_as(Some(&hub.token(&["price.*"]))).await;
+    ws.send(json!({"type": "subscribe", "channels": ["price.x"], "pace": {"max_rate": 4, "conflate": true}})).await;
+    ws.expect("subscribed").await;
+    let began = std::time::Instant::now();
+    hub.publish_numbers("price.x", 1, 200).await;
+    let mut seqs = Vec::new();
+    while seqs.last() != Some(&200) {
+        seqs.push(ws.expect("message").await["seq_id"].as_u64().unwrap());
+    }
+    assert!(seqs.is_sorted() && seqs.len() < 200, "{seqs:?}");
+    let allowed = 2.0 + began.elapsed().as_secs_f64() * 4.0;
+    assert!(seqs.len() as f64 <= allowed, "{} in {:?}", seqs.len(), began.elapsed());
+    ws.send(json!({"type": "subscribe", "channels": ["price.y"], "pace": {"max_rate": 0}})).await;
+    assert_eq!(ws.expect("error").await["code"], 40003);
+}
+
+#[tokio::test]
+async fn a_paced_channel_brings_everything_in_order() {
+    let hub = TestHub::start();
+    hub.publish_numbers("price.x", 1, 20).await;
+    let mut sse = hub.sse("channel=price.x&after_seq=0&max_rate=200", None).await;
+    sse.expect("subscribed").await;
+    sse.read_to("price.x", 20).await.assert_exactly(1, 20);
+}
+
+#[tokio::test]
+async fn a_refreshed_connection_has_the_rights_of_its_new_credential() {
+    let hub = TestHub::start();
+    let none: [&str; 0] = [];
+    let short = aether::keys::Claims::new("ann", &["a", "b"], &none, std::time::Duration::from_secs(5));
+    let mut ws = hub.ws_as(Some(&short.sign(hub.keys.signing_key()).unwrap())).await;
+    ws.expect("expiring").await;
+    ws.subscribe(&["a", "b"]).await;
+    let token = hub.token_for("ann", &["a", "c"], &[]);
+    ws.send(json!({"type": "refresh", "token": "x.y.z", "id": 1})).await;
+    assert_eq!(ws.expect("error").await["code"], 40102, "a bad one changes nothing");
+    ws.send(json!({"type": "refresh", "token": token, "id": 2})).await;
+    assert_eq!(ws.expect("error").await["channel"], "b");
+    assert_eq!(ws.expect("unsubscribed").await["channels"], json!(["b"]));
+    let refreshed = ws.expect("refreshed").await;
+    assert!(refreshed["id"] == 2 && refreshed["expires"].is_string(), "{refreshed}");
+    ws.subscribe(&["c"]).await;
+    hub.publish("b", json!(1)).await;
+    hub.publish("a", json!(2)).await;
+    assert_eq!(ws.expect("message").await["payload"], 2);
+    let sessions = hub.http().await.get("/api/v1/sessions?user=ann").await.ok();
+    assert_eq!(sessions["sessions"].as_array().unwrap().len(), 1);
+}

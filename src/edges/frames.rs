@@ -123,6 +123,13 @@ pub enum Said<'a> {
     Expiring {
         in_ms: u64,
     },
+    Refreshed {
+        /// When the new credential ends.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
     Pong {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
