@@ -117,3 +117,45 @@ async fn a_refreshed_connection_has_the_rights_of_its_new_credential() {
     let sessions = hub.http().await.get("/api/v1/sessions?user=ann").await.ok();
     assert_eq!(sessions["sessions"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn who_listens_may_ask_who_else_does() {
+    let hub = TestHub::start();
+    let mut ann = hub.ws_as(Some(&hub.token_for("ann", &["room.*"], &[]))).await;
+    ann.subscribe(&["room.1"]).await;
+    let token = hub.token_for("bob", &["room.*"], &[]);
+    let (mut bob, mut again) = (hub.ws_as(Some(&token)).await, hub.ws_as(Some(&token)).await);
+    bob.subscribe(&["room.1"]).await;
+    again.subscribe(&["room.1"]).await;
+    ann.send(json!({"type": "presence", "channel": "room.1", "id": 1})).await;
+    let present = ann.expect("presence").await;
+    assert_eq!(
+        (&present["users"], &present["sessions"], &present["id"]),
+        (&json!(["ann", "bob"]), &json!(3), &json!(1))
+    );
+    ann.send(json!({"type": "presence", "channel": "room.2"})).await;
+    assert_eq!(ann.expect("error").await["code"], 40003);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_happen_and_does_nothing() {
+    let hub = TestHub::start();
+    let mut ws = hub.ws_as(Some(&hub.token(&["room.*"]))).await;
+    ws.subscribe(&["room.1"]).await;
+    let mut http = hub.http().await;
+    let body = json!({"channel": "room.1", "payload": 1}).to_string();
+    let would = http.post("/api/v1/publish?dry_run=1", &body).await.ok();
+    assert_eq!((&would["dry_run"], &would["subscribers"], &would["ack"]), (&json!(true), &json!(1), &json!("synced")));
+    assert_eq!(would["history"]["count"], 10_000);
+    assert_eq!(http.post("/api/v1/publish", &body).await.ok()["seq_id"], 1, "nothing was published before");
+    ws.expect("message").await;
+    let mut stranger = hub.http_as(Some(&hub.token(&[]))).await;
+    assert_eq!(stranger.post("/api/v1/publish?dry_run=1", &body).await.error(), (403, 40301));
+
+    ws.send(json!({"type": "subscribe", "channels": ["room.2", "other", "a b"], "dry_run": true, "id": 9})).await;
+    let would = ws.expect("dry_run").await;
+    assert_eq!((&would["channels"], &would["id"]), (&json!(["room.2"]), &json!(9)));
+    assert_eq!((&would["refused"][0]["code"], &would["refused"][1]["code"]), (&json!(40301), &json!(40001)));
+    hub.publish("room.2", json!(1)).await;
+    ws.assert_silent().await;
+}

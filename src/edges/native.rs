@@ -57,6 +57,9 @@ struct Subscribe {
     epoch: Option<HashMap<String, String>>,
     #[serde(default)]
     pace: Option<AskedPace>,
+    /// Only say what would happen.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// How fast the channels of a subscribe are wanted.
@@ -94,6 +97,9 @@ struct Unsubscribe {
 const MAX_ID: usize = 256;
 /// What one history frame may carry.
 const HISTORY_BYTES: usize = 256 * 1024;
+
+/// Users that one presence frame names; `sessions` counts them all.
+const MAX_PRESENT: usize = 1000;
 
 /// The native dialect on a WebSocket.
 pub struct WsDialect {
@@ -152,6 +158,7 @@ impl WsDialect {
             "subscribe" => self.subscribe(session, text, id, out).await,
             "unsubscribe" => unsubscribe(session, text, id, out),
             "publish" => publish(session, text, id, out).await,
+            "presence" => presence(session, text, id, out),
             "refresh" => refresh(session, text, id, out).await,
             "history" => read_history(session, text, id, out).await,
             "ping" => {
@@ -184,6 +191,9 @@ impl WsDialect {
         if session.len() + names.len() > per_connection {
             return Err(Fault::TooManyOnConnection { max: per_connection });
         }
+        if asked.dry_run {
+            return rehearse(session, &names, id, out).await;
+        }
         let mut positions = Vec::new();
         for name in &names {
             let after = asked.after_seq.as_ref().and_then(|after| after.get(name));
@@ -204,6 +214,27 @@ impl WsDialect {
         put_said(&Said::Subscribed { channels, positions, id }, out);
         Ok(())
     }
+}
+
+/// Whether each of the channels could be subscribed to.
+async fn rehearse(session: &Session, names: &[String], id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let (mut channels, mut faults) = (Vec::new(), Vec::new());
+    for name in names {
+        let verdict = match ChannelName::new(name) {
+            Ok(channel) => {
+                let vote = session.hub().hooks().subscribe(session.client(), &channel).await;
+                vote.map_err(|refusal| Fault::Forbidden { refusal, what: Some(name.clone()) })
+            }
+            Err(error) => Err(Fault::ChannelName(error)),
+        };
+        match verdict {
+            Ok(()) => channels.push(name.as_str()),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let refused = faults.iter().map(Fault::body).collect();
+    put_said(&Said::DryRun { channels, refused, id }, out);
+    Ok(())
 }
 
 async fn subscribe_one(
@@ -237,6 +268,28 @@ async fn publish(session: &mut Session, text: &[u8], id: Option<&RawValue>, out:
     let receipt = session.hub().publish(session.client(), draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, true, channel.as_str()))?;
     put_said(&Said::Published { published: Published::from(&receipt), id }, out);
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct AskPresence {
+    #[serde(default)]
+    channel: Option<String>,
+}
+
+/// Who listens to a channel, for those who listen to it themselves.
+fn presence(session: &Session, text: &[u8], id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let name = object::<AskPresence>(text)?.channel.filter(|name| !name.is_empty()).ok_or(Fault::Missing("channel"))?;
+    let channel = ChannelName::new(&name).map_err(Fault::ChannelName)?;
+    if !session.holds(&name) {
+        return Err(Fault::Parameter(format!("presence: subscribe to {name} first")));
+    }
+    let listeners = session.hub().listeners(&channel);
+    let mut users: Vec<_> = listeners.iter().filter_map(|client| client.identity.user.as_deref()).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.truncate(MAX_PRESENT);
+    put_said(&Said::Presence { channel: &name, users, sessions: listeners.len(), id }, out);
     Ok(())
 }
 
