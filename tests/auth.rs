@@ -206,14 +206,14 @@ async fn a_connection_ends_with_its_credential() {
     let none: [&str; 0] = [];
     let short = Claims::new("u", &["*"], &none, Duration::from_secs(2)).sign(hub.keys.signing_key()).unwrap();
     let mut ws = hub.ws_as(Some(&short)).await;
+    let soon = ws.expect("expiring").await;
+    assert!(soon["in_ms"].as_u64().unwrap() <= 2000, "it is told before: {soon}");
     ws.subscribe(&["c"]).await;
     let bye = ws.expect("bye").await;
     assert_eq!(bye["code"], 4401);
     assert!(matches!(ws.end().await, End::Closed(4401, _)));
-    until("it is refused", async || {
-        hub.http_as(Some(&short)).await.get("/api/v1/history?channel=c").await.status == 401
-    })
-    .await;
+    let (status, _) = WsClient::refusal(hub.address, &format!("/ws?token={short}"), &[]).await;
+    assert_eq!(status, 401, "who comes back with it does not get in for a moment");
 }
 
 const VOTES: &str = r#"

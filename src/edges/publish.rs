@@ -11,16 +11,15 @@ use serde_json::value::RawValue;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::frames::{Published, RESERVED_EVENTS};
 use super::http::{Caller, Edge, json, read_body};
-use super::native::{RESERVED_EVENTS, timestamp};
 use super::wire::{ErrorBody, Fault, object};
 use crate::kernel::hub::Receipt;
-use crate::kernel::message::{ChannelName, Draft, Media, Message, Offset};
-use crate::kernel::policy::Ack;
+use crate::kernel::message::{ChannelName, Draft, Media, Message};
 
 /// A message as publishers write it in JSON.
 #[derive(Deserialize)]
-struct Written<'a> {
+pub struct Written<'a> {
     #[serde(default, borrow)]
     channel: Option<Cow<'a, str>>,
     /// `null` is a payload; only its absence is none.
@@ -46,7 +45,7 @@ fn not_empty<'a>(text: Option<Cow<'a, str>>) -> Option<Cow<'a, str>> {
 }
 
 impl Written<'_> {
-    fn draft(self) -> Result<Draft, Fault> {
+    pub fn draft(self) -> Result<Draft, Fault> {
         let channel = not_empty(self.channel).ok_or(Fault::Missing("channel"))?;
         let payload = self.payload.ok_or(Fault::Missing("payload"))?;
         Ok(Draft {
@@ -90,32 +89,10 @@ fn seconds(ttl: f64) -> Result<Duration, Fault> {
 }
 
 #[derive(Serialize)]
-struct Published<'a> {
+struct Done<'a> {
     ok: bool,
-    channel: &'a str,
-    seq_id: Offset,
-    epoch: String,
-    timestamp: String,
-    ack: &'static str,
-    duplicate: bool,
-}
-
-impl<'a> From<&'a Receipt> for Published<'a> {
-    fn from(receipt: &'a Receipt) -> Self {
-        Published {
-            ok: true,
-            channel: receipt.channel.as_str(),
-            seq_id: receipt.offset,
-            epoch: receipt.epoch.to_string(),
-            timestamp: timestamp(receipt.time),
-            ack: match receipt.ack {
-                Ack::Memory => "memory",
-                Ack::Written => "written",
-                Ack::Synced => "synced",
-            },
-            duplicate: receipt.duplicate,
-        }
-    }
+    #[serde(flatten)]
+    published: Published<'a>,
 }
 
 pub async fn one<B: Buf>(
@@ -135,7 +112,7 @@ pub async fn one<B: Buf>(
     let channel = draft.channel.clone();
     let receipt = edge.hub.publish(&client, draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))?;
-    Ok(json(StatusCode::OK, &Published::from(&receipt)))
+    Ok(json(StatusCode::OK, &Done { ok: true, published: Published::from(&receipt) }))
 }
 
 /// The body is the payload, any bytes; what else there is to say stands in the query.

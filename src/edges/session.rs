@@ -15,13 +15,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::roster::{Member, Roster};
+use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
 use crate::kernel::hooks::Farewell;
+use crate::kernel::message::ChannelName;
 use crate::kernel::session::{Batch, Session};
 
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
 const REPLIES: usize = 64 * 1024;
+
+/// How long before the end of its credential a client is told.
+const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
 
 thread_local! {
     static BATCH: RefCell<Batch> = RefCell::default();
@@ -59,7 +63,11 @@ pub trait Dialect: Send {
         out: &mut Vec<u8>,
     ) -> impl Future<Output = Result<(), Ending>> + Send;
     /// Asks for a sign of life, or gives one.
-    fn beat(&mut self, out: &mut Vec<u8>);
+    fn beat(&mut self, session: &Session, out: &mut Vec<u8>);
+    /// Says that the credential ends soon, and the connection with it.
+    fn expiring(&mut self, left: Duration, out: &mut Vec<u8>);
+    /// Says that the operator has ended a subscription.
+    fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
 }
@@ -90,6 +98,7 @@ enum Event {
     Ready,
     Time,
     Stop,
+    Orders(Vec<Order>),
 }
 
 /// Serves one connection to its end, and tells the rules. Not an `async fn`: that would hold the arguments twice for life.
@@ -123,6 +132,8 @@ struct Connection<S, D> {
     draining: Option<Instant>,
     member: Member,
     expires: Option<Instant>,
+    /// When to say that the credential ends; taken when it was said.
+    warn_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     ending: Ending,
 }
@@ -139,12 +150,14 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
     fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>) -> Self {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
+        let member = shared.roster.enter(session.client().clone());
         let expires = session.client().identity.expires.map(|at| {
             let left = at.saturating_sub(session.hub().now());
             // Far ends need no exact timer; the clock of tokio does not reach them.
             now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
         });
-        let first = expires.map_or(beat_at, |at| at.min(beat_at));
+        let warn_at = expires.map(|at| at.checked_sub(EXPIRY_NOTICE).unwrap_or(now));
+        let first = warn_at.map_or(beat_at, |at| at.min(beat_at));
         Connection {
             socket,
             dialect,
@@ -154,8 +167,9 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             beat_at,
             silent_until: None,
             draining: None,
-            member: shared.roster.enter(),
+            member,
             expires,
+            warn_at,
             timer: Box::pin(tokio::time::sleep_until(first)),
             ending: Ending::Gone,
             shared,
@@ -198,6 +212,11 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                     let until = Instant::now() + self.shared.pulse.drain;
                     self.draining = Some(until);
                     self.wake_by(until);
+                }
+                Event::Orders(orders) => {
+                    if !self.obey(orders) {
+                        return Ending::Kicked;
+                    }
                 }
                 Event::Time => {
                     if let Some(ending) = self.look_at_the_clock() {
@@ -268,6 +287,21 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
+    /// False if it is to leave.
+    fn obey(&mut self, orders: Vec<Order>) -> bool {
+        for order in orders {
+            match order {
+                Order::Leave => return false,
+                Order::Unsubscribe(channel) => {
+                    if self.session.unsubscribe(channel.as_str()) {
+                        self.dialect.unsubscribed(&channel, &mut self.owed);
+                    }
+                }
+            }
+        }
+        true
+    }
+
     async fn answer(&mut self, frame: Frame) -> Result<(), Ending> {
         if let Frame::Pong = frame {
             return Ok(());
@@ -278,8 +312,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
 
     async fn next_event(&mut self) -> Event {
         std::future::poll_fn(|cx| {
-            if self.draining.is_none() && self.member.poll_stop(cx) {
+            if self.member.poll_stop(cx) && self.draining.is_none() {
                 return Poll::Ready(Event::Stop);
+            }
+            let orders = self.member.orders();
+            if !orders.is_empty() {
+                return Poll::Ready(Event::Orders(orders));
             }
             if self.owed.len() < REPLIES
                 && let Poll::Ready(frame) = self.socket.poll_frame(cx)
@@ -320,15 +358,18 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if stuck_until.is_some_and(|at| at <= now) {
             return Some(Ending::Dead);
         }
+        if let (Some(at), Some(_)) = (self.expires, self.warn_at.take_if(|at| *at <= now)) {
+            self.dialect.expiring(at - now, &mut self.owed);
+        }
         if self.beat_at <= now {
             // Who takes bytes slowly is alive, and what it is sent is beat enough.
             if self.blocked.is_none() {
-                self.dialect.beat(&mut self.owed);
+                self.dialect.beat(&self.session, &mut self.owed);
                 self.silent_until = self.silent_until.or(pulse.timeout.map(|timeout| now + timeout));
             }
             self.beat_at = now + pulse.interval;
         }
-        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires];
+        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires, self.warn_at];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);
         None

@@ -11,7 +11,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::deadline::Deadline;
-use super::http::{Caller, Edge};
+use super::http::{Caller, Edge, wants_heartbeat};
 use super::native::WsDialect;
 use super::session;
 use super::wire::Fault;
@@ -28,6 +28,7 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     caller.check_origin(&edge.settings.origins)?;
     let key = handshake_key(&caller)?.to_owned();
     let on_upgrade = on_upgrade.ok_or(Fault::Upgrade("this connection cannot be upgraded"))?;
+    let heartbeat = wants_heartbeat(&caller)?;
     let client = edge.connect(&caller).await?;
 
     let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
@@ -42,7 +43,7 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
         let Ok(stream) = at_home_here(parts.io.into_inner().into_inner()) else { return };
         let socket = WsSocket::new(stream, edge.settings.max_message, &parts.read_buf);
         let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
-        let dialect = WsDialect { limits: edge.settings.limits };
+        let dialect = WsDialect { limits: edge.settings.limits, heartbeat };
         let serving = session::run(socket, dialect, session, edge.ws.clone());
         // A task of its own: this one is as large as the handshake needs, and that would stay for the connection's life.
         tokio::spawn(async move {

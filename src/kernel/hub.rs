@@ -236,6 +236,19 @@ impl Hub {
         self.shared.channels.len()
     }
 
+    /// The channels in memory that are wanted, by name.
+    pub fn channels(&self, wanted: impl Fn(&str) -> bool) -> Vec<Arc<Channel>> {
+        let all = self.shared.channels.iter().filter(|entry| wanted(entry.key().as_str()));
+        let mut found: Vec<_> = all.map(|entry| entry.value().clone()).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
+    /// Who listens to a channel.
+    pub fn listeners(&self, name: &ChannelName) -> Vec<Arc<Client>> {
+        self.shared.channels.get(name).map_or_else(Vec::new, |channel| channel.listeners())
+    }
+
     pub fn channels_with_subscribers(&self) -> usize {
         self.shared.channels.iter().filter(|channel| channel.subscribers() > 0).count()
     }

@@ -155,6 +155,11 @@ impl Session {
         self.subscriptions.iter().map(|(_, s)| s.position(s.cursor))
     }
 
+    /// Where each of its channels stands.
+    pub fn heads(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
+        self.subscriptions.iter().map(|(_, s)| s.position(s.seat.head()))
+    }
+
     /// Begins to listen. The position that is answered is where delivery begins.
     pub async fn subscribe(&mut self, name: ChannelName, start: Start) -> Result<Position, SubscribeError> {
         self.hub.hooks().subscribe(&self.client, &name).await.map_err(SubscribeError::Refused)?;
@@ -169,7 +174,7 @@ impl Session {
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.
-        let seat = Seat::take(channel, self.bell.clone(), slot);
+        let seat = Seat::take(channel, self.bell.clone(), slot, self.client.clone());
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),

@@ -523,7 +523,7 @@ impl Inner {
         let mut taken = Taken { page: &mut page, weight: 0, range };
         match range.from {
             From::After { after, upto } => {
-                let mut next = after.max(extent.first.saturating_sub(1)) + 1;
+                let mut next = after.max(extent.first.saturating_sub(1)).saturating_add(1);
                 'blocks: for entry in self.messages.range(block_keys(number, next)) {
                     for publication in unpack(name, &entry.map_err(failed)?.1)? {
                         if publication.offset > upto {

@@ -108,6 +108,8 @@ fn read_verifier(lua: &Lua, options: &Table) -> Result<Verifier, String> {
     let mut rules = Validation::new(algorithms[0]);
     rules.algorithms = algorithms;
     rules.validate_nbf = true;
+    // RFC 7519, 4.1.4: "on or after" that second it is not accepted. The connection that it opened ends then, too.
+    rules.reject_tokens_expiring_in_less_than = 1;
     rules.required_spec_claims.clear();
     match get(options, "require_exp")? {
         Value::Nil | Value::Boolean(true) => rules.required_spec_claims.extend(["exp".to_owned()]),
