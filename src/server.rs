@@ -35,6 +35,9 @@ use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
 
+/// How long the store may take to close, beyond the time that connections had.
+const STORE_GRACE: Duration = Duration::from_millis(500);
+
 /// Runs the hub until SIGINT or SIGTERM.
 pub fn run(config: Config) -> anyhow::Result<()> {
     begin_logging(&config);
@@ -135,6 +138,7 @@ impl Running {
             idle_after: config.channels.idle_after.0,
             flush_interval: flush,
             sweep_interval: config.store.sweep_interval.0,
+            lag_patience: config.channels.lag_patience.0,
             queue: config.publish.queue,
         })?;
         delivery.spawn({
@@ -189,7 +193,7 @@ impl Running {
             tasks.close();
             // Who has not left by now is stuck, and is left behind.
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
-            hub.stop().await
+            hub.stop(STORE_GRACE).await
         });
         // Tasks end where they wait, and let go of the store.
         delivery.shutdown_timeout(Duration::from_millis(400));
