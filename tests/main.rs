@@ -3,6 +3,7 @@
 mod common;
 
 mod auth;
+mod cli_clients;
 mod config_and_cli;
 mod crash;
 mod docs;
