@@ -165,6 +165,7 @@ async fn who_is_refused_is_told_why_and_what_to_do_and_ends_with_1() {
 #[tokio::test]
 async fn a_token_that_ends_ends_its_sub() {
     let dir = TempDir::new();
+    dir.write("aether.toml", "[[plugin]]\nuse = \"jwt-auth\"\n[plugin.config]\nleeway = \"0s\"\n");
     let hub = Spawned::start(dir.path());
     let token = run(dir.path(), &["token", "--sub", "x", "--channel", "demo.*", "--expires", "2s"], &[]).stdout;
     let token = String::from_utf8(token).unwrap();

@@ -20,6 +20,7 @@ mod order;
 mod origin;
 mod page;
 mod payload;
+mod real_clients;
 mod resume;
 mod slow_readers;
 mod sse;

@@ -71,7 +71,12 @@ pub async fn publish_stubbornly(address: SocketAddr, key: String, channel: &str,
             if let Some(connection) = &mut http {
                 match connection.try_send("POST", "/api/v1/publish", &[], body.as_bytes()).await {
                     Ok(answer) => {
-                        assert_eq!(answer.ok()["seq_id"], n);
+                        let answer = answer.ok();
+                        if answer["seq_id"] != n {
+                            let kept = format!("/api/v1/history?channel={channel}&after_seq={}", n.saturating_sub(3));
+                            let kept = connection.get(&kept).await;
+                            panic!("{n} was answered with {answer}; the channel has {}", kept.text());
+                        }
                         break;
                     }
                     Err(_) => http = None,
