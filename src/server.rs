@@ -35,6 +35,9 @@ use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
 
+/// How long the store may take to close, beyond the time that connections had.
+const STORE_GRACE: Duration = Duration::from_millis(500);
+
 /// Runs the hub until SIGINT or SIGTERM.
 pub fn run(config: Config) -> anyhow::Result<()> {
     begin_logging(&config);
@@ -125,6 +128,7 @@ impl Running {
         let window = config.publish.idempotency_window.0;
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
+        host.keep_in(Arc::new(kept.kv()?));
         let hub = Hub::start(Parts {
             hooks: host.clone(),
             kept: Arc::new(kept),
@@ -134,6 +138,7 @@ impl Running {
             idle_after: config.channels.idle_after.0,
             flush_interval: flush,
             sweep_interval: config.store.sweep_interval.0,
+            lag_patience: config.channels.lag_patience.0,
             queue: config.publish.queue,
         })?;
         delivery.spawn({
@@ -188,7 +193,7 @@ impl Running {
             tasks.close();
             // Who has not left by now is stuck, and is left behind.
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
-            hub.stop().await
+            hub.stop(STORE_GRACE).await
         });
         // Tasks end where they wait, and let go of the store.
         delivery.shutdown_timeout(Duration::from_millis(400));
@@ -238,6 +243,7 @@ fn edge(
 
 fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
     let counters = host.counters();
+    let evicted = host.shared_evicted();
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     vec![
         ("aether_lua_entries_total", "Calls of hooks in Lua", get(&counters.lua_entries)),
@@ -252,6 +258,7 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
             get(&counters.credentials_known),
         ),
         ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
+        ("aether_shared_evicted_total", "Entries of shared tables that made room", evicted),
         ("aether_lua_vms", "Lua VMs that were built", get(&counters.vms)),
         ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
     ]

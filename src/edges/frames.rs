@@ -123,6 +123,30 @@ pub enum Said<'a> {
     Expiring {
         in_ms: u64,
     },
+    #[serde(rename = "dry_run")]
+    DryRun {
+        /// Those that could be subscribed to.
+        channels: Vec<&'a str>,
+        refused: Vec<ErrorBody<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    Presence {
+        channel: &'a str,
+        /// Each once, however many connections it has.
+        users: Vec<&'a str>,
+        /// Connections, those without a user too.
+        sessions: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    Refreshed {
+        /// When the new credential ends.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
     Pong {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,
@@ -215,6 +239,14 @@ pub fn positions<'a>(all: impl Iterator<Item = (&'a ChannelName, Position)>) -> 
     all.map(|(channel, position)| (channel.as_str(), Place::from(position))).collect()
 }
 
+/// A publication or a notice as a bare JSON frame.
+pub fn put_json_event(channel: &ChannelName, event: Result<&Publication, (Position, &Notice)>, out: &mut Vec<u8>) {
+    match event {
+        Ok(publication) => put_message(channel, publication, out),
+        Err((at, notice)) => drop(serde_json::to_writer(out, &said_of(channel, at, notice))),
+    }
+}
+
 /// A JSON text as a WebSocket frame; like the first Aether's, it ends in a newline.
 pub fn put_ws(write: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
     JSON.with_borrow_mut(|json| {
@@ -301,8 +333,8 @@ pub fn put_event(name: &str, said: &Said<'_>, out: &mut Vec<u8>) {
 }
 
 /// Events of the stream itself: a publication that was named like one could pass for it.
-pub const RESERVED_EVENTS: [&str; 10] =
-    ["gap", "live", "subscribed", "bye", "error", "open", "join", "leave", "heartbeat", "expiring"];
+pub const RESERVED_EVENTS: [&str; 11] =
+    ["gap", "live", "subscribed", "bye", "error", "open", "join", "leave", "heartbeat", "expiring", "unsubscribed"];
 
 pub fn put_event_name(name: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: ");

@@ -19,9 +19,10 @@ use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
 use super::native::Limits;
 use super::origin::Origins;
+use super::poll::PollFormat;
 use super::session;
 use super::wire::{ErrorBody, Fault};
-use super::{history, metrics, publish, sse, upgrade};
+use super::{admin, history, metrics, poll, publish, sse, upgrade};
 use crate::kernel::format::Format;
 use crate::kernel::hooks::{Client, ConnectRequest};
 use crate::kernel::hub::Hub;
@@ -61,6 +62,7 @@ pub struct Formats {
     pub ws: Arc<dyn Format>,
     /// Indexed by several channels, then by bare payloads.
     pub sse: [[Arc<dyn Format>; 2]; 2],
+    pub poll: Arc<dyn Format>,
 }
 
 impl Formats {
@@ -68,6 +70,7 @@ impl Formats {
         let sse = |several, bare| -> Arc<dyn Format> { Arc::new(SseFormat { several, bare }) };
         Formats {
             ws: Arc::new(WsFormat),
+            poll: Arc::new(PollFormat),
             sse: [[sse(false, false), sse(false, true)], [sse(true, false), sse(true, true)]],
         }
     }
@@ -244,10 +247,30 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let events = warp::path!("sse").and(warp::get()).and(with.clone()).and(caller("sse"));
     let events = events.then(|edge, caller| answer(sse::open(edge, caller)));
 
+    let polled = warp::path!("poll").and(warp::get()).and(with.clone()).and(caller("poll"));
+    let polled = polled.then(|edge, caller| answer(poll::poll(edge, caller)));
+
+    let channels = warp::path!("api" / "v1" / "channels").and(get_or_head()).and(api());
+    let channels = channels.then(|edge, caller| answer(admin::channels(edge, caller)));
+    let sessions = warp::path!("api" / "v1" / "sessions").and(get_or_head()).and(api());
+    let sessions = sessions.then(|edge, caller| answer(admin::sessions(edge, caller)));
+    let presence = warp::path!("api" / "v1" / "presence").and(get_or_head()).and(api());
+    let presence = presence.then(|edge, caller| answer(admin::presence(edge, caller)));
+    let disconnect = warp::path!("api" / "v1" / "disconnect").and(warp::post()).and(api()).and(warp::body::stream());
+    let disconnect = disconnect.then(|edge, caller, body| answer(admin::disconnect(edge, caller, body)));
+    let unsubscribe = warp::path!("api" / "v1" / "unsubscribe").and(warp::post()).and(api()).and(warp::body::stream());
+    let unsubscribe = unsubscribe.then(|edge, caller, body| answer(admin::unsubscribe(edge, caller, body)));
+
     let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
-    let health = warp::path!("healthz").and(get_or_head()).map(|| json(StatusCode::OK, &Status { status: "ok" }));
+    let health = warp::path!("healthz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
+        if edge.hub.store_failure().is_none() {
+            json(StatusCode::OK, &Status { status: "ok" })
+        } else {
+            json(StatusCode::SERVICE_UNAVAILABLE, &Status { status: "unhealthy" })
+        }
+    });
     let ready = warp::path!("readyz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
-        if edge.ready.load(Ordering::Acquire) {
+        if edge.ready.load(Ordering::Acquire) && edge.hub.store_failure().is_none() {
             json(StatusCode::OK, &Status { status: "ok" })
         } else {
             json(StatusCode::SERVICE_UNAVAILABLE, &Status { status: "not ready" })
@@ -260,9 +283,20 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
 
     // Boxed by halves: the compiler's time, and its error messages, grow with the depth of the type.
     let publishing = one.or(batch).unify().or(read).unify().or(forget).unify().boxed();
-    let listening = ws.or(events).unify().boxed();
+    let listening = ws.or(events).unify().or(polled).unify().boxed();
+    let administering =
+        channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
     let operating = console.or(health).unify().or(ready).unify().or(metrics).unify().or(status).unify().boxed();
-    publishing.or(listening).unify().or(operating).unify().recover(unrouted).unify().boxed()
+    publishing
+        .or(listening)
+        .unify()
+        .or(operating)
+        .unify()
+        .or(administering.boxed())
+        .unify()
+        .recover(unrouted)
+        .unify()
+        .boxed()
 }
 
 async fn answer(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
@@ -384,6 +418,7 @@ async fn status_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault>
             "ok": true,
             "version": env!("CARGO_PKG_VERSION"),
             "ready": edge.ready.load(Ordering::Acquire),
+            "store_failure": edge.hub.store_failure(),
             "uptime_seconds": (edge.hub.now() - edge.run) / 1_000_000,
             "connections": counters.sessions.get(),
             "subscriptions": counters.subscriptions.get(),

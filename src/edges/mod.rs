@@ -1,14 +1,17 @@
 //! The edges: where bytes come in and go out. An edge parses, asks the kernel, and renders; it decides nothing.
 
+pub mod admin;
 pub mod cursor;
 pub mod deadline;
 pub mod frames;
 pub mod history;
 pub mod http;
 pub mod listen;
+pub mod listening;
 pub mod metrics;
 pub mod native;
 pub mod origin;
+pub mod poll;
 pub mod publish;
 pub mod roster;
 pub mod session;

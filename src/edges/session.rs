@@ -15,9 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
-use super::roster::{Member, Roster};
+use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
 use crate::kernel::hooks::Farewell;
+use crate::kernel::message::ChannelName;
 use crate::kernel::session::{Batch, Session};
 
 /// Replies that may wait for the socket; beyond, the client is not read until it has taken some.
@@ -65,6 +66,8 @@ pub trait Dialect: Send {
     fn beat(&mut self, session: &Session, out: &mut Vec<u8>);
     /// Says that the credential ends soon, and the connection with it.
     fn expiring(&mut self, left: Duration, out: &mut Vec<u8>);
+    /// Says that the operator has ended a subscription.
+    fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
 }
@@ -95,6 +98,7 @@ enum Event {
     Ready,
     Time,
     Stop,
+    Orders(Vec<Order>),
 }
 
 /// Serves one connection to its end, and tells the rules. Not an `async fn`: that would hold the arguments twice for life.
@@ -111,6 +115,17 @@ pub fn run<S: Socket, D: Dialect>(
         Box::pin(connection.say_bye(ending)).await;
         ending
     }
+}
+
+/// When the connection ends with its credential, and when to say so.
+fn end_of_credential(session: &Session) -> (Option<Instant>, Option<Instant>) {
+    let now = Instant::now();
+    let expires = session.client().identity.expires.map(|at| {
+        let left = at.saturating_sub(session.hub().now());
+        // Far ends need no exact timer; the clock of tokio does not reach them.
+        now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
+    });
+    (expires, expires.map(|at| at.checked_sub(EXPIRY_NOTICE).map_or(now, |warn| warn.max(now))))
 }
 
 struct Connection<S, D> {
@@ -146,12 +161,8 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
     fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>) -> Self {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
-        let expires = session.client().identity.expires.map(|at| {
-            let left = at.saturating_sub(session.hub().now());
-            // Far ends need no exact timer; the clock of tokio does not reach them.
-            now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
-        });
-        let warn_at = expires.map(|at| at.checked_sub(EXPIRY_NOTICE).unwrap_or(now));
+        let member = shared.roster.enter(session.client().clone());
+        let (expires, warn_at) = end_of_credential(&session);
         let first = warn_at.map_or(beat_at, |at| at.min(beat_at));
         Connection {
             socket,
@@ -162,7 +173,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             beat_at,
             silent_until: None,
             draining: None,
-            member: shared.roster.enter(),
+            member,
             expires,
             warn_at,
             timer: Box::pin(tokio::time::sleep_until(first)),
@@ -194,6 +205,9 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             if self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
                 return Ending::Draining; // Everything that was there has been sent.
             }
+            if let Some(at) = self.session.next_turn() {
+                self.wake_by(at);
+            }
             match self.next_event().await {
                 Event::Ready => {}
                 Event::Frame(frame) => {
@@ -207,6 +221,11 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                     let until = Instant::now() + self.shared.pulse.drain;
                     self.draining = Some(until);
                     self.wake_by(until);
+                }
+                Event::Orders(orders) => {
+                    if !self.obey(orders) {
+                        return Ending::Kicked;
+                    }
                 }
                 Event::Time => {
                     if let Some(ending) = self.look_at_the_clock() {
@@ -277,18 +296,44 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
+    /// False if it is to leave.
+    fn obey(&mut self, orders: Vec<Order>) -> bool {
+        for order in orders {
+            match order {
+                Order::Leave => return false,
+                Order::Unsubscribe(channel) => {
+                    if self.session.unsubscribe(channel.as_str()) {
+                        self.dialect.unsubscribed(&channel, &mut self.owed);
+                    }
+                }
+            }
+        }
+        true
+    }
+
     async fn answer(&mut self, frame: Frame) -> Result<(), Ending> {
         if let Frame::Pong = frame {
             return Ok(());
         }
+        let before = self.session.client().clone();
         // Boxed: a subscribe is large while it runs, and a connection is idle for most of its life.
-        Box::pin(self.dialect.on_frame(&mut self.session, frame, &mut self.owed)).await
+        let outcome = Box::pin(self.dialect.on_frame(&mut self.session, frame, &mut self.owed)).await;
+        if !Arc::ptr_eq(&before, self.session.client()) {
+            self.member.is_now(self.session.client().clone());
+            (self.expires, self.warn_at) = end_of_credential(&self.session);
+            self.wake_by(self.warn_at.unwrap_or(self.beat_at));
+        }
+        outcome
     }
 
     async fn next_event(&mut self) -> Event {
         std::future::poll_fn(|cx| {
-            if self.draining.is_none() && self.member.poll_stop(cx) {
+            if self.member.poll_stop(cx) && self.draining.is_none() {
                 return Poll::Ready(Event::Stop);
+            }
+            let orders = self.member.orders();
+            if !orders.is_empty() {
+                return Poll::Ready(Event::Orders(orders));
             }
             if self.owed.len() < REPLIES
                 && let Poll::Ready(frame) = self.socket.poll_frame(cx)
@@ -340,7 +385,15 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             }
             self.beat_at = now + pulse.interval;
         }
-        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires, self.warn_at];
+        let deadlines = [
+            Some(self.beat_at),
+            self.silent_until,
+            stuck_until,
+            self.draining,
+            self.expires,
+            self.warn_at,
+            self.session.next_turn(),
+        ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);
         None

@@ -19,13 +19,11 @@ use warp::Reply;
 use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::reply::Response;
 
-use super::cursor::Cursor;
 use super::http::{Caller, Edge, wants_heartbeat};
+use super::listening::Asked;
 use super::native::SseDialect;
 use super::session::{self, Frame, Socket};
 use super::wire::{Ending, Fault};
-use crate::kernel::message::{ChannelName, Epoch};
-use crate::kernel::session::{Session, Start};
 
 /// Bytes on their way to hyper, at most one turn's.
 #[derive(Clone, Default)]
@@ -110,47 +108,15 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
         return Err(Fault::Stopping);
     }
     caller.check_origin(&edge.settings.origins)?;
-    let mut names = Vec::new();
-    for (_, name) in caller.request.query.iter().filter(|(key, _)| key == "channel") {
-        let name = ChannelName::new(name).map_err(Fault::ChannelName)?;
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    let max = edge.settings.limits.channels_per_request;
-    match names.len() {
-        0 => return Err(Fault::Missing("channel")),
-        asked if asked > max => return Err(Fault::TooManyInRequest { asked, max }),
-        _ => {}
-    }
-    let cursor = caller.request.header("last-event-id").or(caller.param("cursor")).filter(|text| !text.is_empty());
-    let cursor =
-        cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
-    let cursor = cursor.transpose()?.unwrap_or_default();
-    let after = caller.param("after_seq").map(str::parse::<u64>).transpose();
-    let after = after.map_err(|_| Fault::Parameter("after_seq must be a non-negative integer".into()))?;
-    let epoch = caller.param("epoch").map(|text| text.parse().unwrap_or(Epoch::UNKNOWN));
+    let asked = Asked::of(&edge, &caller)?;
     let bare = match caller.param("data") {
         None | Some("" | "frame") => false,
         Some("payload") => true,
         Some(_) => return Err(Fault::Parameter("data: payload or frame".into())),
     };
 
-    let client = Arc::new(edge.connect(&caller).await?);
-    let format = edge.formats.sse[usize::from(names.len() > 1)][usize::from(bare)].clone();
-    let mut session = Session::new(edge.hub.clone(), client.clone(), format);
-    for name in names {
-        let start = match (cursor.position(&name), after) {
-            (Some(position), _) => Start::After(position.offset, Some(position.epoch)),
-            (None, Some(after)) => Start::After(after, epoch),
-            (None, None) => Start::Now,
-        };
-        let outcome = session.subscribe(name.clone(), start).await;
-        outcome.map_err(|error| match Fault::subscribe(error, name.as_str()) {
-            Fault::Forbidden { refusal, .. } => Fault::refused(refusal, client.credential, false, name.as_str()),
-            other => other,
-        })?;
-    }
+    let format = edge.formats.sse[usize::from(asked.channels.len() > 1)][usize::from(bare)].clone();
+    let session = asked.subscribe(&edge, &caller, format).await?;
     let mut hello = Vec::new();
     SseDialect::hello(&session, edge.settings.sse_retry, &mut hello);
     let heartbeat = wants_heartbeat(&caller)?;

@@ -219,6 +219,8 @@ pub enum Ending {
     /// The client said goodbye with a close frame; it is answered in kind.
     Closed,
     Draining,
+    /// The operator sent it away.
+    Kicked,
     Lagged,
     Expired,
     /// It broke the rules of its transport.
@@ -250,6 +252,7 @@ impl Ending {
             Ending::TooLarge => Some(1009),
             Ending::Lagged => Some(1012),
             Ending::Expired => Some(4401),
+            Ending::Kicked => Some(4403),
         }
     }
 
@@ -258,6 +261,7 @@ impl Ending {
             Ending::Gone => "gone",
             Ending::Closed => "",
             Ending::Draining => "server shutting down",
+            Ending::Kicked => "disconnected by the operator",
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
             Ending::TooLarge => "frame too large",
@@ -273,7 +277,7 @@ impl Ending {
             Ending::Gone | Ending::Closed => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
-            Ending::Expired => "server",
+            Ending::Expired | Ending::Kicked => "server",
             Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge => "error",
             Ending::Dead => "timeout",
         }

@@ -10,6 +10,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::counters::Counters;
+use super::hooks::Client;
 use super::log::{Extent, Log};
 use super::message::{ChannelName, Epoch, Micros, Offset, Position};
 use super::policy::Policy;
@@ -60,6 +61,10 @@ impl Channel {
         self.readers.read().len()
     }
 
+    pub(super) fn listeners(&self) -> Vec<Arc<Client>> {
+        self.readers.read().iter().map(|(_, reader)| reader.client.clone()).collect()
+    }
+
     pub(super) fn enter(&self, reader: Arc<Reader>) -> usize {
         self.readers.write().insert(reader)
     }
@@ -96,13 +101,14 @@ impl Channel {
 pub struct Reader {
     pub(super) bell: Arc<Bell>,
     pub(super) slot: u32,
+    client: Arc<Client>,
     /// Up while the session knows that there is something here: waking it again costs this flag.
     ringing: AtomicBool,
 }
 
 impl Reader {
-    pub(super) fn new(bell: Arc<Bell>, slot: u32) -> Self {
-        Reader { bell, slot, ringing: AtomicBool::new(false) }
+    pub(super) fn new(bell: Arc<Bell>, slot: u32, client: Arc<Client>) -> Self {
+        Reader { bell, slot, client, ringing: AtomicBool::new(false) }
     }
 
     fn ring(&self) {
@@ -183,8 +189,8 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub fn take(channel: Arc<Channel>, bell: Arc<Bell>, slot: u32) -> Self {
-        let reader = Arc::new(Reader::new(bell, slot));
+    pub fn take(channel: Arc<Channel>, bell: Arc<Bell>, slot: u32, client: Arc<Client>) -> Self {
+        let reader = Arc::new(Reader::new(bell, slot, client));
         let key = channel.enter(reader.clone());
         Seat { channel, reader, key }
     }

@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::channel::{Bell, Seat};
 use super::format::{Format, Gap, GapCause, Notice};
@@ -34,8 +36,12 @@ pub struct Session {
     ready: VecDeque<u32>,
     /// Those that must read the log first.
     behind: VecDeque<u32>,
-    /// What was read for the first of them; dropped if the socket does not take it.
+    /// Those that wait for the next moment of their pace.
+    resting: Vec<u32>,
+    /// What was read for the first of those behind; dropped if the socket does not take it.
     stretch: Option<Stretch>,
+    /// Counts the fills.
+    turn: u64,
 }
 
 /// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
@@ -52,10 +58,30 @@ struct Subscription {
     cursor: Offset,
     /// Everything up to here is in the batch at hand.
     reached: Offset,
-    /// Said before anything else.
+    /// Said before anything else, and kept until the socket has taken it.
     gap: Option<Gap>,
+    /// The gap is in the batch at hand.
+    gap_said: bool,
+    /// The fill that it last had a turn in.
+    turn: u64,
+    /// Since when it has not been at the head.
+    behind_since: Option<Instant>,
     /// Where the replay is over, while there is one.
     live_at: Option<Offset>,
+    /// How fast its reader wants it, if not as fast as it comes.
+    pace: Option<Pace>,
+    /// With a pace: before this nothing more is said.
+    rests_until: Option<Instant>,
+}
+
+/// How fast a reader wants a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// The time between two publications, at least.
+    pub every: Duration,
+    /// Only the newest one counts when that time has passed; what it replaces is left out without a gap, because the reader
+    /// asked for it.
+    pub conflate: bool,
 }
 
 /// Where a subscription begins.
@@ -126,7 +152,9 @@ impl Session {
             bell: Arc::default(),
             ready: VecDeque::new(),
             behind: VecDeque::new(),
+            resting: Vec::new(),
             stretch: None,
+            turn: 0,
         }
     }
 
@@ -152,7 +180,7 @@ impl Session {
 
     /// Where the session stands in each of its channels.
     pub fn positions(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
-        self.subscriptions.iter().map(|(_, s)| s.position(s.cursor))
+        self.subscriptions.iter().map(|(_, s)| s.place(s.cursor))
     }
 
     /// Where each of its channels stands.
@@ -174,7 +202,7 @@ impl Session {
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.
-        let seat = Seat::take(channel, self.bell.clone(), slot);
+        let seat = Seat::take(channel, self.bell.clone(), slot, self.client.clone());
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),
@@ -186,14 +214,53 @@ impl Session {
         let live_at = matches!(start, Start::After(..)).then_some(head);
         let position = Position { epoch: seat.channel.epoch, offset: cursor };
         let encoding = seat.channel.tail.encoding(&self.format);
-        if cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head {
-            seat.reader.claim();
+        let has_something = cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head;
+        if has_something && seat.reader.claim() {
             self.ready.push_back(slot);
         }
-        entry.insert(Subscription { seat, encoding, cursor, reached: cursor, gap, live_at });
+        entry.insert(Subscription {
+            seat,
+            encoding,
+            cursor,
+            reached: cursor,
+            gap,
+            live_at,
+            pace: None,
+            rests_until: None,
+            gap_said: false,
+            turn: 0,
+            behind_since: None,
+        });
         self.by_name.insert(name, slot);
         self.hub.counters().subscriptions.add(1);
         Ok(position)
+    }
+
+    /// Slows one of its channels down.
+    pub fn set_pace(&mut self, name: &str, pace: Pace) {
+        if let Some(slot) = self.by_name.get(name) {
+            self.subscriptions[*slot as usize].pace = Some(pace);
+        }
+    }
+
+    /// When `fill` has something to do even if nothing comes.
+    pub fn next_turn(&self) -> Option<Instant> {
+        self.resting.iter().filter_map(|slot| self.subscriptions[*slot as usize].rests_until).min()
+    }
+
+    /// It is somebody else now, or the same with other rights: every subscription is voted on again. Those that are denied
+    /// have ended when this returns.
+    pub async fn becomes(&mut self, client: Arc<Client>) -> Vec<(ChannelName, Refusal)> {
+        self.client = client;
+        let mut ended = Vec::new();
+        let names: Vec<ChannelName> = self.by_name.keys().cloned().collect();
+        for name in names {
+            if let Err(refusal) = self.hub.hooks().subscribe(&self.client, &name).await {
+                self.unsubscribe(name.as_str());
+                ended.push((name, refusal));
+            }
+        }
+        ended
     }
 
     /// Stops listening; false if it did not.
@@ -203,6 +270,7 @@ impl Session {
         self.hub.counters().subscriptions.sub(1);
         self.ready.retain(|s| *s != slot);
         self.behind.retain(|s| *s != slot);
+        self.resting.retain(|s| *s != slot);
         self.stretch.take_if(|stretch| stretch.slot == slot);
         true
     }
@@ -227,7 +295,7 @@ impl Session {
             // The tail is all there is.
             let first = channel.tail.first();
             let extent = Extent { epoch: channel.epoch, first, last: channel.tail.head() };
-            let page = Page { publications: Vec::new(), more: false, extent, lost: None };
+            let page = Page { publications: Vec::new(), more: false, extent, lost: Vec::new() };
             self.stretch = Some(Stretch { slot, page, upto: first - 1 });
             self.ready.push_front(slot);
             return Ok(());
@@ -256,10 +324,20 @@ impl Session {
     /// Proposes bytes from the cursors on, about `room` of them. Nothing is taken until `commit`.
     pub fn fill(&mut self, batch: &mut Batch, room: usize) -> Result<(), Close> {
         batch.clear();
+        self.turn += 1;
         self.bell.drain(&mut self.ready);
+        self.end_rests();
         while batch.bytes.len() < room {
             let Some(slot) = self.ready.pop_front() else { break };
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
+            if subscription.rests_until.is_some() {
+                self.resting.push(slot);
+                continue;
+            }
+            if subscription.turn == self.turn {
+                continue; // A note that was meant for the subscription which had this slot before.
+            }
+            subscription.turn = self.turn;
             subscription.seat.reader.release();
             batch.touched.push(slot);
             self.fill_from(slot, batch, room)?;
@@ -267,9 +345,25 @@ impl Session {
         Ok(())
     }
 
+    fn end_rests(&mut self) {
+        if self.resting.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for slot in std::mem::take(&mut self.resting) {
+            let subscription = &mut self.subscriptions[slot as usize];
+            subscription.rests_until.take_if(|until| *until <= now);
+            self.ready.push_back(slot);
+        }
+    }
+
     fn fill_from(&mut self, slot: u32, batch: &mut Batch, room: usize) -> Result<(), Close> {
         let stretch = self.stretch.take_if(|stretch| stretch.slot == slot);
         self.announce_gap(slot, batch);
+        if let Some(pace) = self.subscriptions[slot as usize].pace {
+            self.fill_paced(slot, pace, stretch, batch);
+            return Ok(());
+        }
         if let Some(stretch) = stretch {
             self.fill_from_log(stretch, batch);
         }
@@ -283,8 +377,7 @@ impl Session {
                     Copied::All => {}
                     Copied::Some => return Ok(()),
                     Copied::Behind => {
-                        self.subscriptions[slot as usize].seat.reader.claim();
-                        self.behind.push_back(slot);
+                        self.fall_behind(slot);
                         return Ok(());
                     }
                 }
@@ -299,6 +392,37 @@ impl Session {
                 continue;
             }
             subscription.live_at = None;
+            self.say(slot, Notice::Live, Act::Live, batch);
+        }
+    }
+
+    /// It must read the log. If it was rung meanwhile, its next turn finds that out again: it never stands in two queues.
+    fn fall_behind(&mut self, slot: u32) {
+        if self.subscriptions[slot as usize].seat.reader.claim() {
+            self.behind.push_back(slot);
+        }
+    }
+
+    /// One publication, then it rests.
+    fn fill_paced(&mut self, slot: u32, pace: Pace, stretch: Option<Stretch>, batch: &mut Batch) {
+        if let Some(mut stretch) = stretch {
+            stretch.page.more |= stretch.page.publications.len() > 1;
+            stretch.page.publications.truncate(1);
+            self.fill_from_log(stretch, batch);
+        } else {
+            let subscription = &mut self.subscriptions[slot as usize];
+            let head = subscription.seat.head();
+            if pace.conflate {
+                subscription.reached = subscription.reached.max(head.saturating_sub(1));
+            }
+            let next = subscription.reached + 1;
+            if next <= head && self.fill_from_tail(slot, next, batch, usize::MAX) == Copied::Behind {
+                self.fall_behind(slot);
+                return;
+            }
+        }
+        let subscription = &mut self.subscriptions[slot as usize];
+        if subscription.live_at.take_if(|at| *at <= subscription.reached).is_some() {
             self.say(slot, Notice::Live, Act::Live, batch);
         }
     }
@@ -337,13 +461,14 @@ impl Session {
         if next <= reached + 1 {
             return;
         }
-        let lost = page.lost.is_some_and(|(from, to)| from <= reached + 1 && next - 1 <= to);
+        let lost = page.lost.iter().any(|(from, to)| *from <= reached + 1 && next - 1 <= *to);
         let cause = if lost { GapCause::Lost } else { GapCause::Evicted };
         self.skip_to(slot, gap(reached, next, cause), batch);
     }
 
     fn announce_gap(&mut self, slot: u32, batch: &mut Batch) {
         if let Some(gap) = self.subscriptions[slot as usize].gap {
+            self.subscriptions[slot as usize].gap_said = true;
             self.hub.counters().gaps.add(1);
             self.say(slot, Notice::Gap(gap), Act::Gap, batch);
         }
@@ -357,7 +482,9 @@ impl Session {
         if subscription.live_at.is_some() || channel.policy.lag == Lag::CatchUp {
             return Ok(()); // A replay is behind because it was asked for.
         }
-        if !subscription.is_far_behind() {
+        // Who was at the head a moment ago is no slow reader, however large the burst that it meets.
+        let patient = subscription.behind_since.is_none_or(|since| since.elapsed() < self.hub.lag_patience());
+        if patient || !subscription.is_far_behind() {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
@@ -400,7 +527,7 @@ impl Session {
         }
         let mut positions = self.subscriptions.iter().map(|(other, subscription)| {
             let at = if other as u32 == slot { reached } else { subscription.reached };
-            subscription.position(at)
+            subscription.place(at)
         });
         self.format.seal(&mut positions, out);
     }
@@ -420,7 +547,10 @@ impl Session {
             let subscription = &mut self.subscriptions[step.slot as usize];
             subscription.cursor = step.to;
             match step.act {
-                Act::Publication => taken += 1,
+                Act::Publication => {
+                    taken += 1;
+                    subscription.rests_until = subscription.pace.map(|pace| Instant::now() + pace.every);
+                }
                 Act::Gap => subscription.gap = None,
                 Act::Live => subscription.live_at = None,
             }
@@ -431,6 +561,12 @@ impl Session {
         for slot in &batch.touched {
             let subscription = &mut self.subscriptions[*slot as usize];
             subscription.reached = subscription.cursor;
+            subscription.gap_said = false;
+            if subscription.cursor < subscription.seat.head() {
+                subscription.behind_since.get_or_insert_with(Instant::now);
+            } else {
+                subscription.behind_since = None;
+            }
             if !whole {
                 // What was proposed and not taken is proposed again; a live mark that went with it comes back too.
                 restore_live(subscription, &batch.steps, *slot, begin);
@@ -459,6 +595,18 @@ impl Subscription {
         match channel.policy.max_lag {
             Some(max) => channel.tail.head().saturating_sub(self.reached) > max,
             None => self.reached + 1 < channel.tail.first(),
+        }
+    }
+
+    /// Where a reader stands who has been told everything up to `offset`: a gap that it has not been told of yet must be told
+    /// again if it comes back with this place.
+    fn place(&self, offset: Offset) -> (&ChannelName, Position) {
+        match self.gap {
+            Some(gap) if !self.gap_said => {
+                let epoch = if gap.cause == GapCause::Epoch { Epoch::UNKNOWN } else { self.seat.channel.epoch };
+                (&self.seat.channel.name, Position { epoch, offset: gap.requested })
+            }
+            _ => self.position(offset),
         }
     }
 
