@@ -3,6 +3,7 @@
 mod common;
 
 mod auth;
+mod cli_clients;
 mod config_and_cli;
 mod crash;
 mod docs;
@@ -21,6 +22,7 @@ mod origin;
 mod page;
 mod payload;
 mod poll;
+mod real_clients;
 mod resume;
 mod slow_readers;
 mod sse;

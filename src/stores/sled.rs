@@ -10,13 +10,14 @@
 //! | `kv` | what rules keep | their values: `kv` |
 //!
 //! One lane writes. A group becomes one block per channel, then one flush and one `fdatasync` of sled's file: sled's own
-//! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages go in before their idempotency
-//! keys, so that a crash in between can make a repeat a second message but never lose one; none of it was acknowledged.
+//! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages and their idempotency keys go
+//! in as one transaction: a crash takes both or neither.
 //!
 //! A channel whose policy acknowledges before `fdatasync` has offsets reserved ahead in its head: after a crash it goes on
 //! behind them, so that a number that somebody has seen is never given to another message.
 
 use std::collections::hash_map::Entry as MapEntry;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -31,6 +32,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Batch, Db, Tree};
 use tokio::sync::Semaphore;
 
@@ -387,8 +389,7 @@ impl Inner {
                 blocks.insert(&block_key(part.number, newest.offset), packed);
             }
         }
-        self.messages.apply_batch(blocks).map_err(failed)?;
-        self.write_keys(&group)?;
+        self.write(&blocks, &group)?;
         if crosses_reserve {
             self.sync()?;
         }
@@ -466,9 +467,10 @@ impl Inner {
         Ok(crosses_reserve)
     }
 
-    fn write_keys(&self, group: &Group) -> Result<(), LogError> {
+    /// Messages and their idempotency keys are one act: a message whose key was lost in a crash would be taken a second time.
+    fn write(&self, blocks: &Batch, group: &Group) -> Result<(), LogError> {
         if group.keys.is_empty() {
-            return Ok(());
+            return self.messages.apply_batch(blocks.clone()).map_err(failed);
         }
         let (mut keys, mut ages) = (Batch::default(), Batch::default());
         for (key, (offset, time)) in &group.keys {
@@ -476,8 +478,16 @@ impl Inner {
             keys.insert(key, [*offset, *time, until].map(u64::to_be_bytes).concat());
             ages.insert([&until.to_be_bytes()[..], key].concat(), &[]);
         }
-        self.keys.apply_batch(keys).map_err(failed)?;
-        self.key_ages.apply_batch(ages).map_err(failed)
+        let written = (&self.messages, &self.keys, &self.key_ages).transaction(|(messages, all_keys, key_ages)| {
+            messages.apply_batch(blocks)?;
+            all_keys.apply_batch(&keys)?;
+            key_ages.apply_batch(&ages)?;
+            Ok::<_, ConflictableTransactionError<Infallible>>(())
+        });
+        written.map_err(|error| match error {
+            TransactionError::Storage(error) => failed(error),
+            TransactionError::Abort(never) => match never {},
+        })
     }
 
     /// Deletes what the policy's count and bytes no longer keep, some blocks at a time, once it is worth it.
