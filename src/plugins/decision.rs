@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 use std::time::{Duration, Instant};
 
 use mlua::{MetaMethod, UserData, UserDataMethods, Value};
