@@ -21,8 +21,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
 use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
+use crate::edges::door::{self, Door};
+use crate::edges::forwarded::Trusted;
 use crate::edges::http::{Edge, Settings, routes};
 use crate::edges::listen::{self, Acceptor};
+use crate::edges::metrics;
 use crate::edges::native::Limits;
 use crate::edges::origin::Origins;
 use crate::edges::roster::Roster;
@@ -108,6 +111,7 @@ pub struct Running {
     hub: Arc<Hub>,
     edge: Arc<Edge>,
     roster: Arc<Roster>,
+    door: Arc<Door>,
     listener: TcpListener,
     front: Runtime,
     delivery: Runtime,
@@ -141,27 +145,34 @@ impl Running {
             async move { hub.herald().await }
         });
         let roster = Arc::new(Roster::default());
-        let edge = edge(config, hub.clone(), &roster, &host, delivery.handle().clone());
+        let door = Door::new(door::Limits {
+            connections: config.limits.connections,
+            per_ip: config.limits.connections_per_ip,
+            per_second: config.limits.handshakes_per_second,
+        });
+        let counters = counters_beside_the_kernels(&host, &door);
+        let edge = edge(config, hub.clone(), &roster, counters, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
         })?;
         let address = listener.local_addr()?;
-        Ok(Running { address, hub, edge, roster, listener, front, delivery, config: config.clone() })
+        Ok(Running { address, hub, edge, roster, door, listener, front, delivery, config: config.clone() })
     }
 
     /// Serves until `stop` is ready; then what is in flight is finished, within `shutdown.timeout`.
     pub fn serve_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Running { hub, edge, roster, listener, front, delivery, config, .. } = self;
+        let Running { hub, edge, roster, door, listener, front, delivery, config, .. } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
         let routes = routes(edge.clone());
         let acceptor = Acceptor {
             service: TowerToHyperService::new(warp::service(routes)),
             settings: listen::Settings {
-                max_connections: config.limits.connections,
                 header_timeout: config.server.header_timeout.0,
                 write_timeout: config.server.write_timeout.0,
             },
+            door,
+            trusted: trusted(&config),
             delivery: delivery.handle().clone(),
             stop: no_more.clone(),
             tasks: tasks.clone(),
@@ -203,7 +214,7 @@ fn edge(
     config: &Config,
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
-    host: &Arc<Host>,
+    counters: metrics::Others,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
     let settings = Settings {
@@ -232,8 +243,22 @@ fn edge(
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
-    let host = host.clone();
-    Edge::new(hub, settings, ws, sse, delivery, Arc::new(move || host_counters(&host)))
+    Edge::new(hub, settings, ws, sse, delivery, counters)
+}
+
+fn trusted(config: &Config) -> Trusted {
+    let proxies = config.server.trusted_proxies.clone();
+    Arc::new(move |ip| proxies.iter().any(|network| network.contains(ip)))
+}
+
+fn counters_beside_the_kernels(host: &Arc<Host>, door: &Arc<Door>) -> metrics::Others {
+    let (host, door) = (host.clone(), door.clone());
+    Arc::new(move || {
+        let mut counters = host_counters(&host);
+        let help = "Connections, and requests of a proxy's clients, that found no place";
+        counters.push(("aether_connections_refused_total", help, door.turned_away()));
+        counters
+    })
 }
 
 fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {

@@ -12,6 +12,7 @@ mod http;
 mod idempotency;
 mod idle_channels;
 mod layers;
+mod limits;
 mod log_contract;
 mod metrics;
 mod model;

@@ -72,6 +72,8 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("limits.channels_per_request", limits.channels_per_request, 1, 100_000);
     found.number("limits.channels_per_connection", limits.channels_per_connection, 1, 1_000_000);
     found.number("limits.connections", limits.connections, 1, 100_000_000);
+    found.number("limits.connections_per_ip", limits.connections_per_ip, 0, 100_000_000);
+    found.number("limits.handshakes_per_second", limits.handshakes_per_second, 0, 10_000_000);
 
     found.kept("retention.default_ttl", retention.default_ttl, |ttl| ttl > Period::default());
     found.kept("retention.default_max_count", retention.default_max_count, |count| count.0 > 0);

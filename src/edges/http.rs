@@ -101,6 +101,9 @@ impl Edge {
 
     /// Asks the rules who this is.
     pub async fn connect(&self, caller: &Caller) -> Result<Client, Fault> {
+        if let Some(why) = caller.peer.as_ref().and_then(|peer| peer.unwelcome) {
+            return Err(why.into());
+        }
         let request = &caller.request;
         let api = request.transport == "http";
         let identity = self.hub.hooks().connect(request).await;
@@ -131,8 +134,9 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it comes from this machine and from no proxy on it.
     fn is_local(&self) -> bool {
-        self.request.ip.is_some_and(|ip| ip.to_canonical().is_loopback())
+        self.peer.as_ref().is_some_and(|peer| !peer.proxied && peer.ip.to_canonical().is_loopback())
     }
 
     pub fn param(&self, name: &str) -> Option<&str> {
@@ -166,7 +170,7 @@ fn caller(transport: &'static str) -> impl Filter<Extract = (Caller,), Error = s
         .and(warp::ext::optional::<Peer>())
         .map(
             move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, peer: Option<Peer>| {
-                let ip = peer.as_ref().map(|peer| peer.address.ip());
+                let ip = peer.as_ref().map(|peer| peer.ip.to_canonical());
                 let request = request_of(transport, method, path.as_str(), &query, &headers, ip);
                 Caller { request, headers, peer }
             },

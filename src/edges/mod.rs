@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod cursor;
 pub mod deadline;
+pub mod door;
+pub mod forwarded;
 pub mod frames;
 pub mod history;
 pub mod http;
