@@ -129,6 +129,7 @@ impl Running {
         let window = config.publish.idempotency_window.0;
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
+        host.keep_in(Arc::new(kept.kv()?));
         let hub = Hub::start(Parts {
             hooks: host.clone(),
             kept: Arc::new(kept),
@@ -263,6 +264,7 @@ fn counters_beside_the_kernels(host: &Arc<Host>, door: &Arc<Door>) -> metrics::O
 
 fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
     let counters = host.counters();
+    let evicted = host.shared_evicted();
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     vec![
         ("aether_lua_entries_total", "Calls of hooks in Lua", get(&counters.lua_entries)),
@@ -277,6 +279,7 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
             get(&counters.credentials_known),
         ),
         ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
+        ("aether_shared_evicted_total", "Entries of shared tables that made room", evicted),
         ("aether_lua_vms", "Lua VMs that were built", get(&counters.vms)),
         ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
     ]

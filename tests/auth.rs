@@ -295,15 +295,16 @@ async fn channels_without_hooks_never_enter_lua() {
     ws.subscribe(&names).await;
     ws.resume("free.more", 0).await;
     assert_eq!(entries().await, before, "subscribing and resuming by grants alone");
-    // Over HTTP the credential itself is looked at, per request; the messages are not.
+    // Over HTTP the credential itself is looked at, once: it is remembered. The messages are not looked at.
     http.get("/api/v1/history?channel=free.1").await.ok();
     let a_request = entries().await - before;
     let messages: Vec<_> = (0..100).map(|n| message(&format!("free.{}", n % 90))).collect();
     http.post("/api/v1/publish/batch", json!({"messages": messages}).to_string()).await.ok();
-    assert_eq!(entries().await, before + 2.0 * a_request);
+    assert!(a_request > 0.0);
+    assert_eq!(entries().await, before + a_request);
     // Where there is a hook, it is asked.
     ws.subscribe(&["public.x"]).await;
-    assert_eq!(entries().await, before + 2.0 * a_request + 1.0);
+    assert_eq!(entries().await, before + a_request + 1.0);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use aether::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Ide
 use aether::kernel::hub::{Hub, Parts};
 use aether::kernel::message::{ChannelName, Draft, Epoch, Message, Offset, Position, Publication};
 use aether::kernel::policy::{Ack, Lag, Policy, Retention};
-use aether::kernel::session::{Batch, Session, Start};
+use aether::kernel::session::{Batch, Pace, Session, Start};
 use aether::stores::memory::MemoryLog;
 use aether::stores::sled::SledLog;
 use proptest::prelude::*;
@@ -60,6 +60,7 @@ enum Op {
         reader: usize,
         channel: usize,
         from_start: bool,
+        paced: bool,
     },
     Unsubscribe {
         reader: usize,
@@ -88,8 +89,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (channel.clone(), 1..9u64).prop_map(|(channel, count)| Op::Publish { channel, count }),
         2 => (channel.clone(), 0..4u8).prop_map(|(channel, key)| Op::PublishKeyed { channel, key }),
-        4 => (reader.clone(), channel.clone(), any::<bool>())
-            .prop_map(|(reader, channel, from_start)| Op::Subscribe { reader, channel, from_start }),
+        4 => (reader.clone(), channel.clone(), any::<bool>(), prop::bool::weighted(0.2))
+            .prop_map(|(reader, channel, from_start, paced)| Op::Subscribe { reader, channel, from_start, paced }),
         1 => (reader.clone(), channel.clone()).prop_map(|(reader, channel)| Op::Unsubscribe { reader, channel }),
         8 => (reader.clone(), 1..400usize, 0..400usize)
             .prop_map(|(reader, room, takes)| Op::Turn { reader, room, takes }),
@@ -279,7 +280,7 @@ impl World {
                 self.publish(channel, None, count).await?;
             }
             Op::PublishKeyed { channel, key } => self.publish(channel, Some(key), 1).await?,
-            Op::Subscribe { reader, channel, from_start } => {
+            Op::Subscribe { reader, channel, from_start, paced } => {
                 let name = CHANNELS[channel];
                 let left = self.readers[reader].as_mut().and_then(|reader| reader.left.remove(name));
                 let start = match (left, from_start) {
@@ -288,6 +289,10 @@ impl World {
                     (None, false) => Start::Now,
                 };
                 self.subscribe(reader, name, start).await?;
+                if paced {
+                    let pace = Pace { every: Duration::from_micros(100), conflate: false };
+                    self.readers[reader].as_mut().unwrap().session.set_pace(name, pace);
+                }
             }
             Op::Unsubscribe { reader, channel } => {
                 let reader = self.readers[reader].as_mut().unwrap();
@@ -495,11 +500,22 @@ impl World {
                     continue;
                 }
                 // As the connection loop sleeps: only the kernel wakes it.
+                let next_turn = it.session.next_turn();
                 let ready = std::future::poll_fn(|cx| match it.session.poll_ready(cx) {
                     Poll::Ready(()) => Poll::Ready(()),
                     Poll::Pending => Poll::Pending,
                 });
-                let woken = tokio::time::timeout_at(deadline.into(), ready).await.is_ok();
+                let rested = async {
+                    match next_turn {
+                        Some(at) => tokio::time::sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let woken = tokio::select! {
+                    () = ready => true,
+                    () = rested => true,
+                    () = tokio::time::sleep_until(deadline.into()) => false,
+                };
                 let places = &self.readers[reader].as_ref().unwrap().places;
                 check!(woken, "reader {reader} sleeps at {places:?} and nobody wakes it");
             }

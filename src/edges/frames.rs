@@ -123,6 +123,30 @@ pub enum Said<'a> {
     Expiring {
         in_ms: u64,
     },
+    #[serde(rename = "dry_run")]
+    DryRun {
+        /// Those that could be subscribed to.
+        channels: Vec<&'a str>,
+        refused: Vec<ErrorBody<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    Presence {
+        channel: &'a str,
+        /// Each once, however many connections it has.
+        users: Vec<&'a str>,
+        /// Connections, those without a user too.
+        sessions: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
+    Refreshed {
+        /// When the new credential ends.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a RawValue>,
+    },
     Pong {
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a RawValue>,

@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use super::cursor::Cursor;
 use super::http::{Caller, Edge};
+use super::native::AskedPace;
 use super::wire::Fault;
 use crate::kernel::format::Format;
 use crate::kernel::message::{ChannelName, Epoch, Offset};
-use crate::kernel::session::{Session, Start};
+use crate::kernel::session::{Pace, Session, Start};
 
 pub struct Asked {
     pub channels: Vec<ChannelName>,
     cursor: Cursor,
     after: Option<Offset>,
     epoch: Option<Epoch>,
+    pace: Option<Pace>,
 }
 
 impl Asked {
@@ -34,12 +36,15 @@ impl Asked {
         let cursor = caller.request.header("last-event-id").or(caller.param("cursor")).filter(|text| !text.is_empty());
         let cursor =
             cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
+        let max_rate = caller.param("max_rate").map(|text| text.parse().unwrap_or(f64::NAN));
+        let conflate = matches!(caller.param("conflate"), Some("1"));
         let after = caller.param("after_seq").map(str::parse::<u64>).transpose();
         Ok(Asked {
             channels,
             cursor: cursor.transpose()?.unwrap_or_default(),
             after: after.map_err(|_| Fault::Parameter("after_seq must be a non-negative integer".into()))?,
             epoch: caller.param("epoch").map(|text| text.parse().unwrap_or(Epoch::UNKNOWN)),
+            pace: max_rate.map(|max_rate| AskedPace { max_rate, conflate }.pace()).transpose()?,
         })
     }
 
@@ -63,6 +68,9 @@ impl Asked {
                 Fault::Forbidden { refusal, .. } => Fault::refused(refusal, client.credential, false, name.as_str()),
                 other => other,
             })?;
+            if let Some(pace) = self.pace {
+                session.set_pace(name.as_str(), pace);
+            }
         }
         Ok(session)
     }

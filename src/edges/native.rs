@@ -9,14 +9,14 @@ use serde_json::value::RawValue;
 use tungstenite::protocol::frame::coding::{Control, OpCode};
 
 use super::cursor;
-use super::frames::{Place, Positions, Published, Said, positions, put_event, put_said, put_ws};
+use super::frames::{Place, Positions, Published, Said, positions, put_event, put_said, put_ws, timestamp};
 use super::history::{self, Ask};
 use super::publish::Written;
 use super::session::{Dialect, Frame};
 use super::wire::{Ending, Fault, object};
 use super::ws;
 use crate::kernel::message::{ChannelName, Epoch, Offset, Position};
-use crate::kernel::session::{Session, Start};
+use crate::kernel::session::{Pace, Session, Start};
 
 /// What a connection may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +55,36 @@ struct Subscribe {
     after_seq: Option<HashMap<String, i64>>,
     #[serde(default)]
     epoch: Option<HashMap<String, String>>,
+    #[serde(default)]
+    pace: Option<AskedPace>,
+    /// Only say what would happen.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// How fast the channels of a subscribe are wanted.
+#[derive(Clone, Copy, Deserialize)]
+pub struct AskedPace {
+    /// Messages a second.
+    pub max_rate: f64,
+    #[serde(default)]
+    pub conflate: bool,
+}
+
+impl AskedPace {
+    pub fn pace(self) -> Result<Pace, Fault> {
+        let sane = self.max_rate.is_finite() && (0.001..=1000.0).contains(&self.max_rate);
+        if !sane {
+            return Err(Fault::Parameter("max_rate: messages a second, 0.001 to 1000".into()));
+        }
+        Ok(Pace { every: Duration::from_secs_f64(1.0 / self.max_rate), conflate: self.conflate })
+    }
+}
+
+#[derive(Deserialize)]
+struct Refresh {
+    #[serde(default)]
+    token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +97,9 @@ struct Unsubscribe {
 const MAX_ID: usize = 256;
 /// What one history frame may carry.
 const HISTORY_BYTES: usize = 256 * 1024;
+
+/// Users that one presence frame names; `sessions` counts them all.
+const MAX_PRESENT: usize = 1000;
 
 /// The native dialect on a WebSocket.
 pub struct WsDialect {
@@ -125,6 +158,8 @@ impl WsDialect {
             "subscribe" => self.subscribe(session, text, id, out).await,
             "unsubscribe" => unsubscribe(session, text, id, out),
             "publish" => publish(session, text, id, out).await,
+            "presence" => presence(session, text, id, out),
+            "refresh" => refresh(session, text, id, out).await,
             "history" => read_history(session, text, id, out).await,
             "ping" => {
                 put_said(&Said::Pong { id }, out);
@@ -145,6 +180,7 @@ impl WsDialect {
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
         let asked: Subscribe = object(text)?;
+        let pace = asked.pace.map(AskedPace::pace).transpose()?;
         let mut names = asked.channels.unwrap_or_default();
         let Limits { channels_per_request: per_request, channels_per_connection: per_connection } = self.limits;
         if names.len() > per_request {
@@ -155,12 +191,20 @@ impl WsDialect {
         if session.len() + names.len() > per_connection {
             return Err(Fault::TooManyOnConnection { max: per_connection });
         }
+        if asked.dry_run {
+            return rehearse(session, &names, id, out).await;
+        }
         let mut positions = Vec::new();
         for name in &names {
             let after = asked.after_seq.as_ref().and_then(|after| after.get(name));
             let epoch = asked.epoch.as_ref().and_then(|epochs| epochs.get(name));
             match subscribe_one(session, name, after.copied(), epoch).await {
-                Ok(position) => positions.push((name.as_str(), position)),
+                Ok(position) => {
+                    if let Some(pace) = pace {
+                        session.set_pace(name, pace);
+                    }
+                    positions.push((name.as_str(), position));
+                }
                 Err(fault) => refuse(&fault, id, out),
             }
         }
@@ -170,6 +214,27 @@ impl WsDialect {
         put_said(&Said::Subscribed { channels, positions, id }, out);
         Ok(())
     }
+}
+
+/// Whether each of the channels could be subscribed to.
+async fn rehearse(session: &Session, names: &[String], id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let (mut channels, mut faults) = (Vec::new(), Vec::new());
+    for name in names {
+        let verdict = match ChannelName::new(name) {
+            Ok(channel) => {
+                let vote = session.hub().hooks().subscribe(session.client(), &channel).await;
+                vote.map_err(|refusal| Fault::Forbidden { refusal, what: Some(name.clone()) })
+            }
+            Err(error) => Err(Fault::ChannelName(error)),
+        };
+        match verdict {
+            Ok(()) => channels.push(name.as_str()),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    let refused = faults.iter().map(Fault::body).collect();
+    put_said(&Said::DryRun { channels, refused, id }, out);
+    Ok(())
 }
 
 async fn subscribe_one(
@@ -203,6 +268,44 @@ async fn publish(session: &mut Session, text: &[u8], id: Option<&RawValue>, out:
     let receipt = session.hub().publish(session.client(), draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, true, channel.as_str()))?;
     put_said(&Said::Published { published: Published::from(&receipt), id }, out);
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct AskPresence {
+    #[serde(default)]
+    channel: Option<String>,
+}
+
+/// Who listens to a channel, for those who listen to it themselves.
+fn presence(session: &Session, text: &[u8], id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let name = object::<AskPresence>(text)?.channel.filter(|name| !name.is_empty()).ok_or(Fault::Missing("channel"))?;
+    let channel = ChannelName::new(&name).map_err(Fault::ChannelName)?;
+    if !session.holds(&name) {
+        return Err(Fault::Parameter(format!("presence: subscribe to {name} first")));
+    }
+    let listeners = session.hub().listeners(&channel);
+    let mut users: Vec<_> = listeners.iter().filter_map(|client| client.identity.user.as_deref()).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.truncate(MAX_PRESENT);
+    put_said(&Said::Presence { channel: &name, users, sessions: listeners.len(), id }, out);
+    Ok(())
+}
+
+/// A new credential for the same connection. Subscriptions that it does not cover end, each with a word.
+async fn refresh(session: &mut Session, text: &[u8], id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let token = object::<Refresh>(text)?.token.filter(|token| !token.is_empty()).ok_or(Fault::Missing("token"))?;
+    let hub = session.hub().clone();
+    let identity = hub.hooks().refresh(session.client(), &token).await;
+    let identity = identity.map_err(|refusal| Fault::Unauthorized { refusal, api: false })?;
+    let expires = identity.expires.map(timestamp);
+    let client = session.client().with(identity);
+    for (channel, refusal) in session.becomes(client).await {
+        refuse(&Fault::Forbidden { refusal, what: Some(channel.to_string()) }, None, out);
+        put_said(&Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
+    }
+    put_said(&Said::Refreshed { expires, id }, out);
     Ok(())
 }
 

@@ -11,10 +11,11 @@ use serde_json::value::RawValue;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::frames::{Published, RESERVED_EVENTS};
+use super::frames::{Published, RESERVED_EVENTS, ack_word};
 use super::http::{Caller, Edge, json, read_body};
 use super::wire::{ErrorBody, Fault, object};
-use crate::kernel::hub::Receipt;
+use crate::kernel::hooks::Client;
+use crate::kernel::hub::{Receipt, Rehearsal};
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
 
 /// A message as publishers write it in JSON.
@@ -109,10 +110,50 @@ pub async fn one<B: Buf>(
         Some(channel) => raw_draft(&caller, channel, body)?,
         None => object::<Written<'_>>(&body)?.draft()?,
     };
+    if caller.param("dry_run") == Some("1") {
+        return rehearse(&edge, &client, &draft).await;
+    }
     let channel = draft.channel.clone();
     let receipt = edge.hub.publish(&client, draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))?;
     Ok(json(StatusCode::OK, &Done { ok: true, published: Published::from(&receipt) }))
+}
+
+#[derive(Serialize)]
+struct Rehearsed<'a> {
+    ok: bool,
+    dry_run: bool,
+    channel: &'a str,
+    /// Connections that it would reach now.
+    subscribers: usize,
+    ack: &'static str,
+    /// What the channel keeps; absent: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<Keeps>,
+}
+
+#[derive(Serialize)]
+struct Keeps {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+}
+
+/// `dry_run=1`: what would happen. A refusal is answered as the real one would be.
+async fn rehearse(edge: &Edge, client: &Client, draft: &Draft) -> Result<Response, Fault> {
+    let channel = draft.channel.as_str();
+    let outcome = edge.hub.rehearse(client, draft).await;
+    let Rehearsal { readers, policy } = outcome.map_err(|error| Fault::publish(error, client.credential, channel))?;
+    let history = policy.history.map(|kept| Keeps {
+        count: kept.count,
+        seconds: kept.age.map(|age| age.as_secs()),
+        bytes: kept.bytes,
+    });
+    let ack = ack_word(policy.ack);
+    Ok(json(StatusCode::OK, &Rehearsed { ok: true, dry_run: true, channel, subscribers: readers, ack, history }))
 }
 
 /// The body is the payload, any bytes; what else there is to say stands in the query.

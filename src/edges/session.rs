@@ -117,6 +117,17 @@ pub fn run<S: Socket, D: Dialect>(
     }
 }
 
+/// When the connection ends with its credential, and when to say so.
+fn end_of_credential(session: &Session) -> (Option<Instant>, Option<Instant>) {
+    let now = Instant::now();
+    let expires = session.client().identity.expires.map(|at| {
+        let left = at.saturating_sub(session.hub().now());
+        // Far ends need no exact timer; the clock of tokio does not reach them.
+        now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
+    });
+    (expires, expires.map(|at| at.checked_sub(EXPIRY_NOTICE).map_or(now, |warn| warn.max(now))))
+}
+
 struct Connection<S, D> {
     socket: S,
     dialect: D,
@@ -151,12 +162,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
         let member = shared.roster.enter(session.client().clone());
-        let expires = session.client().identity.expires.map(|at| {
-            let left = at.saturating_sub(session.hub().now());
-            // Far ends need no exact timer; the clock of tokio does not reach them.
-            now + Duration::from_micros(left).min(Duration::from_secs(365 * 24 * 3600))
-        });
-        let warn_at = expires.map(|at| at.checked_sub(EXPIRY_NOTICE).unwrap_or(now));
+        let (expires, warn_at) = end_of_credential(&session);
         let first = warn_at.map_or(beat_at, |at| at.min(beat_at));
         Connection {
             socket,
@@ -198,6 +204,9 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             }
             if self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
                 return Ending::Draining; // Everything that was there has been sent.
+            }
+            if let Some(at) = self.session.next_turn() {
+                self.wake_by(at);
             }
             match self.next_event().await {
                 Event::Ready => {}
@@ -306,8 +315,15 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if let Frame::Pong = frame {
             return Ok(());
         }
+        let before = self.session.client().clone();
         // Boxed: a subscribe is large while it runs, and a connection is idle for most of its life.
-        Box::pin(self.dialect.on_frame(&mut self.session, frame, &mut self.owed)).await
+        let outcome = Box::pin(self.dialect.on_frame(&mut self.session, frame, &mut self.owed)).await;
+        if !Arc::ptr_eq(&before, self.session.client()) {
+            self.member.is_now(self.session.client().clone());
+            (self.expires, self.warn_at) = end_of_credential(&self.session);
+            self.wake_by(self.warn_at.unwrap_or(self.beat_at));
+        }
+        outcome
     }
 
     async fn next_event(&mut self) -> Event {
@@ -369,7 +385,15 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             }
             self.beat_at = now + pulse.interval;
         }
-        let deadlines = [Some(self.beat_at), self.silent_until, stuck_until, self.draining, self.expires, self.warn_at];
+        let deadlines = [
+            Some(self.beat_at),
+            self.silent_until,
+            stuck_until,
+            self.draining,
+            self.expires,
+            self.warn_at,
+            self.session.next_turn(),
+        ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);
         None

@@ -100,6 +100,14 @@ pub struct Client {
     pub connected: Micros,
 }
 
+impl Client {
+    /// The same connection, as somebody else or with other rights.
+    pub fn with(&self, identity: Identity) -> Arc<Client> {
+        let Client { ip, dialect, transport, connected, .. } = *self;
+        Arc::new(Client { id: self.id.clone(), identity, ip, dialect, transport, credential: true, connected })
+    }
+}
+
 /// What a refusal is about; the edges turn it into numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RefusalKind {

@@ -58,6 +58,14 @@ pub struct Receipt {
     pub duplicate: bool,
 }
 
+/// What a publish would do.
+#[derive(Clone, Copy, Debug)]
+pub struct Rehearsal {
+    /// Subscribers that would be reached now.
+    pub readers: usize,
+    pub policy: Policy,
+}
+
 #[derive(Debug)]
 pub enum PublishError {
     Refused(Refusal),
@@ -141,6 +149,17 @@ impl Hub {
             }
         }
         results
+    }
+
+    /// What a publish would do: asks the rules, and does nothing.
+    pub async fn rehearse(&self, client: &Client, draft: &Draft) -> Result<Rehearsal, PublishError> {
+        if self.is_stopping() {
+            return Err(PublishError::Stopping);
+        }
+        self.hooks.publish(client, draft).await.map_err(PublishError::Refused)?;
+        let known = self.shared.channels.get(&draft.channel).map(|channel| channel.clone());
+        let policy = known.as_ref().map_or_else(|| (self.shared.policy)(&draft.channel), |channel| channel.policy);
+        Ok(Rehearsal { readers: known.map_or(0, |channel| channel.subscribers()), policy })
     }
 
     async fn prepare(&self, client: &Client, draft: Draft) -> Result<(Arc<Channel>, Admitted), PublishError> {

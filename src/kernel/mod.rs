@@ -22,8 +22,8 @@
 //!
 //! # Who is who
 //!
-//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `format` the
-//! ports: rules, stores, dialects · `lane` the one owner of order · `tail` the newest part, shared · `channel` one log in
+//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format` the
+//! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order · `tail` the newest part, shared · `channel` one log in
 //! memory and who is woken · `session` cursors · `hub` the verbs.
 //!
 //! The kernel parses nothing and names no store, no language, no protocol: `tests/layers.rs` holds that.
@@ -33,6 +33,7 @@ mod counters;
 pub mod format;
 pub mod hooks;
 pub mod hub;
+pub mod kv;
 mod lane;
 pub mod log;
 pub mod message;

@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::channel::{Bell, Seat};
 use super::format::{Format, Gap, GapCause, Notice};
@@ -34,7 +36,9 @@ pub struct Session {
     ready: VecDeque<u32>,
     /// Those that must read the log first.
     behind: VecDeque<u32>,
-    /// What was read for the first of them; dropped if the socket does not take it.
+    /// Those that wait for the next moment of their pace.
+    resting: Vec<u32>,
+    /// What was read for the first of those behind; dropped if the socket does not take it.
     stretch: Option<Stretch>,
 }
 
@@ -56,6 +60,20 @@ struct Subscription {
     gap: Option<Gap>,
     /// Where the replay is over, while there is one.
     live_at: Option<Offset>,
+    /// How fast its reader wants it, if not as fast as it comes.
+    pace: Option<Pace>,
+    /// With a pace: before this nothing more is said.
+    rests_until: Option<Instant>,
+}
+
+/// How fast a reader wants a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// The time between two publications, at least.
+    pub every: Duration,
+    /// Only the newest one counts when that time has passed; what it replaces is left out without a gap, because the reader
+    /// asked for it.
+    pub conflate: bool,
 }
 
 /// Where a subscription begins.
@@ -126,6 +144,7 @@ impl Session {
             bell: Arc::default(),
             ready: VecDeque::new(),
             behind: VecDeque::new(),
+            resting: Vec::new(),
             stretch: None,
         }
     }
@@ -190,10 +209,46 @@ impl Session {
             seat.reader.claim();
             self.ready.push_back(slot);
         }
-        entry.insert(Subscription { seat, encoding, cursor, reached: cursor, gap, live_at });
+        entry.insert(Subscription {
+            seat,
+            encoding,
+            cursor,
+            reached: cursor,
+            gap,
+            live_at,
+            pace: None,
+            rests_until: None,
+        });
         self.by_name.insert(name, slot);
         self.hub.counters().subscriptions.add(1);
         Ok(position)
+    }
+
+    /// Slows one of its channels down.
+    pub fn set_pace(&mut self, name: &str, pace: Pace) {
+        if let Some(slot) = self.by_name.get(name) {
+            self.subscriptions[*slot as usize].pace = Some(pace);
+        }
+    }
+
+    /// When `fill` has something to do even if nothing comes.
+    pub fn next_turn(&self) -> Option<Instant> {
+        self.resting.iter().filter_map(|slot| self.subscriptions[*slot as usize].rests_until).min()
+    }
+
+    /// It is somebody else now, or the same with other rights: every subscription is voted on again. Those that are denied
+    /// have ended when this returns.
+    pub async fn becomes(&mut self, client: Arc<Client>) -> Vec<(ChannelName, Refusal)> {
+        self.client = client;
+        let mut ended = Vec::new();
+        let names: Vec<ChannelName> = self.by_name.keys().cloned().collect();
+        for name in names {
+            if let Err(refusal) = self.hub.hooks().subscribe(&self.client, &name).await {
+                self.unsubscribe(name.as_str());
+                ended.push((name, refusal));
+            }
+        }
+        ended
     }
 
     /// Stops listening; false if it did not.
@@ -203,6 +258,7 @@ impl Session {
         self.hub.counters().subscriptions.sub(1);
         self.ready.retain(|s| *s != slot);
         self.behind.retain(|s| *s != slot);
+        self.resting.retain(|s| *s != slot);
         self.stretch.take_if(|stretch| stretch.slot == slot);
         true
     }
@@ -257,9 +313,14 @@ impl Session {
     pub fn fill(&mut self, batch: &mut Batch, room: usize) -> Result<(), Close> {
         batch.clear();
         self.bell.drain(&mut self.ready);
+        self.end_rests();
         while batch.bytes.len() < room {
             let Some(slot) = self.ready.pop_front() else { break };
             let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
+            if subscription.rests_until.is_some() {
+                self.resting.push(slot);
+                continue;
+            }
             subscription.seat.reader.release();
             batch.touched.push(slot);
             self.fill_from(slot, batch, room)?;
@@ -267,9 +328,25 @@ impl Session {
         Ok(())
     }
 
+    fn end_rests(&mut self) {
+        if self.resting.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for slot in std::mem::take(&mut self.resting) {
+            let subscription = &mut self.subscriptions[slot as usize];
+            subscription.rests_until.take_if(|until| *until <= now);
+            self.ready.push_back(slot);
+        }
+    }
+
     fn fill_from(&mut self, slot: u32, batch: &mut Batch, room: usize) -> Result<(), Close> {
         let stretch = self.stretch.take_if(|stretch| stretch.slot == slot);
         self.announce_gap(slot, batch);
+        if let Some(pace) = self.subscriptions[slot as usize].pace {
+            self.fill_paced(slot, pace, stretch, batch);
+            return Ok(());
+        }
         if let Some(stretch) = stretch {
             self.fill_from_log(stretch, batch);
         }
@@ -299,6 +376,31 @@ impl Session {
                 continue;
             }
             subscription.live_at = None;
+            self.say(slot, Notice::Live, Act::Live, batch);
+        }
+    }
+
+    /// One publication, then it rests.
+    fn fill_paced(&mut self, slot: u32, pace: Pace, stretch: Option<Stretch>, batch: &mut Batch) {
+        if let Some(mut stretch) = stretch {
+            stretch.page.more |= stretch.page.publications.len() > 1;
+            stretch.page.publications.truncate(1);
+            self.fill_from_log(stretch, batch);
+        } else {
+            let subscription = &mut self.subscriptions[slot as usize];
+            let head = subscription.seat.head();
+            if pace.conflate {
+                subscription.reached = subscription.reached.max(head.saturating_sub(1));
+            }
+            let next = subscription.reached + 1;
+            if next <= head && self.fill_from_tail(slot, next, batch, usize::MAX) == Copied::Behind {
+                self.subscriptions[slot as usize].seat.reader.claim();
+                self.behind.push_back(slot);
+                return;
+            }
+        }
+        let subscription = &mut self.subscriptions[slot as usize];
+        if subscription.live_at.take_if(|at| *at <= subscription.reached).is_some() {
             self.say(slot, Notice::Live, Act::Live, batch);
         }
     }
@@ -420,7 +522,10 @@ impl Session {
             let subscription = &mut self.subscriptions[step.slot as usize];
             subscription.cursor = step.to;
             match step.act {
-                Act::Publication => taken += 1,
+                Act::Publication => {
+                    taken += 1;
+                    subscription.rests_until = subscription.pace.map(|pace| Instant::now() + pace.every);
+                }
                 Act::Gap => subscription.gap = None,
                 Act::Live => subscription.live_at = None,
             }

@@ -49,6 +49,13 @@ pub struct Entry<V> {
     pub weight: usize,
 }
 
+/// An entry that is there.
+pub struct Found<'a, V> {
+    pub value: &'a mut V,
+    pub until: Micros,
+    pub weight: usize,
+}
+
 /// What becomes of an entry.
 pub enum Change<V> {
     Keep,
@@ -80,20 +87,17 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
 
     /// Reads what `key` holds now.
     pub fn read<R>(&self, key: &K, now: Micros, read: impl FnOnce(&V) -> R) -> Option<R> {
-        self.read_entry(key, now, |value, _| read(value))
-    }
-
-    /// The same, with the time at which it ends.
-    pub fn read_entry<R>(&self, key: &K, now: Micros, read: impl FnOnce(&V, Micros) -> R) -> Option<R> {
         let shard = self.shard(key).read();
-        shard.map.get(key).filter(|held| held.until > now).map(|held| read(&held.value, held.until))
+        shard.map.get(key).filter(|held| held.until > now).map(|held| read(&held.value))
     }
 
     /// Changes what `key` holds, in one step for all threads.
-    pub fn change<R>(&self, key: K, now: Micros, change: impl FnOnce(Option<(&mut V, Micros)>) -> (Change<V>, R)) -> R {
+    pub fn change<R>(&self, key: K, now: Micros, change: impl FnOnce(Option<Found<'_, V>>) -> (Change<V>, R)) -> R {
         let mut shard = self.shard(&key).write();
         let found = shard.map.get_mut(&key).filter(|held| held.until > now);
-        let (change, answer) = change(found.map(|held| (&mut held.value, held.until)));
+        let found =
+            found.map(|held| Found { until: held.until, weight: held.weight - OVERHEAD, value: &mut held.value });
+        let (change, answer) = change(found);
         match change {
             Change::Keep => {}
             Change::Remove => shard.remove(&key),

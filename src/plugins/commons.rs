@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::kv::House;
 use super::record::Recorder;
 use super::remembered::Remembered;
+use super::shared::Shelves;
 use crate::kernel::message::Micros;
 
 /// Unix time.
@@ -18,12 +20,14 @@ pub struct Commons {
     clock: Clock,
     pub remembered: Remembered,
     pub recorder: Recorder,
+    pub shelves: Shelves,
+    pub kv: House,
 }
 
 impl Commons {
     pub fn new(clock: Clock) -> Result<Commons, String> {
         let remembered = Remembered::new().map_err(|error| format!("there is no randomness: {error}"))?;
-        Ok(Commons { clock, remembered, recorder: Recorder::default() })
+        Ok(Commons { clock, remembered, recorder: Recorder::default(), shelves: Shelves::default(), kv: House::new() })
     }
 
     pub fn now(&self) -> Micros {

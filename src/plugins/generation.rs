@@ -47,6 +47,9 @@ pub struct Unit {
     pub only: Option<Patterns>,
     /// The secrets it may read; scripts may all.
     pub secrets: Option<Vec<String>>,
+    /// The stores on disk and the shared tables it may open; scripts may all.
+    pub kv: Option<Vec<String>>,
+    pub shared: Option<Vec<String>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -186,6 +189,8 @@ impl Unit {
             may: Some(manifest.permissions.channels),
             only,
             secrets: Some(manifest.permissions.secrets),
+            kv: Some(manifest.permissions.kv),
+            shared: Some(manifest.permissions.shared),
             config,
         })
     }
@@ -203,6 +208,8 @@ impl Unit {
             may: None,
             only: None,
             secrets: None,
+            kv: None,
+            shared: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())

@@ -18,6 +18,7 @@ use super::resident::with_vm;
 use super::vm::Failure;
 use super::{Counters, HostConfig, LoadError, Policies};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, RefusalKind};
+use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
 
@@ -81,6 +82,16 @@ impl Host {
 
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// From here on what `aether.kv` keeps is kept in `store`.
+    pub fn keep_in(&self, store: Arc<dyn Kv>) {
+        self.generation.program.commons.kv.move_to(Some(store));
+    }
+
+    /// Entries of shared tables and limiters that had to go because others came.
+    pub fn shared_evicted(&self) -> u64 {
+        self.generation.program.commons.shelves.evicted()
     }
 
     /// Drops remembered credentials and votes; how many.
@@ -259,6 +270,14 @@ impl Host {
                 transport: asker.transport,
             }
         });
+    }
+}
+
+/// VMs live on for a moment, each with its thread; they must not keep the store open.
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.departures = None;
+        self.generation.program.commons.kv.move_to(None);
     }
 }
 

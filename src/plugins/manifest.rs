@@ -23,6 +23,8 @@ pub struct Manifest {
 pub struct Permissions {
     pub channels: Patterns,
     pub secrets: Vec<String>,
+    pub kv: Vec<String>,
+    pub shared: Vec<String>,
 }
 
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
@@ -68,8 +70,11 @@ impl Manifest {
         }
         if let Some(permissions) = root.get("permissions").and_then(Item::as_table_like) {
             reader.known(permissions, "permissions.", &PERMISSIONS);
-            self.permissions.secrets =
-                reader.strings(permissions, "secrets").into_iter().map(|(name, _)| name).collect();
+            let mut names =
+                |key: &str| reader.strings(permissions, key).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+            self.permissions.secrets = names("secrets");
+            self.permissions.kv = names("kv");
+            self.permissions.shared = names("shared");
             for (text, span) in reader.strings(permissions, "channels") {
                 match Pattern::parse(&text) {
                     Ok(pattern) => self.permissions.channels.extend([pattern]),

@@ -20,7 +20,6 @@
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
 mod api;
-#[allow(dead_code)] // `shared`, `limiter` and `kv` take the rest
 mod bounded;
 mod breaker;
 mod commons;
@@ -29,11 +28,14 @@ mod departures;
 mod generation;
 mod handles;
 mod hooks;
+mod keys;
+mod kv;
 mod manifest;
 mod record;
 mod remembered;
 mod resident;
 mod schema;
+mod shared;
 mod value;
 mod vm;
 mod watchdog;

@@ -6,10 +6,23 @@ use serde_json::{Map, Number, Value as Json};
 /// Beyond this a Lua number no longer holds every integer; such integers arrive as strings.
 const MAX_EXACT: u64 = 1 << 53;
 const MAX_DEPTH: usize = 64;
+const ARRAY: &str = "__array";
+/// About the bytes of what a script may hand over at once.
+const MAX_WEIGHT: usize = 1 << 20;
 
 /// Tables are frozen. A null in an object is an absent key, in a list it is mlua's null, so that the list keeps its
 /// length.
 pub fn json_to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
+    to_lua(lua, json, true)
+}
+
+/// The same, for a script that may go on and change it.
+pub fn json_to_open_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
+    to_lua(lua, json, false)
+}
+
+fn to_lua(lua: &Lua, json: &Json, freeze: bool) -> mlua::Result<Value> {
+    let done = |table: Table| if freeze { frozen(table) } else { Value::Table(table) };
     Ok(match json {
         Json::Null => Value::Nil,
         Json::Bool(b) => Value::Boolean(*b),
@@ -21,17 +34,20 @@ pub fn json_to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
         Json::Array(items) => {
             let table = lua.create_table_with_capacity(items.len(), 0)?;
             for (at, item) in items.iter().enumerate() {
-                let item = if item.is_null() { Value::NULL } else { json_to_lua(lua, item)? };
+                let item = if item.is_null() { Value::NULL } else { to_lua(lua, item, freeze)? };
                 table.raw_set(at + 1, item)?;
             }
-            frozen(table)
+            if items.is_empty() {
+                table.set_metatable(Some(array_mark(lua)?))?;
+            }
+            done(table)
         }
         Json::Object(map) => {
             let table = lua.create_table_with_capacity(0, map.len())?;
             for (key, value) in map {
-                table.raw_set(key.as_str(), json_to_lua(lua, value)?)?;
+                table.raw_set(key.as_str(), to_lua(lua, value, freeze)?)?;
             }
-            frozen(table)
+            done(table)
         }
     })
 }
@@ -41,26 +57,36 @@ pub fn frozen(table: Table) -> Value {
     Value::Table(table)
 }
 
-/// A table with a first element is a list, any other an object; what JSON does not know is an error that names it.
+/// A table with a first element, or one that `json.array` marked, is a list, any other an object; what JSON does not
+/// know is an error that names it. Bounded, because a table that holds another twice, and so on, is small in Lua and
+/// without end here.
 pub fn lua_to_json(value: &Value) -> Result<Json, String> {
-    to_json(value, MAX_DEPTH)
+    to_json(value, MAX_DEPTH, &mut { MAX_WEIGHT })
 }
 
-fn to_json(value: &Value, depth: usize) -> Result<Json, String> {
+fn to_json(value: &Value, depth: usize, room: &mut usize) -> Result<Json, String> {
     if depth == 0 {
         return Err(format!("a table is nested deeper than {MAX_DEPTH}"));
     }
+    let mut take = |weight: usize| {
+        *room = room.checked_sub(weight).ok_or("a value is larger than 1 MiB")?;
+        Ok::<(), String>(())
+    };
+    take(8)?;
     Ok(match value {
         Value::Nil => Json::Null,
         value if value.is_null() => Json::Null,
         Value::Boolean(b) => Json::Bool(*b),
         Value::Integer(n) => number(*n as f64)?,
         Value::Number(n) => number(*n)?,
-        Value::String(text) => Json::String(text.to_str().map_err(|_| "a string is not UTF-8")?.to_owned()),
-        Value::Table(table) if table.raw_len() > 0 => {
+        Value::String(text) => {
+            take(text.as_bytes().len())?;
+            Json::String(text.to_str().map_err(|_| "a string is not UTF-8")?.to_owned())
+        }
+        Value::Table(table) if table.raw_len() > 0 || is_array(table) => {
             let items = (1..=table.raw_len()).map(|at| {
                 let item: Value = table.raw_get(at).map_err(|e| first_line(&e))?;
-                to_json(&item, depth - 1)
+                to_json(&item, depth - 1, room)
             });
             Json::Array(items.collect::<Result<_, String>>()?)
         }
@@ -72,7 +98,8 @@ fn to_json(value: &Value, depth: usize) -> Result<Json, String> {
                     Value::String(key) => key.to_string_lossy(),
                     other => return Err(format!("a table's key is {}, not a string", describe(other))),
                 };
-                map.insert(key, to_json(&value, depth - 1)?);
+                *room = room.saturating_sub(key.len());
+                map.insert(key, to_json(&value, depth - 1, room)?);
             }
             Json::Object(map)
         }
@@ -81,7 +108,25 @@ fn to_json(value: &Value, depth: usize) -> Result<Json, String> {
     })
 }
 
-fn number(n: f64) -> Result<Json, String> {
+/// The metatable that says that a table is a list, even if it is empty.
+pub fn array_mark(lua: &Lua) -> mlua::Result<Table> {
+    if let Some(mark) = lua.named_registry_value::<Option<Table>>(ARRAY)? {
+        return Ok(mark);
+    }
+    let mark = lua.create_table()?;
+    mark.raw_set(ARRAY, true)?;
+    mark.raw_set("__metatable", false)?;
+    mark.set_readonly(true);
+    lua.set_named_registry_value(ARRAY, &mark)?;
+    Ok(mark)
+}
+
+fn is_array(table: &Table) -> bool {
+    table.metatable().is_some_and(|meta| meta.raw_get::<Option<bool>>(ARRAY).is_ok_and(|mark| mark == Some(true)))
+}
+
+/// A number as JSON has it: whole ones without a point.
+pub fn number(n: f64) -> Result<Json, String> {
     if n.fract() == 0.0 && n.abs() <= MAX_EXACT as f64 {
         return Ok(Json::Number(Number::from(n as i64)));
     }

@@ -1,6 +1,7 @@
 //! Stores: what keeps the logs. Each is one file that passes `tests/log_contract.rs`, and names nobody but the kernel.
 
 pub mod block;
+pub mod kv;
 mod life;
 pub mod memory;
 pub mod sled;

@@ -7,6 +7,7 @@
 //! | `keys` | hash of channel's number and idempotency key | offset, time, until when |
 //! | `key_ages` | until when (big-endian), hash | nothing |
 //! | `meta` | `format`, `epoch`, `ended` | `life` says what for |
+//! | `kv` | what rules keep | their values: `kv` |
 //!
 //! One lane writes. A group becomes one block per channel, then one flush and one `fdatasync` of sled's file: sled's own
 //! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages go in before their idempotency
@@ -33,6 +34,7 @@ use sha2::{Digest, Sha256};
 use sled::{Batch, Db, Tree};
 use tokio::sync::Semaphore;
 
+use super::kv::SledKv;
 use super::life::Life;
 use super::{block, new_epoch};
 use crate::kernel::log::{Appended, Entry, Extent, From, Log, LogError, Page, Policies, Range, Reply};
@@ -192,6 +194,12 @@ impl SledLog {
     pub fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<SledLog, OpenError> {
         let inner = Inner::open(path, cache, flush_interval, window)?;
         Ok(SledLog { inner: Arc::new(inner), readers: Arc::new(Semaphore::new(READERS)) })
+    }
+
+    /// What rules keep, beside the log.
+    pub fn kv(&self) -> Result<SledKv, OpenError> {
+        let tree = self.inner.db.open_tree("kv");
+        tree.map(SledKv).map_err(|error| OpenError::Damaged(self.inner.path.clone(), error.to_string()))
     }
 
     /// How often `fdatasync` has been called.

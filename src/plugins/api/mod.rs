@@ -4,11 +4,15 @@
 mod config;
 mod crypto;
 mod forget;
+mod json;
 mod jwt;
+mod kv;
 mod log;
 mod on;
 mod pattern;
 pub mod secret;
+mod shared;
+mod store;
 mod verdict;
 
 use std::cell::{Cell, RefCell};
@@ -17,9 +21,10 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
+use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
-use super::value::frozen;
+use super::value::{frozen, raise};
 
 /// One name below `aether`.
 pub struct Entry {
@@ -40,6 +45,9 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
+        json::ENTRIES,
+        shared::ENTRIES,
+        kv::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,
@@ -70,11 +78,37 @@ pub struct Seat {
     pub registered: RefCell<Vec<(Registration, Function)>>,
     /// Faults of registrations; the file goes on, so that all of them are told at once.
     pub errors: RefCell<Vec<String>>,
+    /// Limiters that were made, by place.
+    limiters: RefCell<FxHashMap<String, usize>>,
 }
 
 impl Seat {
     pub fn new(program: Arc<Program>, at: usize) -> Seat {
-        Seat { program, at, loading: Cell::new(true), registered: RefCell::default(), errors: RefCell::default() }
+        Seat {
+            program,
+            at,
+            loading: Cell::new(true),
+            registered: RefCell::default(),
+            errors: RefCell::default(),
+            limiters: RefCell::default(),
+        }
+    }
+
+    /// How many limiters were made at this place before.
+    fn count_limiter(&self, place: &str) -> usize {
+        let mut limiters = self.limiters.borrow_mut();
+        let count = limiters.entry(place.to_owned()).or_default();
+        *count += 1;
+        *count - 1
+    }
+
+    /// An error unless `may` has `name`; who needs no permission has no list.
+    fn permitted(&self, lua: &Lua, kind: &str, may: Option<&[String]>, name: &str) -> mlua::Result<()> {
+        if may.is_none_or(|may| may.iter().any(|one| one == name)) {
+            return Ok(());
+        }
+        let (plugin, thing) = (&self.unit().name, if kind == "secrets" { "secret" } else { kind });
+        Err(raise(lua, format!("{thing} {name:?} is not in [permissions] {kind} of {plugin}'s plugin.toml")))
     }
 
     pub fn unit(&self) -> &Unit {

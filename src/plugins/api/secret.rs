@@ -11,14 +11,11 @@ pub const ENTRIES: &[Entry] = &[Entry {
     gives: "secret?",
     doc: "A secret that the operator set, nil if it is not set. It can be a key and go into crypto; it prints as <secret>.",
     make: |lua, seat| {
+        if seat.unit().secrets.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(Value::Nil); // no permission: not there
+        }
         function(lua, seat, |lua, seat, name: String| {
-            let unit = seat.unit();
-            if unit.secrets.as_ref().is_some_and(|may| !may.contains(&name)) {
-                return Err(raise(
-                    lua,
-                    format!("secret {name:?} is not in [permissions] secrets of {}'s plugin.toml", unit.name),
-                ));
-            }
+            seat.permitted(lua, "secrets", seat.unit().secrets.as_deref(), &name)?;
             Ok((seat.program.secrets)(&name).map(|value| Secret(value.into_bytes())))
         })
     },

@@ -2,21 +2,22 @@
 
 mod auth;
 mod breaker;
+mod library;
 mod loading;
 mod record;
 mod remembered;
 mod rules;
 mod safety;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
-use super::{Host, HostConfig, LoadError, PluginUse};
+use super::{Host, HostConfig, Limits, LoadError, PluginUse};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Grants, Hooks, Identity, Refusal};
 use crate::kernel::message::{ChannelName, Draft, Message};
 use crate::kernel::pattern::Patterns;
@@ -176,20 +177,26 @@ fn entries(host: &Host) -> u64 {
 
 /// What is logged on this thread while `act` runs.
 fn logged(act: impl FnOnce()) -> String {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    thread_local! {
+        static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+    }
+    struct Lines;
     impl std::io::Write for Lines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
+            LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.extend_from_slice(bytes)));
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
     }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    tracing::subscriber::with_default(subscriber, act);
-    String::from_utf8(std::mem::take(&mut lines.0.lock())).unwrap()
+    // One subscriber for all tests: with one per thread, what another thread meets first is switched off for all.
+    static SUBSCRIBER: Once = Once::new();
+    SUBSCRIBER.call_once(|| {
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+    });
+    LINES.set(Some(Vec::new()));
+    act();
+    String::from_utf8(LINES.take().unwrap_or_default()).unwrap()
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::kernel::hooks::RefusalKind;
-use crate::plugins::{BreakerLimits, Limits};
+use crate::plugins::BreakerLimits;
 
 /// A host whose breakers never open.
 fn tireless(code: &str) -> (Arc<Host>, Dir) {

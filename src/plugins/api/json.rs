@@ -1,0 +1,68 @@
+//! `aether.json`: between text and tables.
+
+use mlua::{MultiValue, Table, Value};
+use serde_json::Value as Json;
+
+use super::secret::Bytes;
+use super::{Entry, function};
+use crate::plugins::value::{array_mark, json_to_open_lua, lua_to_json, raise};
+
+const MAX_TEXT: usize = 1 << 20;
+
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "json.decode",
+        args: "text",
+        gives: "value, why?",
+        doc: "The value, or nil and why. Integers beyond 2^53 arrive as strings; null is an absent key, in a list json.null.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, _, text: Bytes| {
+                let json = match text.0.len() {
+                    0..=MAX_TEXT => serde_json::from_slice::<Json>(&text.0).map_err(|error| error.to_string()),
+                    _ => Err("the text is larger than 1 MiB".into()),
+                };
+                Ok(match json {
+                    Ok(json) => MultiValue::from_iter([json_to_open_lua(lua, &json)?]),
+                    Err(why) => MultiValue::from_iter([Value::Nil, Value::String(lua.create_string(why)?)]),
+                })
+            })
+        },
+    },
+    Entry {
+        name: "json.encode",
+        args: "value",
+        gives: "string",
+        doc: "The text of a value of at most 1 MiB; what JSON does not know is an error.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, _, value: Value| {
+                let json = lua_to_json(&value).map_err(|why| raise(lua, format!("json.encode: {why}")))?;
+                Ok(json.to_string())
+            })
+        },
+    },
+    Entry {
+        name: "json.array",
+        args: "list?",
+        gives: "list",
+        doc: "Marks a table as a list, so that it is [] and not {} when it is empty.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, _, list: Option<Table>| {
+                let list = list.map_or_else(|| lua.create_table(), Ok)?;
+                let mark = array_mark(lua)?;
+                match list.metatable() {
+                    Some(own) if own == mark => {}
+                    None if !list.is_readonly() => list.set_metatable(Some(mark))?,
+                    _ => return Err(raise(lua, "json.array: this table cannot be marked; copy it with table.clone")),
+                }
+                Ok(list)
+            })
+        },
+    },
+    Entry {
+        name: "json.null",
+        args: "",
+        gives: "null",
+        doc: "A null, where an absent key is not the same.",
+        make: |_, _| Ok(Value::NULL),
+    },
+];

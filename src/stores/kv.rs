@@ -1,0 +1,75 @@
+//! What rules keep, in sled: the tree `kv` beside the log. It is flushed with the log, and by sled itself.
+
+use std::ops::Bound;
+
+use sled::Tree;
+
+use crate::kernel::kv::{Kv, KvEntry, KvError};
+
+pub struct SledKv(pub(super) Tree);
+
+fn failed(error: sled::Error) -> KvError {
+    KvError(error.to_string())
+}
+
+impl Kv for SledKv {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        Ok(self.0.get(key).map_err(failed)?.map(|value| value.to_vec()))
+    }
+
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        self.0.insert(key, value).map(drop).map_err(failed)
+    }
+
+    fn delete(&self, key: &[u8]) -> Result<(), KvError> {
+        self.0.remove(key).map(drop).map_err(failed)
+    }
+
+    fn scan(&self, prefix: &[u8], after: Option<&[u8]>, count: usize) -> Result<Vec<KvEntry>, KvError> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let mut found = Vec::new();
+        for entry in self.0.range::<&[u8], _>((from, Bound::Unbounded)).take(count) {
+            let (key, value) = entry.map_err(failed)?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            found.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::kv::MemoryKv;
+
+    fn holds_the_contract(kv: &dyn Kv) {
+        for key in [&b"a\x01"[..], b"a", b"ab", b"b", b"a\xff"] {
+            kv.put(key, &[key, b"!"].concat()).unwrap();
+        }
+        kv.put(b"a", b"again").unwrap();
+        assert_eq!(kv.get(b"a").unwrap().as_deref(), Some(&b"again"[..]));
+        assert_eq!(kv.get(b"c").unwrap(), None);
+        let keys = |prefix: &[u8], after: Option<&[u8]>, count| -> Vec<Vec<u8>> {
+            kv.scan(prefix, after, count).unwrap().into_iter().map(|(key, _)| key).collect()
+        };
+        assert_eq!(keys(b"a", None, 9), [&b"a"[..], b"a\x01", b"ab", b"a\xff"]);
+        assert_eq!(keys(b"a", Some(b"a\x01"), 1), [b"ab"]);
+        assert_eq!(keys(b"b", Some(b"a"), 9), [b"b"]);
+        assert_eq!(keys(b"", None, 9).len(), 5);
+        kv.delete(b"ab").unwrap();
+        kv.delete(b"none").unwrap();
+        assert_eq!(keys(b"ab", None, 9), [[0; 0]; 0]);
+    }
+
+    #[test]
+    fn the_store_and_its_stand_in_hold_the_same_contract() {
+        holds_the_contract(&MemoryKv::default());
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        holds_the_contract(&SledKv(db.open_tree("kv").unwrap()));
+    }
+}
