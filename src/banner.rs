@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// The first minute with Aether, ready to copy. The admin key stays in its file: this may end in a journal.
-pub fn banner(addr: SocketAddr, keys: &Path, demo_token: &str) -> String {
+pub fn banner(scheme: &str, addr: SocketAddr, keys: &Path, demo_token: &str) -> String {
     let keys = keys.display();
-    let url = format!("http://{}", reachable(addr));
+    let url = format!("{scheme}://{}", reachable(addr));
     format!(
         "aether listens on {addr}\n\
          \n\
@@ -35,7 +35,7 @@ mod tests {
 
     #[test]
     fn the_banner_can_be_copied_line_by_line() {
-        let text = banner(SocketAddr::from(([0, 0, 0, 0], 8080)), Path::new("data/keys"), "tok");
+        let text = banner("http", SocketAddr::from(([0, 0, 0, 0], 8080)), Path::new("data/keys"), "tok");
         assert!(text.starts_with("aether listens on 0.0.0.0:8080\n"));
         assert!(
             text.contains(

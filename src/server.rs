@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
 use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
+use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
 use crate::edges::http::{Edge, Settings, routes};
@@ -51,7 +52,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
     let hub = Running::start(&config, &keys)?;
     // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
-    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, &config.store.path.join("keys"), keys.demo_token()));
+    let scheme = if hub.certificates.is_some() { "https" } else { "http" };
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}",
+        banner(scheme, hub.address, &config.store.path.join("keys"), keys.demo_token())
+    );
     hub.serve_until(asked_to_stop())
 }
 
@@ -112,6 +118,7 @@ pub struct Running {
     edge: Arc<Edge>,
     roster: Arc<Roster>,
     door: Arc<Door>,
+    certificates: Option<Arc<Certificates>>,
     listener: TcpListener,
     front: Runtime,
     delivery: Runtime,
@@ -120,6 +127,7 @@ pub struct Running {
 
 impl Running {
     pub fn start(config: &Config, keys: &Keys) -> anyhow::Result<Running> {
+        let certificates = certificates(config)?.map(Arc::new);
         let host = load_plugins(config, keys)?;
         for line in host.summary() {
             tracing::info!("{line}");
@@ -158,12 +166,23 @@ impl Running {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
         })?;
         let address = listener.local_addr()?;
-        Ok(Running { address, hub, edge, roster, door, listener, front, delivery, config: config.clone() })
+        Ok(Running {
+            address,
+            hub,
+            edge,
+            roster,
+            door,
+            certificates,
+            listener,
+            front,
+            delivery,
+            config: config.clone(),
+        })
     }
 
     /// Serves until `stop` is ready; then what is in flight is finished, within `shutdown.timeout`.
     pub fn serve_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Running { hub, edge, roster, door, listener, front, delivery, config, .. } = self;
+        let Running { hub, edge, roster, door, certificates, listener, front, delivery, config, .. } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
         let routes = routes(edge.clone());
         let acceptor = Acceptor {
@@ -174,10 +193,12 @@ impl Running {
             },
             door,
             trusted: trusted(&config),
+            certificates: certificates.clone(),
             delivery: delivery.handle().clone(),
             stop: no_more.clone(),
             tasks: tasks.clone(),
         };
+        let following = certificates.map(|certificates| front.spawn(certificates.follow(no_more.clone())));
         let accepting = front.spawn(acceptor.run(listener));
         edge.ready.store(true, Ordering::Release);
         front.block_on(stop);
@@ -197,6 +218,9 @@ impl Running {
             let _ = tokio::time::timeout_at(deadline.into(), everybody_left).await;
             no_more.cancel();
             let _ = accepting.await;
+            if let Some(following) = following {
+                let _ = following.await;
+            }
             tasks.close();
             // Who has not left by now is stuck, and is left behind.
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
@@ -245,6 +269,12 @@ fn edge(
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
     Edge::new(hub, settings, ws, sse, delivery, counters)
+}
+
+/// The certificate that the settings name, if they name one.
+pub fn certificates(config: &Config) -> anyhow::Result<Option<Certificates>> {
+    let (Some(cert), Some(key)) = (&config.server.tls_cert.0, &config.server.tls_key.0) else { return Ok(None) };
+    Certificates::load(cert, key).map(Some).map_err(anyhow::Error::msg)
 }
 
 fn trusted(config: &Config) -> Trusted {

@@ -26,4 +26,5 @@ mod resume;
 mod slow_readers;
 mod sse;
 mod stopping;
+mod tls;
 mod ws;

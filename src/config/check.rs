@@ -32,6 +32,17 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("server.front_workers", server.front_workers, 0, 1024);
     found.number("server.delivery_workers", server.delivery_workers, 0, 1024);
 
+    for (key, file, other, beside) in [
+        ("server.tls_cert", &server.tls_cert, "server.tls_key", &server.tls_key),
+        ("server.tls_key", &server.tls_key, "server.tls_cert", &server.tls_cert),
+    ] {
+        found.that(
+            key,
+            file.0.is_none() || beside.0.is_some(),
+            format!("is of no use without {other}: set both or neither"),
+        );
+    }
+
     found.that("store.path", !store.path.as_os_str().is_empty(), "must name a directory");
     found.size("store.cache_size", store.cache_size, Size::mib(1), Size::mib(1 << 20));
     found.period("store.flush_interval", store.flush_interval, "1ms", "1m");

@@ -19,7 +19,7 @@ use crate::kernel::policy;
 
 pub use check::SHORTEST_KEY;
 pub use read::{ConfigError, DEFAULT_FILE, Problem, Setting, Sources};
-pub use units::{Bound, ChannelPattern, Count, Network, Period, Secret, Size};
+pub use units::{Bound, ChannelPattern, Count, Network, NoneOr, Period, Secret, Size};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -77,6 +77,9 @@ pub struct Server {
     pub delivery_workers: usize,
     /// Proxies that are believed when they say who their client is.
     pub trusted_proxies: Vec<Network>,
+    /// PEM files; both or neither.
+    pub tls_cert: NoneOr<PathBuf>,
+    pub tls_key: NoneOr<PathBuf>,
 }
 
 impl Default for Server {
@@ -90,6 +93,8 @@ impl Default for Server {
             front_workers: 0,
             delivery_workers: 0,
             trusted_proxies: Vec::new(),
+            tls_cert: NoneOr::default(),
+            tls_key: NoneOr::default(),
         }
     }
 }

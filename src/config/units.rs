@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
@@ -300,6 +301,29 @@ impl Serialize for ChannelPattern {
 impl<'de> Deserialize<'de> for ChannelPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         ChannelPattern::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+/// A value, or `"none"`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoneOr<T>(pub Option<T>);
+
+impl<T> Default for NoneOr<T> {
+    fn default() -> Self {
+        NoneOr(None)
+    }
+}
+
+impl Serialize for NoneOr<PathBuf> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.as_ref().map_or("none".into(), |path| path.to_string_lossy()))
+    }
+}
+
+impl<'de> Deserialize<'de> for NoneOr<PathBuf> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(NoneOr((text != "none" && !text.is_empty()).then(|| text.into())))
     }
 }
 

@@ -1,9 +1,11 @@
 //! Accepting connections, and bringing each to where it belongs.
 //!
 //! Publishing must not wait behind delivering, so the two run on runtimes of their own: a look at a connection's first
-//! bytes tells a subscriber's `GET /ws`, `/sse` or `/poll` from everything else.
+//! bytes tells a subscriber's `GET /ws`, `/sse` or `/poll` from everything else. Of a TLS connection that look is taken at the
+//! first bytes that were decrypted: handshakes cost a publisher's time, and never a reader's.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
@@ -15,16 +17,18 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::certificates::Certificates;
 use super::deadline::Deadline;
 use super::door::{Door, Permit};
 use super::forwarded::{self, Trusted};
+use super::tls::TlsStream;
 use super::wire::Fault;
 
 /// The other side of a connection.
@@ -84,6 +88,8 @@ pub struct Acceptor<S> {
     pub settings: Settings,
     pub door: Arc<Door>,
     pub trusted: Trusted,
+    /// Speaks TLS, and nothing else.
+    pub certificates: Option<Arc<Certificates>>,
     /// Where connections that listen are served.
     pub delivery: Handle,
     /// Takes no new connection from here on; those that are there finish the request at hand.
@@ -120,7 +126,9 @@ where
             let permit = match self.door.admit(ip, (self.trusted)(ip.to_canonical())) {
                 Ok(permit) => Arc::new(permit),
                 Err(_) => {
-                    if let Ok(courtesy) = courtesies.clone().try_acquire_owned() {
+                    // Over TLS a word would cost us a handshake.
+                    let speaks_plain = self.certificates.is_none();
+                    if speaks_plain && let Ok(courtesy) = courtesies.clone().try_acquire_owned() {
                         self.tasks.spawn(async move {
                             let _ = tokio::time::timeout(COURTESY_TIME, turn_away(stream)).await;
                             drop(courtesy);
@@ -138,32 +146,49 @@ where
     /// Looks at what the connection wants and serves it where that belongs.
     async fn place(self, stream: TcpStream, peer: Peer) {
         let _ = stream.set_nodelay(true);
-        let look = tokio::time::timeout(self.settings.header_timeout, will_listen(&stream));
-        let listens = tokio::select! {
-            () = self.stop.cancelled() => return,
-            looked = look => match looked {
-                Ok(Ok(listens)) => listens,
-                _ => return,
-            },
-        };
-        if listens {
-            let Ok(stream) = stream.into_std() else { return };
-            let delivery = self.delivery.clone();
-            let tasks = self.tasks.clone();
-            tasks.spawn_on(
-                async move {
-                    if let Ok(stream) = TcpStream::from_std(stream) {
-                        self.serve(stream, peer, LISTENER_BUFFER).await;
-                    }
-                },
-                &delivery,
-            );
-        } else {
-            self.serve(stream, peer, PUBLISHER_BUFFER).await;
+        if let Some(certificates) = &self.certificates {
+            let (config, timeout) = (certificates.current(), self.settings.header_timeout);
+            let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
+            let looked = self.in_time(timeout, stream.peek()).await;
+            let Some(Ok(listens)) = looked.map(|first| first.map(|first| begins_as_listener(first) == Some(true)))
+            else {
+                return;
+            };
+            let at_home = TlsStream::at_home_here;
+            return self.serve_at_home(stream, peer, listens, at_home).await;
         }
+        let looked = self.in_time(self.settings.header_timeout, will_listen(&stream)).await;
+        let Some(Ok(listens)) = looked else { return };
+        let at_home = |stream: TcpStream| TcpStream::from_std(stream.into_std()?);
+        self.serve_at_home(stream, peer, listens, at_home).await;
     }
 
-    async fn serve(self, stream: TcpStream, peer: Peer, buffer: usize) {
+    /// None if it takes longer, or the hub stops.
+    async fn in_time<T>(&self, timeout: Duration, what: impl Future<Output = T>) -> Option<T> {
+        let in_time = tokio::time::timeout(timeout, what);
+        self.stop.run_until_cancelled(in_time).await?.ok()
+    }
+
+    async fn serve_at_home<I>(self, stream: I, peer: Peer, listens: bool, at_home: fn(I) -> io::Result<I>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if !listens {
+            return self.serve(stream, peer, PUBLISHER_BUFFER).await;
+        }
+        let (delivery, tasks) = (self.delivery.clone(), self.tasks.clone());
+        let there = async move {
+            if let Ok(stream) = at_home(stream) {
+                self.serve(stream, peer, LISTENER_BUFFER).await;
+            }
+        };
+        tasks.spawn_on(there, &delivery);
+    }
+
+    async fn serve<I>(self, stream: I, peer: Peer, buffer: usize)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let Acceptor { service, settings, stop, door, trusted, .. } = self;
         let service = service_fn(move |mut request: Request<Incoming>| {
             let peer = peer.behind(request.headers(), &trusted, &door);
@@ -237,13 +262,19 @@ async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
         if seen.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if LISTENERS.iter().any(|begin| seen.starts_with(begin)) {
-            return Ok(true);
-        }
-        if !LISTENERS.iter().any(|begin| begin.starts_with(seen)) {
-            return Ok(false);
+        if let Some(listens) = begins_as_listener(seen) {
+            return Ok(listens);
         }
         // A few bytes that may become either; peeking does not wait for more.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// None if these bytes may become either.
+fn begins_as_listener(seen: &[u8]) -> Option<bool> {
+    if LISTENERS.iter().any(|begin| seen.starts_with(begin)) {
+        return Some(true);
+    }
+    let may_become = LISTENERS.iter().any(|begin| begin.starts_with(seen));
+    (!may_become).then_some(false)
 }

@@ -1,6 +1,7 @@
 //! The edges: where bytes come in and go out. An edge parses, asks the kernel, and renders; it decides nothing.
 
 pub mod admin;
+pub mod certificates;
 pub mod cursor;
 pub mod deadline;
 pub mod door;
@@ -18,6 +19,7 @@ pub mod publish;
 pub mod roster;
 pub mod session;
 pub mod sse;
+pub mod tls;
 pub mod upgrade;
 pub mod wire;
 pub mod ws;
