@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,7 +25,7 @@ use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
-use crate::edges::http::{Edge, Settings, routes};
+use crate::edges::http::{Edge, Settings, Surface, routes};
 use crate::edges::listen::{self, Acceptor};
 use crate::edges::metrics;
 use crate::edges::native::Limits;
@@ -39,6 +40,9 @@ use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
 
+/// Of the operator's own listener.
+const ADMIN_CONNECTIONS: usize = 1000;
+
 /// Runs the hub until SIGINT or SIGTERM.
 pub fn run(config: Config) -> anyhow::Result<()> {
     begin_logging(&config);
@@ -52,12 +56,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
     let hub = Running::start(&config, &keys)?;
     // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
-    let scheme = if hub.certificates.is_some() { "https" } else { "http" };
-    let _ = writeln!(
-        std::io::stdout(),
-        "{}",
-        banner(scheme, hub.address, &config.store.path.join("keys"), keys.demo_token())
-    );
+    let scheme = |tls| if tls { "https" } else { "http" };
+    let place = (scheme(hub.certificates.is_some()), hub.address);
+    let console = (scheme(hub.admin_certificates().is_some()), hub.admin_address);
+    let banner = banner(place, console, &config.store.path.join("keys"), keys.demo_token());
+    let _ = writeln!(std::io::stdout(), "{banner}");
     hub.serve_until(asked_to_stop())
 }
 
@@ -113,13 +116,16 @@ fn now() -> Micros {
 
 /// A hub that has everything it needs and listens.
 pub struct Running {
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
+    /// Where the operator is answered.
+    pub admin_address: SocketAddr,
     hub: Arc<Hub>,
     edge: Arc<Edge>,
     roster: Arc<Roster>,
     door: Arc<Door>,
     certificates: Option<Arc<Certificates>>,
     listener: TcpListener,
+    admin_listener: Option<TcpListener>,
     front: Runtime,
     delivery: Runtime,
     config: Config,
@@ -166,8 +172,16 @@ impl Running {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
         })?;
         let address = listener.local_addr()?;
+        let admin_listener = config.server.admin_addr.0.map(|addr| {
+            let listener = front.block_on(TcpListener::bind(addr));
+            listener.with_context(|| format!("cannot listen on {addr} (server.admin_addr)"))
+        });
+        let admin_listener = admin_listener.transpose()?;
+        let admin_address = admin_listener.as_ref().map_or(Ok(address), TcpListener::local_addr)?;
         Ok(Running {
             address,
+            admin_address,
+            admin_listener,
             hub,
             edge,
             roster,
@@ -180,13 +194,23 @@ impl Running {
         })
     }
 
+    /// What does not leave the machine needs no TLS, and scrapers are spared a certificate.
+    fn admin_certificates(&self) -> Option<Arc<Certificates>> {
+        let needs_none = self.admin_listener.is_some() && self.admin_address.ip().is_loopback();
+        self.certificates.clone().filter(|_| !needs_none)
+    }
+
     /// Serves until `stop` is ready; then what is in flight is finished, within `shutdown.timeout`.
     pub fn serve_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Running { hub, edge, roster, door, certificates, listener, front, delivery, config, .. } = self;
+        let admin_certificates = self.admin_certificates();
+        let Running {
+            hub, admin_listener, edge, roster, door, certificates, listener, front, delivery, config, ..
+        } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let routes = routes(edge.clone());
+        let surface = if admin_listener.is_some() { Surface::Public } else { Surface::Whole };
+        let serving = |surface| TowerToHyperService::new(warp::service(routes(edge.clone(), surface)));
         let acceptor = Acceptor {
-            service: TowerToHyperService::new(warp::service(routes)),
+            service: serving(surface),
             settings: listen::Settings {
                 header_timeout: config.server.header_timeout.0,
                 write_timeout: config.server.write_timeout.0,
@@ -199,6 +223,16 @@ impl Running {
             tasks: tasks.clone(),
         };
         let following = certificates.map(|certificates| front.spawn(certificates.follow(no_more.clone())));
+        if let Some(listener) = admin_listener {
+            let alone = Acceptor {
+                service: serving(Surface::Whole),
+                // When the hub is full its operator still gets in.
+                door: Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 }),
+                certificates: admin_certificates,
+                ..acceptor.clone()
+            };
+            tasks.spawn_on(alone.run(listener), front.handle());
+        }
         let accepting = front.spawn(acceptor.run(listener));
         edge.ready.store(true, Ordering::Release);
         front.block_on(stop);

@@ -32,6 +32,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("server.front_workers", server.front_workers, 0, 1024);
     found.number("server.delivery_workers", server.delivery_workers, 0, 1024);
 
+    found.that(
+        "server.admin_addr",
+        server.admin_addr.0.is_none_or(|admin| admin.port() == 0 || admin != server.addr),
+        "is server.addr itself: give it another port, or \"none\"",
+    );
     for (key, file, other, beside) in [
         ("server.tls_cert", &server.tls_cert, "server.tls_key", &server.tls_key),
         ("server.tls_key", &server.tls_key, "server.tls_cert", &server.tls_cert),

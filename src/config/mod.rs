@@ -77,6 +77,8 @@ pub struct Server {
     pub delivery_workers: usize,
     /// Proxies that are believed when they say who their client is.
     pub trusted_proxies: Vec<Network>,
+    /// Where the operator is answered, and then only there.
+    pub admin_addr: NoneOr<SocketAddr>,
     /// PEM files; both or neither.
     pub tls_cert: NoneOr<PathBuf>,
     pub tls_key: NoneOr<PathBuf>,
@@ -93,6 +95,7 @@ impl Default for Server {
             front_workers: 0,
             delivery_workers: 0,
             trusted_proxies: Vec::new(),
+            admin_addr: NoneOr::default(),
             tls_cert: NoneOr::default(),
             tls_key: NoneOr::default(),
         }

@@ -1,7 +1,7 @@
 //! The values that a setting can have beside plain numbers: periods, sizes, counts, bounds, secrets and patterns.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -325,6 +325,40 @@ impl<'de> Deserialize<'de> for NoneOr<PathBuf> {
         let text = String::deserialize(deserializer)?;
         Ok(NoneOr((text != "none" && !text.is_empty()).then(|| text.into())))
     }
+}
+
+impl Serialize for NoneOr<SocketAddr> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.map_or("none".into(), |address| address.to_string()))
+    }
+}
+
+/// A port alone is one of this machine's loopback.
+impl<'de> Deserialize<'de> for NoneOr<SocketAddr> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Quoted::deserialize(deserializer)? {
+            Quoted::Number(number) => number.to_string(),
+            Quoted::Text(text) => text,
+        };
+        if text == "none" {
+            return Ok(NoneOr(None));
+        }
+        let port = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = port.or_else(|_| text.parse());
+        address.map(|address| NoneOr(Some(address))).map_err(|_| {
+            de::Error::custom(format!(
+                "{text:?} is no address: write \"127.0.0.1:9090\", a port such as 9090, or \"none\""
+            ))
+        })
+    }
+}
+
+/// What may stand without quotes where a text is meant.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Quoted {
+    Number(u64),
+    Text(String),
 }
 
 /// Addresses with the same beginning: `10.0.0.0/8`, `fd00::/8`, or one address.

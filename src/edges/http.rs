@@ -224,8 +224,16 @@ fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::get().or(warp::head()).unify()
 }
 
+/// What a listener answers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Surface {
+    Whole,
+    /// All but the operator's part, which is on a listener of its own.
+    Public,
+}
+
 /// All that the hub answers to.
-pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
+pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let with = {
         let edge = edge.clone();
         warp::any().map(move || edge.clone())
@@ -284,17 +292,12 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let listening = ws.or(events).unify().or(polled).unify().boxed();
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
-    let operating = console.or(health).unify().or(ready).unify().or(metrics).unify().or(status).unify().boxed();
-    publishing
-        .or(listening)
-        .unify()
-        .or(operating)
-        .unify()
-        .or(administering.boxed())
-        .unify()
-        .recover(unrouted)
-        .unify()
-        .boxed()
+    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().boxed();
+    let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
+    match surface {
+        Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),
+        Surface::Public => public.recover(unrouted).unify().boxed(),
+    }
 }
 
 async fn answer(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
