@@ -2,6 +2,7 @@
 
 mod common;
 
+mod attacks;
 mod auth;
 mod config_and_cli;
 mod crash;

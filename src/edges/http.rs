@@ -375,7 +375,8 @@ pub async fn read_body<B: Buf>(
         return Err(Fault::TooLarge { max });
     }
     let read = async {
-        let mut bytes = Vec::with_capacity(announced.unwrap_or(0) as usize);
+        // What was announced need not come: memory follows what does.
+        let mut bytes = Vec::with_capacity((announced.unwrap_or(0) as usize).min(64 * 1024));
         let mut body = std::pin::pin!(body);
         while let Some(chunk) = body.next().await {
             let mut chunk = chunk.map_err(|_| Fault::Json("the request's body broke off".into()))?;
