@@ -1,16 +1,20 @@
-//! What the hub does per second, per core and per connection: `cargo bench --bench hub [-- NAME ...]`.
+//! What the hub does per second, per core and per connection: `cargo bench --bench hub [-- NAME ...]`, and what
+//! ten million messages leave behind: `cargo bench --bench hub -- soak`.
 //!
 //! The hub runs as a process of its own with its defaults, history on disk. Publishers have threads of their own, or the
 //! readers would pace them. Every subscriber is counted by itself: totals hide a lost message beside a doubled one.
 //! Machines are noisy; compare the ratios of one run. Traffic goes to loopback only.
 
-use std::io::{BufRead, BufReader, Read, Write};
+mod process;
+mod soak;
+
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use process::{HubProcess, Publisher, nanos};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -24,15 +28,18 @@ const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, Bench); 5] = [
+    let runs: [(&str, Bench); 6] = [
         ("fan-out-ws", fan_out_ws),
         ("fan-out-sse", fan_out_sse),
         ("quiet", quiet),
         ("publish", publish),
         ("idle", idle),
+        ("soak", soak::soak),
     ];
     for (name, run) in runs {
-        if wanted.is_empty() || wanted.iter().any(|w| name.starts_with(w.as_str())) {
+        // The soak takes minutes: only by its name.
+        let all = wanted.is_empty() && name != "soak";
+        if all || wanted.iter().any(|w| name.starts_with(w.as_str())) {
             run()?;
         }
     }
@@ -130,106 +137,6 @@ fn idle() -> Outcome {
         drop((warm, held));
     }
     Ok(())
-}
-
-/// A hub in a process of its own, with a directory of its own.
-struct HubProcess {
-    child: Child,
-    port: u16,
-    dir: PathBuf,
-    admin_key: String,
-    token: String,
-    /// What it says to people: kept open.
-    _said: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl HubProcess {
-    fn start() -> Outcome<HubProcess> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let dir = std::env::temp_dir().join(format!("aether-bench-{}-{port}", std::process::id()));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_aether"))
-            .args(["--addr", &format!("127.0.0.1:{port}"), "--log-level", "warn", "--data"])
-            .arg(&dir)
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut said = BufReader::new(child.stdout.take().ok_or("no stdout")?).lines();
-        said.next().ok_or("the hub said nothing")??;
-        let key = |name: &str| std::fs::read_to_string(dir.join("keys").join(name)).map(|text| text.trim().to_owned());
-        Ok(HubProcess { admin_key: key("admin_key")?, token: key("demo_token")?, child, port, dir, _said: said })
-    }
-
-    fn connect(&self) -> Outcome<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        Ok(stream)
-    }
-
-    fn proc(&self, file: &str) -> Outcome<String> {
-        Ok(std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
-    }
-
-    /// User and system time; the kernel counts it in hundredths of a second.
-    fn cpu_seconds(&self) -> Outcome<f64> {
-        let stat = self.proc("stat")?;
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-        Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
-    }
-
-    fn pss_kib(&self) -> Outcome<f64> {
-        let rollup = self.proc("smaps_rollup")?;
-        let line = rollup.lines().find(|line| line.starts_with("Pss:")).ok_or("no Pss")?;
-        Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
-    }
-}
-
-impl Drop for HubProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-}
-
-struct Publisher {
-    stream: TcpStream,
-    key: String,
-    buffer: Vec<u8>,
-}
-
-impl Publisher {
-    fn connect(hub: &HubProcess) -> Outcome<Publisher> {
-        Ok(Publisher { stream: hub.connect()?, key: hub.admin_key.clone(), buffer: vec![0; 8192] })
-    }
-
-    /// Publishes `PAYLOAD` bytes that begin with the time, and waits for the 200.
-    fn publish(&mut self, channel: &str) -> Outcome {
-        let start = format!("{{\"t\":{},\"x\":\"", nanos());
-        let fill = "x".repeat(PAYLOAD - start.len() - 2);
-        let body = format!("{{\"channel\":\"{channel}\",\"payload\":{start}{fill}\"}}}}");
-        let head = format!(
-            "POST /api/v1/publish HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
-            self.key,
-            body.len()
-        );
-        self.stream.write_all((head + &body).as_bytes())?;
-        let mut filled = 0;
-        loop {
-            let read = self.stream.read(&mut self.buffer[filled..])?;
-            filled += read;
-            if read == 0 || !self.buffer.starts_with(&b"HTTP/1.1 200"[..filled.min(12)]) {
-                return Err(String::from_utf8_lossy(&self.buffer[..filled]).into_owned().into());
-            }
-            // The answer is one JSON object and a newline.
-            if self.buffer[..filled].ends_with(b"}\n") {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn nanos() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[derive(Clone, Copy)]
