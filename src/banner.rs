@@ -4,9 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// The first minute with Aether, ready to copy. The admin key stays in its file: this may end in a journal.
-pub fn banner(addr: SocketAddr, keys: &Path, demo_token: &str) -> String {
+/// Both places are a scheme and an address; the console's is the hub's own if the operator has no listener apart.
+pub fn banner(hub: (&str, SocketAddr), console: (&str, SocketAddr), keys: &Path, demo_token: &str) -> String {
     let keys = keys.display();
-    let url = format!("http://{}", reachable(addr));
+    let addr = hub.1;
+    let url_of = |(scheme, addr): (&str, SocketAddr)| format!("{scheme}://{}", reachable(addr));
+    let (url, console) = (url_of(hub), url_of(console));
     format!(
         "aether listens on {addr}\n\
          \n\
@@ -15,7 +18,7 @@ pub fn banner(addr: SocketAddr, keys: &Path, demo_token: &str) -> String {
          \x20      {url}/api/v1/publish\n\
          \n\
          Watch it arrive:\n\
-         \x20 {url}/#token={demo_token}\n"
+         \x20 {console}/#token={demo_token}\n"
     )
 }
 
@@ -35,7 +38,8 @@ mod tests {
 
     #[test]
     fn the_banner_can_be_copied_line_by_line() {
-        let text = banner(SocketAddr::from(([0, 0, 0, 0], 8080)), Path::new("data/keys"), "tok");
+        let hub = ("http", SocketAddr::from(([0, 0, 0, 0], 8080)));
+        let text = banner(hub, hub, Path::new("data/keys"), "tok");
         assert!(text.starts_with("aether listens on 0.0.0.0:8080\n"));
         assert!(
             text.contains(

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,8 +22,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
 use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
-use crate::edges::http::{Edge, Settings, routes};
+use crate::edges::certificates::Certificates;
+use crate::edges::door::{self, Door};
+use crate::edges::forwarded::Trusted;
+use crate::edges::http::{Edge, Settings, Surface, routes};
 use crate::edges::listen::{self, Acceptor};
+use crate::edges::metrics;
 use crate::edges::native::Limits;
 use crate::edges::origin::Origins;
 use crate::edges::roster::Roster;
@@ -37,6 +42,8 @@ use crate::stores::sled::SledLog;
 
 /// How long the store may take to close, beyond the time that connections had.
 const STORE_GRACE: Duration = Duration::from_millis(500);
+/// Of the operator's own listener.
+const ADMIN_CONNECTIONS: usize = 1000;
 
 /// Runs the hub until SIGINT or SIGTERM.
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -51,7 +58,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
     let hub = Running::start(&config, &keys)?;
     // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
-    let _ = writeln!(std::io::stdout(), "{}", banner(hub.address, &config.store.path.join("keys"), keys.demo_token()));
+    let scheme = |tls| if tls { "https" } else { "http" };
+    let place = (scheme(hub.certificates.is_some()), hub.address);
+    let console = (scheme(hub.admin_certificates().is_some()), hub.admin_address);
+    let banner = banner(place, console, &config.store.path.join("keys"), keys.demo_token());
+    let _ = writeln!(std::io::stdout(), "{banner}");
     hub.serve_until(asked_to_stop())
 }
 
@@ -107,11 +118,16 @@ fn now() -> Micros {
 
 /// A hub that has everything it needs and listens.
 pub struct Running {
-    pub address: std::net::SocketAddr,
+    pub address: SocketAddr,
+    /// Where the operator is answered.
+    pub admin_address: SocketAddr,
     hub: Arc<Hub>,
     edge: Arc<Edge>,
     roster: Arc<Roster>,
+    door: Arc<Door>,
+    certificates: Option<Arc<Certificates>>,
     listener: TcpListener,
+    admin_listener: Option<TcpListener>,
     front: Runtime,
     delivery: Runtime,
     config: Config,
@@ -119,6 +135,7 @@ pub struct Running {
 
 impl Running {
     pub fn start(config: &Config, keys: &Keys) -> anyhow::Result<Running> {
+        let certificates = certificates(config)?.map(Arc::new);
         let host = load_plugins(config, keys)?;
         for line in host.summary() {
             tracing::info!("{line}");
@@ -146,31 +163,79 @@ impl Running {
             async move { hub.herald().await }
         });
         let roster = Arc::new(Roster::default());
-        let edge = edge(config, hub.clone(), &roster, &host, delivery.handle().clone());
+        let door = Door::new(door::Limits {
+            connections: config.limits.connections,
+            per_ip: config.limits.connections_per_ip,
+            per_second: config.limits.handshakes_per_second,
+        });
+        let counters = counters_beside_the_kernels(&host, &door);
+        let edge = edge(config, hub.clone(), &roster, counters, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
         })?;
         let address = listener.local_addr()?;
-        Ok(Running { address, hub, edge, roster, listener, front, delivery, config: config.clone() })
+        let admin_listener = config.server.admin_addr.0.map(|addr| {
+            let listener = front.block_on(TcpListener::bind(addr));
+            listener.with_context(|| format!("cannot listen on {addr} (server.admin_addr)"))
+        });
+        let admin_listener = admin_listener.transpose()?;
+        let admin_address = admin_listener.as_ref().map_or(Ok(address), TcpListener::local_addr)?;
+        Ok(Running {
+            address,
+            admin_address,
+            admin_listener,
+            hub,
+            edge,
+            roster,
+            door,
+            certificates,
+            listener,
+            front,
+            delivery,
+            config: config.clone(),
+        })
+    }
+
+    /// What does not leave the machine needs no TLS, and scrapers are spared a certificate.
+    fn admin_certificates(&self) -> Option<Arc<Certificates>> {
+        let needs_none = self.admin_listener.is_some() && self.admin_address.ip().is_loopback();
+        self.certificates.clone().filter(|_| !needs_none)
     }
 
     /// Serves until `stop` is ready; then what is in flight is finished, within `shutdown.timeout`.
     pub fn serve_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Running { hub, edge, roster, listener, front, delivery, config, .. } = self;
+        let admin_certificates = self.admin_certificates();
+        let Running {
+            hub, admin_listener, edge, roster, door, certificates, listener, front, delivery, config, ..
+        } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let routes = routes(edge.clone());
+        let surface = if admin_listener.is_some() { Surface::Public } else { Surface::Whole };
+        let serving = |surface| TowerToHyperService::new(warp::service(routes(edge.clone(), surface)));
         let acceptor = Acceptor {
-            service: TowerToHyperService::new(warp::service(routes)),
+            service: serving(surface),
             settings: listen::Settings {
-                max_connections: config.limits.connections,
                 header_timeout: config.server.header_timeout.0,
                 write_timeout: config.server.write_timeout.0,
             },
+            door,
+            trusted: trusted(&config),
+            certificates: certificates.clone(),
             delivery: delivery.handle().clone(),
             stop: no_more.clone(),
             tasks: tasks.clone(),
         };
+        let following = certificates.map(|certificates| front.spawn(certificates.follow(no_more.clone())));
+        if let Some(listener) = admin_listener {
+            let alone = Acceptor {
+                service: serving(Surface::Whole),
+                // When the hub is full its operator still gets in.
+                door: Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 }),
+                certificates: admin_certificates,
+                ..acceptor.clone()
+            };
+            tasks.spawn_on(alone.run(listener), front.handle());
+        }
         let accepting = front.spawn(acceptor.run(listener));
         edge.ready.store(true, Ordering::Release);
         front.block_on(stop);
@@ -190,6 +255,9 @@ impl Running {
             let _ = tokio::time::timeout_at(deadline.into(), everybody_left).await;
             no_more.cancel();
             let _ = accepting.await;
+            if let Some(following) = following {
+                let _ = following.await;
+            }
             tasks.close();
             // Who has not left by now is stuck, and is left behind.
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
@@ -208,7 +276,7 @@ fn edge(
     config: &Config,
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
-    host: &Arc<Host>,
+    counters: metrics::Others,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
     let settings = Settings {
@@ -237,8 +305,28 @@ fn edge(
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
-    let host = host.clone();
-    Edge::new(hub, settings, ws, sse, delivery, Arc::new(move || host_counters(&host)))
+    Edge::new(hub, settings, ws, sse, delivery, counters)
+}
+
+/// The certificate that the settings name, if they name one.
+pub fn certificates(config: &Config) -> anyhow::Result<Option<Certificates>> {
+    let (Some(cert), Some(key)) = (&config.server.tls_cert.0, &config.server.tls_key.0) else { return Ok(None) };
+    Certificates::load(cert, key).map(Some).map_err(anyhow::Error::msg)
+}
+
+fn trusted(config: &Config) -> Trusted {
+    let proxies = config.server.trusted_proxies.clone();
+    Arc::new(move |ip| proxies.iter().any(|network| network.contains(ip)))
+}
+
+fn counters_beside_the_kernels(host: &Arc<Host>, door: &Arc<Door>) -> metrics::Others {
+    let (host, door) = (host.clone(), door.clone());
+    Arc::new(move || {
+        let mut counters = host_counters(&host);
+        let help = "Connections, and requests of a proxy's clients, that found no place";
+        counters.push(("aether_connections_refused_total", help, door.turned_away()));
+        counters
+    })
 }
 
 fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {

@@ -158,27 +158,6 @@ async fn who_sends_a_head_or_a_body_too_slowly_is_let_go() {
 }
 
 #[tokio::test]
-async fn beyond_the_most_connections_one_more_is_closed_and_room_comes_back() {
-    let hub = TestHub::plan().toml("[limits]\nconnections = 5").start();
-    let mut held = Vec::new();
-    for _ in 0..4 {
-        let mut ws = hub.ws().await;
-        ws.subscribe(&["c"]).await;
-        held.push(ws);
-    }
-    let mut last = hub.http().await;
-    assert_eq!(last.get("/healthz").await.status, 200);
-    let mut one_more = hub.http().await;
-    assert!(one_more.try_send("GET", "/healthz", &[], b"").await.is_err());
-    held.pop();
-    until("there is room again", async || {
-        let mut http = hub.http().await;
-        http.try_send("GET", "/healthz", &[], b"").await.is_ok_and(|answer| answer.status == 200)
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn the_page_comes_from_the_hub_alone() {
     let hub = TestHub::start();
     let page = hub.http_as(None).await.get("/").await;

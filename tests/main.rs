@@ -2,6 +2,7 @@
 
 mod common;
 
+mod attacks;
 mod auth;
 mod cli_clients;
 mod config_and_cli;
@@ -13,6 +14,7 @@ mod http;
 mod idempotency;
 mod idle_channels;
 mod layers;
+mod limits;
 mod log_contract;
 mod metrics;
 mod model;
@@ -27,4 +29,5 @@ mod resume;
 mod slow_readers;
 mod sse;
 mod stopping;
+mod tls;
 mod ws;

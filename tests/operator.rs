@@ -39,6 +39,34 @@ async fn an_operator_sees_channels_sessions_and_who_listens() {
 }
 
 #[tokio::test]
+async fn with_a_listener_apart_the_operator_is_answered_only_there_and_even_when_the_hub_is_full() {
+    let hub = TestHub::plan().toml("[server]\nadmin_addr = 0\n[limits]\nconnections = 2").start();
+    assert!(hub.admin_address.ip().is_loopback() && hub.admin_address != hub.address);
+    let operators = ["/", "/metrics", "/metricsz", "/status", "/api/v1/channels", "/api/v1/sessions"];
+    let mut outside = hub.http().await;
+    for path in operators {
+        assert_eq!(outside.get(path).await.error(), (404, 40400), "{path}");
+    }
+    assert_eq!(outside.post("/api/v1/disconnect", r#"{"user":"x"}"#).await.error(), (404, 40400));
+    assert_eq!(outside.get("/readyz").await.status, 200);
+    let mut ws = hub.ws().await;
+    ws.subscribe(&["c"]).await;
+    assert_eq!(hub.http().await.get("/healthz").await.error(), (503, 50303), "the hub is full");
+
+    let mut inside = Http::connect(hub.admin_address, Some(hub.keys.admin_key())).await;
+    for path in operators {
+        assert_eq!(inside.get(path).await.status, 200, "{path}");
+    }
+    assert_eq!(Http::connect(hub.admin_address, None).await.get("/metrics").await.status, 200);
+    // The console speaks to where it comes from.
+    inside.post("/api/v1/publish", r#"{"channel":"c","payload":1}"#).await.ok();
+    ws.read_to("c", 1).await.assert_exactly(1, 1);
+    let mut console = WsClient::connect(hub.admin_address, Some(&hub.token(&["c"]))).await;
+    console.subscribe(&["c"]).await;
+    assert_eq!(inside.post("/api/v1/disconnect", r#"{"user":"tester"}"#).await.ok()["sessions"], 2);
+}
+
+#[tokio::test]
 async fn an_operator_ends_connections_and_subscriptions_and_no_others() {
     let hub = TestHub::start();
     let token = |user| hub.token_for(user, &["room.*"], &[]);

@@ -18,6 +18,7 @@ impl Check {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.settings.load(Vec::new())?;
         let keys = Keys::rehearse(&config)?;
+        crate::server::certificates(&config)?;
         let problems = plugin_problems(&config, &keys);
         for problem in &problems {
             eprintln!("{problem}");

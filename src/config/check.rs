@@ -32,6 +32,22 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("server.front_workers", server.front_workers, 0, 1024);
     found.number("server.delivery_workers", server.delivery_workers, 0, 1024);
 
+    found.that(
+        "server.admin_addr",
+        server.admin_addr.0.is_none_or(|admin| admin.port() == 0 || admin != server.addr),
+        "is server.addr itself: give it another port, or \"none\"",
+    );
+    for (key, file, other, beside) in [
+        ("server.tls_cert", &server.tls_cert, "server.tls_key", &server.tls_key),
+        ("server.tls_key", &server.tls_key, "server.tls_cert", &server.tls_cert),
+    ] {
+        found.that(
+            key,
+            file.0.is_none() || beside.0.is_some(),
+            format!("is of no use without {other}: set both or neither"),
+        );
+    }
+
     found.that("store.path", !store.path.as_os_str().is_empty(), "must name a directory");
     found.size("store.cache_size", store.cache_size, Size::mib(1), Size::mib(1 << 20));
     found.period("store.flush_interval", store.flush_interval, "1ms", "1m");
@@ -73,6 +89,8 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("limits.channels_per_request", limits.channels_per_request, 1, 100_000);
     found.number("limits.channels_per_connection", limits.channels_per_connection, 1, 1_000_000);
     found.number("limits.connections", limits.connections, 1, 100_000_000);
+    found.number("limits.connections_per_ip", limits.connections_per_ip, 0, 100_000_000);
+    found.number("limits.handshakes_per_second", limits.handshakes_per_second, 0, 10_000_000);
 
     found.kept("retention.default_ttl", retention.default_ttl, |ttl| ttl > Period::default());
     found.kept("retention.default_max_count", retention.default_max_count, |count| count.0 > 0);

@@ -19,7 +19,7 @@ use crate::kernel::policy;
 
 pub use check::SHORTEST_KEY;
 pub use read::{ConfigError, DEFAULT_FILE, Problem, Setting, Sources};
-pub use units::{Bound, ChannelPattern, Count, Period, Secret, Size};
+pub use units::{Bound, ChannelPattern, Count, Network, NoneOr, Period, Secret, Size};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,6 +75,13 @@ pub struct Server {
     pub front_workers: usize,
     /// 0: one per core.
     pub delivery_workers: usize,
+    /// Proxies that are believed when they say who their client is.
+    pub trusted_proxies: Vec<Network>,
+    /// Where the operator is answered, and then only there.
+    pub admin_addr: NoneOr<SocketAddr>,
+    /// PEM files; both or neither.
+    pub tls_cert: NoneOr<PathBuf>,
+    pub tls_key: NoneOr<PathBuf>,
 }
 
 impl Default for Server {
@@ -87,6 +94,10 @@ impl Default for Server {
             write_timeout: Period::seconds(10),
             front_workers: 0,
             delivery_workers: 0,
+            trusted_proxies: Vec::new(),
+            admin_addr: NoneOr::default(),
+            tls_cert: NoneOr::default(),
+            tls_key: NoneOr::default(),
         }
     }
 }
@@ -190,11 +201,21 @@ pub struct Limits {
     pub channels_per_request: usize,
     pub channels_per_connection: usize,
     pub connections: usize,
+    /// Of one address; 0: no bound.
+    pub connections_per_ip: usize,
+    /// New connections, all in all; 0: no bound.
+    pub handshakes_per_second: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { channels_per_request: 100, channels_per_connection: 1000, connections: 100_000 }
+        Limits {
+            channels_per_request: 100,
+            channels_per_connection: 1000,
+            connections: 100_000,
+            connections_per_ip: 10_000,
+            handshakes_per_second: 10_000,
+        }
     }
 }
 

@@ -622,6 +622,23 @@ mod tests {
     }
 
     #[test]
+    fn the_operators_listener_is_an_address_or_a_port_of_loopback() {
+        let admin = |value: &str| env(&[("AETHER_SERVER_ADMIN_ADDR", value)]).unwrap().server.admin_addr.0;
+        assert_eq!(admin("9090"), Some(([127, 0, 0, 1], 9090).into()));
+        assert_eq!(admin("0.0.0.0:9090"), Some(([0, 0, 0, 0], 9090).into()));
+        assert_eq!((admin("none"), admin("")), (None, None));
+        let port = sources("[server]\nadmin_addr = 9090\n").read().unwrap().server.admin_addr.0;
+        assert_eq!(port, admin("9090"));
+        assert_eq!(
+            problems("[server]\nadmin_addr = \"here\"\n"),
+            [
+                "aether.toml:2:14: server.admin_addr: \"here\" is no address: write \"127.0.0.1:9090\", a port such as 9090, or \"none\""
+            ]
+        );
+        assert!(problems("[server]\nadmin_addr = 8080\n")[0].contains("is server.addr itself"));
+    }
+
+    #[test]
     fn a_bad_secret_is_refused_without_being_shown() {
         let found = problems("[secrets]\na = 314159\nb = [\"hunter2\"]\nsigning_key = \"hunter2\"\n").join("\n");
         assert!(found.contains("secrets.a must be a string") && found.contains("at least 32 bytes"), "{found}");

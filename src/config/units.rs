@@ -1,6 +1,8 @@
 //! The values that a setting can have beside plain numbers: periods, sizes, counts, bounds, secrets and patterns.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::{self, Deserializer, Visitor};
@@ -302,6 +304,106 @@ impl<'de> Deserialize<'de> for ChannelPattern {
     }
 }
 
+/// A value, or `"none"`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoneOr<T>(pub Option<T>);
+
+impl<T> Default for NoneOr<T> {
+    fn default() -> Self {
+        NoneOr(None)
+    }
+}
+
+impl Serialize for NoneOr<PathBuf> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.as_ref().map_or("none".into(), |path| path.to_string_lossy()))
+    }
+}
+
+impl<'de> Deserialize<'de> for NoneOr<PathBuf> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Ok(NoneOr((text != "none" && !text.is_empty()).then(|| text.into())))
+    }
+}
+
+impl Serialize for NoneOr<SocketAddr> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.map_or("none".into(), |address| address.to_string()))
+    }
+}
+
+/// A port alone is one of this machine's loopback.
+impl<'de> Deserialize<'de> for NoneOr<SocketAddr> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Quoted::deserialize(deserializer)? {
+            Quoted::Number(number) => number.to_string(),
+            Quoted::Text(text) => text,
+        };
+        if text == "none" {
+            return Ok(NoneOr(None));
+        }
+        let port = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = port.or_else(|_| text.parse());
+        address.map(|address| NoneOr(Some(address))).map_err(|_| {
+            de::Error::custom(format!(
+                "{text:?} is no address: write \"127.0.0.1:9090\", a port such as 9090, or \"none\""
+            ))
+        })
+    }
+}
+
+/// What may stand without quotes where a text is meant.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Quoted {
+    Number(u64),
+    Text(String),
+}
+
+/// Addresses with the same beginning: `10.0.0.0/8`, `fd00::/8`, or one address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl Network {
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let alike = match (self.address, ip.to_canonical()) {
+            (IpAddr::V4(of), IpAddr::V4(ip)) => (of.to_bits() ^ ip.to_bits()).leading_zeros(),
+            (IpAddr::V6(of), IpAddr::V6(ip)) => (of.to_bits() ^ ip.to_bits()).leading_zeros(),
+            _ => return false,
+        };
+        alike >= u32::from(self.prefix)
+    }
+}
+
+impl std::str::FromStr for Network {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is no network: write one such as \"10.0.0.0/8\", \"fd00::/8\" or \"127.0.0.1\"");
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Ok(most), str::parse).map_err(|_| wrong())?;
+        if prefix > most { Err(wrong()) } else { Ok(Network { address, prefix }) }
+    }
+}
+
+impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}/{}", self.address, self.prefix))
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,6 +444,26 @@ mod tests {
             (Size(65_536).to_string(), Size(1000).to_string(), Size(0).to_string()),
             ("64KiB".into(), "1000B".into(), "0B".into())
         );
+    }
+
+    #[test]
+    fn a_network_contains_what_begins_like_it() {
+        let contains = |network: &str, ip: &str| network.parse::<Network>().unwrap().contains(ip.parse().unwrap());
+        for (network, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("10.1.2.3", "10.1.2.3", "10.1.2.2"),
+            ("192.168.1.128/25", "192.168.1.200", "192.168.1.1"),
+            ("10.0.0.0/8", "::ffff:10.0.0.1", "::1"),
+            ("fd00::/8", "fdff::1", "fe00::1"),
+            ("2001:db8:0:8::/61", "2001:db8:0:f::1", "2001:db8:0:10::1"),
+            ("::1", "::1", "::2"),
+        ] {
+            assert!(contains(network, inside) && !contains(network, outside), "{network}");
+        }
+        assert!(contains("0.0.0.0/0", "1.2.3.4") && contains("::/0", "fe80::1") && !contains("::/0", "1.2.3.4"));
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "10.0.0.0/", "10.0.0.0/-1", "example.com"] {
+            assert!(bad.parse::<Network>().is_err(), "{bad}");
+        }
     }
 
     #[test]

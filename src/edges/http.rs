@@ -101,6 +101,9 @@ impl Edge {
 
     /// Asks the rules who this is.
     pub async fn connect(&self, caller: &Caller) -> Result<Client, Fault> {
+        if let Some(why) = caller.peer.as_ref().and_then(|peer| peer.unwelcome) {
+            return Err(why.into());
+        }
         let request = &caller.request;
         let api = request.transport == "http";
         let identity = self.hub.hooks().connect(request).await;
@@ -131,8 +134,9 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it comes from this machine and from no proxy on it.
     fn is_local(&self) -> bool {
-        self.request.ip.is_some_and(|ip| ip.to_canonical().is_loopback())
+        self.peer.as_ref().is_some_and(|peer| !peer.proxied && peer.ip.to_canonical().is_loopback())
     }
 
     pub fn param(&self, name: &str) -> Option<&str> {
@@ -166,7 +170,7 @@ fn caller(transport: &'static str) -> impl Filter<Extract = (Caller,), Error = s
         .and(warp::ext::optional::<Peer>())
         .map(
             move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap, peer: Option<Peer>| {
-                let ip = peer.as_ref().map(|peer| peer.address.ip());
+                let ip = peer.as_ref().map(|peer| peer.ip.to_canonical());
                 let request = request_of(transport, method, path.as_str(), &query, &headers, ip);
                 Caller { request, headers, peer }
             },
@@ -220,8 +224,16 @@ fn get_or_head() -> impl Filter<Extract = (), Error = Rejection> + Clone {
     warp::get().or(warp::head()).unify()
 }
 
+/// What a listener answers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Surface {
+    Whole,
+    /// All but the operator's part, which is on a listener of its own.
+    Public,
+}
+
 /// All that the hub answers to.
-pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
+pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let with = {
         let edge = edge.clone();
         warp::any().map(move || edge.clone())
@@ -286,17 +298,12 @@ pub fn routes(edge: Arc<Edge>) -> BoxedFilter<(Response,)> {
     let listening = ws.or(events).unify().or(polled).unify().boxed();
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
-    let operating = console.or(health).unify().or(ready).unify().or(metrics).unify().or(status).unify().boxed();
-    publishing
-        .or(listening)
-        .unify()
-        .or(operating)
-        .unify()
-        .or(administering.boxed())
-        .unify()
-        .recover(unrouted)
-        .unify()
-        .boxed()
+    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().boxed();
+    let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
+    match surface {
+        Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),
+        Surface::Public => public.recover(unrouted).unify().boxed(),
+    }
 }
 
 async fn answer(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
@@ -374,7 +381,8 @@ pub async fn read_body<B: Buf>(
         return Err(Fault::TooLarge { max });
     }
     let read = async {
-        let mut bytes = Vec::with_capacity(announced.unwrap_or(0) as usize);
+        // What was announced need not come: memory follows what does.
+        let mut bytes = Vec::with_capacity((announced.unwrap_or(0) as usize).min(64 * 1024));
         let mut body = std::pin::pin!(body);
         while let Some(chunk) = body.next().await {
             let mut chunk = chunk.map_err(|_| Fault::Json("the request's body broke off".into()))?;

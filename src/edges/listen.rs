@@ -1,39 +1,68 @@
 //! Accepting connections, and bringing each to where it belongs.
 //!
 //! Publishing must not wait behind delivering, so the two run on runtimes of their own: a look at a connection's first
-//! bytes tells a subscriber's `GET /ws`, `/sse` or `/poll` from everything else.
+//! bytes tells a subscriber's `GET /ws`, `/sse` or `/poll` from everything else. Of a TLS connection that look is taken at the
+//! first bytes that were decrypted: handshakes cost a publisher's time, and never a reader's.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::certificates::Certificates;
 use super::deadline::Deadline;
+use super::door::{Door, Permit};
+use super::forwarded::{self, Trusted};
+use super::tls::TlsStream;
+use super::wire::Fault;
 
 /// The other side of a connection.
 #[derive(Clone)]
 pub struct Peer {
-    pub address: SocketAddr,
-    /// The connection's share of `limits.connections`; whoever holds the socket holds it.
-    pub permit: Arc<OwnedSemaphorePermit>,
+    /// Its address; behind a trusted proxy the one that the proxy names.
+    pub ip: IpAddr,
+    /// It is not the machine at the other end of the socket.
+    pub proxied: bool,
+    /// Its place inside; whoever holds the socket holds it.
+    pub permit: Arc<Permit>,
+    /// Why a request with this head is not served; health is.
+    pub unwelcome: Option<Unwelcome>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Unwelcome {
+    Full,
+    Contradiction,
+}
+
+impl From<Unwelcome> for Fault {
+    fn from(why: Unwelcome) -> Fault {
+        match why {
+            Unwelcome::Full => Fault::TooManyConnections,
+            Unwelcome::Contradiction => {
+                Fault::Parameter("Forwarded and X-Forwarded-For name different clients: send neither".into())
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    pub max_connections: usize,
     pub header_timeout: Duration,
     pub write_timeout: Duration,
 }
@@ -43,6 +72,12 @@ const LISTENER_BUFFER: usize = 8 * 1024;
 /// For the others: most publishes fit in one read.
 const PUBLISHER_BUFFER: usize = 64 * 1024;
 
+/// Who finds no place is told so, as long as no more than this many are being told; beyond, the connection is closed.
+const COURTESIES: usize = 64;
+/// How long that may take, and how much of what they had sent is read meanwhile.
+const COURTESY_TIME: Duration = Duration::from_secs(1);
+const COURTESY_READ: u64 = 64 * 1024;
+
 /// The first bytes of a subscriber's request.
 const LISTENERS: [&[u8]; 3] = [b"GET /ws", b"GET /sse", b"GET /poll"];
 
@@ -51,6 +86,10 @@ const LISTENERS: [&[u8]; 3] = [b"GET /ws", b"GET /sse", b"GET /poll"];
 pub struct Acceptor<S> {
     pub service: S,
     pub settings: Settings,
+    pub door: Arc<Door>,
+    pub trusted: Trusted,
+    /// Speaks TLS, and nothing else.
+    pub certificates: Option<Arc<Certificates>>,
     /// Where connections that listen are served.
     pub delivery: Handle,
     /// Takes no new connection from here on; those that are there finish the request at hand.
@@ -68,8 +107,7 @@ where
 {
     /// Accepts until it is stopped.
     pub async fn run(self, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(self.settings.max_connections));
-        let (mut turned_away, mut last_said) = (0, Instant::now());
+        let courtesies = Arc::new(Semaphore::new(COURTESIES));
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -84,16 +122,22 @@ where
                     continue;
                 }
             };
-            let Ok(permit) = room.clone().try_acquire_owned() else {
-                turned_away += 1;
-                if last_said.elapsed() > Duration::from_secs(1) {
-                    let max = self.settings.max_connections;
-                    tracing::warn!(%address, max, turned_away, "too many connections (limits.connections)");
-                    last_said = Instant::now();
+            let ip = address.ip();
+            let permit = match self.door.admit(ip, (self.trusted)(ip.to_canonical())) {
+                Ok(permit) => Arc::new(permit),
+                Err(_) => {
+                    // Over TLS a word would cost us a handshake.
+                    let speaks_plain = self.certificates.is_none();
+                    if speaks_plain && let Ok(courtesy) = courtesies.clone().try_acquire_owned() {
+                        self.tasks.spawn(async move {
+                            let _ = tokio::time::timeout(COURTESY_TIME, turn_away(stream)).await;
+                            drop(courtesy);
+                        });
+                    }
+                    continue;
                 }
-                continue;
             };
-            let peer = Peer { address, permit: Arc::new(permit) };
+            let peer = Peer { ip, proxied: false, permit, unwelcome: None };
             let acceptor = self.clone();
             self.tasks.spawn(async move { acceptor.place(stream, peer).await });
         }
@@ -102,35 +146,53 @@ where
     /// Looks at what the connection wants and serves it where that belongs.
     async fn place(self, stream: TcpStream, peer: Peer) {
         let _ = stream.set_nodelay(true);
-        let look = tokio::time::timeout(self.settings.header_timeout, will_listen(&stream));
-        let listens = tokio::select! {
-            () = self.stop.cancelled() => return,
-            looked = look => match looked {
-                Ok(Ok(listens)) => listens,
-                _ => return,
-            },
-        };
-        if listens {
-            let Ok(stream) = stream.into_std() else { return };
-            let delivery = self.delivery.clone();
-            let tasks = self.tasks.clone();
-            tasks.spawn_on(
-                async move {
-                    if let Ok(stream) = TcpStream::from_std(stream) {
-                        self.serve(stream, peer, LISTENER_BUFFER).await;
-                    }
-                },
-                &delivery,
-            );
-        } else {
-            self.serve(stream, peer, PUBLISHER_BUFFER).await;
+        if let Some(certificates) = &self.certificates {
+            let (config, timeout) = (certificates.current(), self.settings.header_timeout);
+            let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
+            let looked = self.in_time(timeout, stream.peek()).await;
+            let Some(Ok(listens)) = looked.map(|first| first.map(|first| begins_as_listener(first) == Some(true)))
+            else {
+                return;
+            };
+            let at_home = TlsStream::at_home_here;
+            return self.serve_at_home(stream, peer, listens, at_home).await;
         }
+        let looked = self.in_time(self.settings.header_timeout, will_listen(&stream)).await;
+        let Some(Ok(listens)) = looked else { return };
+        let at_home = |stream: TcpStream| TcpStream::from_std(stream.into_std()?);
+        self.serve_at_home(stream, peer, listens, at_home).await;
     }
 
-    async fn serve(self, stream: TcpStream, peer: Peer, buffer: usize) {
-        let Acceptor { service, settings, stop, .. } = self;
+    /// None if it takes longer, or the hub stops.
+    async fn in_time<T>(&self, timeout: Duration, what: impl Future<Output = T>) -> Option<T> {
+        let in_time = tokio::time::timeout(timeout, what);
+        self.stop.run_until_cancelled(in_time).await?.ok()
+    }
+
+    async fn serve_at_home<I>(self, stream: I, peer: Peer, listens: bool, at_home: fn(I) -> io::Result<I>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if !listens {
+            return self.serve(stream, peer, PUBLISHER_BUFFER).await;
+        }
+        let (delivery, tasks) = (self.delivery.clone(), self.tasks.clone());
+        let there = async move {
+            if let Ok(stream) = at_home(stream) {
+                self.serve(stream, peer, LISTENER_BUFFER).await;
+            }
+        };
+        tasks.spawn_on(there, &delivery);
+    }
+
+    async fn serve<I>(self, stream: I, peer: Peer, buffer: usize)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Acceptor { service, settings, stop, door, trusted, .. } = self;
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
+            let peer = peer.behind(request.headers(), &trusted, &door);
+            request.extensions_mut().insert(peer);
             service.call(request)
         });
         let io = TokioIo::new(Deadline::new(stream, settings.write_timeout));
@@ -150,6 +212,47 @@ where
     }
 }
 
+impl Peer {
+    /// Who sends this head over the connection.
+    fn behind(&self, headers: &HeaderMap, trusted: &Trusted, door: &Arc<Door>) -> Peer {
+        let origin = match forwarded::origin(self.ip, headers, trusted) {
+            Ok(origin) => origin,
+            Err(forwarded::Contradiction) => {
+                return Peer { proxied: true, unwelcome: Some(Unwelcome::Contradiction), ..self.clone() };
+            }
+        };
+        let mut peer = Peer { ip: origin.ip, proxied: origin.proxied, ..self.clone() };
+        if origin.ip != self.ip {
+            match door.admit_behind(origin.ip, &self.permit) {
+                Ok(permit) => peer.permit = Arc::new(permit),
+                Err(_) => peer.unwelcome = Some(Unwelcome::Full),
+            }
+        }
+        peer
+    }
+}
+
+/// The whole answer to a connection that finds no place; its request is not looked at.
+static NO_PLACE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let fault = Fault::TooManyConnections;
+    let body = format!("{}\n", serde_json::json!({ "ok": false, "error": fault.body() }));
+    format!(
+        "HTTP/1.1 {} Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: 1\r\n\
+         connection: close\r\n\r\n{body}",
+        fault.numbers().0,
+        body.len(),
+    )
+    .into_bytes()
+});
+
+/// Says no and closes. What the client has sent is read first, as far as it goes: closing on unread bytes resets the
+/// connection, and the answer would be lost with it.
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(&NO_PLACE).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(COURTESY_READ), &mut tokio::io::sink()).await.map(drop)
+}
+
 /// Whether a connection's first request is a subscriber's. Waits until enough bytes are there to tell.
 async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0; 10];
@@ -160,14 +263,20 @@ async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
         if seen.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if LISTENERS.iter().any(|begin| seen.starts_with(begin)) {
-            return Ok(true);
-        }
-        if !LISTENERS.iter().any(|begin| begin.starts_with(seen)) {
-            return Ok(false);
+        if let Some(listens) = begins_as_listener(seen) {
+            return Ok(listens);
         }
         // A few bytes that may become either; peeking does not wait for more. Who dawdles is looked at ever more seldom.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
     }
+}
+
+/// None if these bytes may become either.
+fn begins_as_listener(seen: &[u8]) -> Option<bool> {
+    if LISTENERS.iter().any(|begin| seen.starts_with(begin)) {
+        return Some(true);
+    }
+    let may_become = LISTENERS.iter().any(|begin| begin.starts_with(seen));
+    (!may_become).then_some(false)
 }

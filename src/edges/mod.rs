@@ -1,8 +1,11 @@
 //! The edges: where bytes come in and go out. An edge parses, asks the kernel, and renders; it decides nothing.
 
 pub mod admin;
+pub mod certificates;
 pub mod cursor;
 pub mod deadline;
+pub mod door;
+pub mod forwarded;
 pub mod frames;
 pub mod history;
 pub mod http;
@@ -16,6 +19,7 @@ pub mod publish;
 pub mod roster;
 pub mod session;
 pub mod sse;
+pub mod tls;
 pub mod upgrade;
 pub mod wire;
 pub mod ws;

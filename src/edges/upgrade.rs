@@ -10,12 +10,15 @@ use warp::http::StatusCode;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
-use super::deadline::Deadline;
+use super::deadline::{Deadline, TryWrite};
+use super::door::Permit;
 use super::http::{Caller, Edge, wants_heartbeat};
 use super::native::WsDialect;
 use super::session;
+use super::tls::TlsStream;
 use super::wire::Fault;
 use super::ws::WsSocket;
+use crate::kernel::hooks::Client;
 use crate::kernel::session::Session;
 
 /// The subprotocol that names our frames.
@@ -37,19 +40,20 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     edge.delivery.clone().spawn(async move {
         // The peer may be gone before it has read our answer.
         let Ok(upgraded) = on_upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<Deadline>>() else {
-            return tracing::error!("an upgraded connection is not of the kind that was accepted");
-        };
-        let Ok(stream) = at_home_here(parts.io.into_inner().into_inner()) else { return };
-        let socket = WsSocket::new(stream, edge.settings.max_message, &parts.read_buf);
-        let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
-        let dialect = WsDialect { limits: edge.settings.limits, heartbeat };
-        let serving = session::run(socket, dialect, session, edge.ws.clone());
-        // A task of its own: this one is as large as the handshake needs, and that would stay for the connection's life.
-        tokio::spawn(async move {
-            serving.await;
-            drop(permit);
-        });
+        let serving = Serving { edge, client, heartbeat, permit };
+        match upgraded.downcast::<TokioIo<Deadline<TcpStream>>>() {
+            Ok(parts) => {
+                let Ok(stream) = at_home_here(parts.io.into_inner().into_inner()) else { return };
+                serving.begin(stream, &parts.read_buf);
+            }
+            Err(upgraded) => {
+                let Ok(parts) = upgraded.downcast::<TokioIo<Deadline<TlsStream>>>() else {
+                    return tracing::error!("an upgraded connection is not of the kind that was accepted");
+                };
+                let Ok(stream) = parts.io.into_inner().into_inner().at_home_here() else { return };
+                serving.begin(stream, &parts.read_buf);
+            }
+        }
     });
 
     let mut response = Response::default();
@@ -64,6 +68,29 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     Ok(response)
+}
+
+/// What a connection is served with.
+struct Serving {
+    edge: Arc<Edge>,
+    client: Client,
+    heartbeat: bool,
+    permit: Option<Arc<Permit>>,
+}
+
+impl Serving {
+    fn begin<S: TryWrite>(self, stream: S, early: &[u8]) {
+        let Serving { edge, client, heartbeat, permit } = self;
+        let socket = WsSocket::new(stream, edge.settings.max_message, early);
+        let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
+        let dialect = WsDialect { limits: edge.settings.limits, heartbeat };
+        let serving = session::run(socket, dialect, session, edge.ws.clone());
+        // A task of its own: the one before is as large as the handshake needs, and that would stay for the connection's life.
+        tokio::spawn(async move {
+            serving.await;
+            drop(permit);
+        });
+    }
 }
 
 /// The request's key, if it is a WebSocket handshake (RFC 6455, 4.2.1).

@@ -1,18 +1,20 @@
 //! WebSocket (RFC 6455): its handshake's answer, its frames, and the socket beneath the connection loop.
 //!
-//! The socket is the bare `TcpStream`, taken from hyper after the upgrade: an idle connection keeps no buffer. A server's
+//! The socket is the bare stream, taken from hyper after the upgrade: an idle connection keeps no buffer. A server's
 //! frames are not masked, so an encoded frame is the same bytes for every subscriber and goes out as it lies in the tail.
 
 use std::cell::RefCell;
 use std::io::{self, Cursor};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
+use super::deadline::TryWrite;
 use super::session::{Frame, Socket};
 use super::wire::Ending;
 
@@ -165,21 +167,21 @@ fn close_of(payload: &[u8]) -> Ending {
     Ending::Closed
 }
 
-pub struct WsSocket {
-    stream: TcpStream,
+pub struct WsSocket<S> {
+    stream: S,
     parser: Parser,
 }
 
-impl WsSocket {
+impl<S> WsSocket<S> {
     /// `early`: bytes that came with the handshake.
-    pub fn new(stream: TcpStream, max_message: usize, early: &[u8]) -> Self {
+    pub fn new(stream: S, max_message: usize, early: &[u8]) -> Self {
         let mut parser = Parser::new(max_message);
         parser.push(early);
         WsSocket { stream, parser }
     }
 }
 
-impl Socket for WsSocket {
+impl<S: TryWrite> Socket for WsSocket<S> {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.try_write(bytes)
     }
@@ -189,7 +191,7 @@ impl Socket for WsSocket {
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_write_ready(cx)
+        self.stream.poll_writable(cx)
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>> {
@@ -197,21 +199,15 @@ impl Socket for WsSocket {
             if let Some(frame) = self.parser.take().transpose() {
                 return Poll::Ready(frame);
             }
-            if ready!(self.stream.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(Err(Ending::Gone));
-            }
             let read = READ.with_borrow_mut(|buffer| {
-                let read = self.stream.try_read(buffer);
-                if let Ok(count) = read {
-                    self.parser.push(&buffer[..count]);
-                }
-                read
+                let mut buffer = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+                self.parser.push(buffer.filled());
+                Poll::Ready(Ok::<_, io::Error>(buffer.filled().len()))
             });
-            match read {
-                Ok(0) => return Poll::Ready(Err(Ending::Gone)),
+            match ready!(read) {
+                Ok(0) | Err(_) => return Poll::Ready(Err(Ending::Gone)),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(Err(Ending::Gone)),
             }
         }
     }
@@ -219,8 +215,7 @@ impl Socket for WsSocket {
     /// Waits for the client to close as well: closing with unread bytes would reset the connection and could take our last
     /// words with it.
     async fn finish(&mut self, deadline: Instant) {
-        use tokio::io::AsyncWriteExt;
-        let _ = self.stream.shutdown().await;
+        let _ = tokio::time::timeout_at(deadline, self.stream.shutdown()).await;
         let gone = std::future::poll_fn(|cx| {
             loop {
                 match ready!(self.poll_frame(cx)) {

@@ -15,6 +15,8 @@ use super::{DEADLINE, Http, Json, Response, SseClient, TempDir, WsClient, json, 
 
 pub struct TestHub {
     pub address: SocketAddr,
+    /// The same, if the operator has no listener apart.
+    pub admin_address: SocketAddr,
     pub keys: Keys,
     pub config: Config,
     dir: Option<TempDir>,
@@ -52,6 +54,7 @@ impl Plan {
     pub fn start(self) -> TestHub {
         let mut hub = TestHub {
             address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            admin_address: SocketAddr::from(([0, 0, 0, 0], 0)),
             keys: Keys::prepare(&self.config).unwrap(),
             config: self.config,
             dir: Some(self.dir),
@@ -105,13 +108,14 @@ impl TestHub {
                     Err(error) => return ready.send(Err(format!("{error:#}"))).unwrap(),
                 }
             };
-            ready.send(Ok(hub.address)).unwrap();
+            ready.send(Ok((hub.address, hub.admin_address))).unwrap();
             let stopped = async {
                 let _ = stopped.await;
             };
             hub.serve_until(stopped).unwrap();
         });
-        self.address = started.recv_timeout(Duration::from_secs(60)).unwrap().unwrap_or_else(|why| panic!("{why}"));
+        let started = started.recv_timeout(Duration::from_secs(60)).unwrap();
+        (self.address, self.admin_address) = started.unwrap_or_else(|why| panic!("{why}"));
         self.stop = Mutex::new(Some(stop));
         self.thread = Some(thread);
     }
