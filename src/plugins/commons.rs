@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::decision::LogRate;
 use super::kv::House;
 use super::record::Recorder;
 use super::remembered::Remembered;
@@ -20,6 +21,7 @@ pub struct Commons {
     clock: Clock,
     pub remembered: Remembered,
     pub recorder: Recorder,
+    pub log_rate: LogRate,
     pub shelves: Shelves,
     pub kv: House,
 }
@@ -27,7 +29,14 @@ pub struct Commons {
 impl Commons {
     pub fn new(clock: Clock) -> Result<Commons, String> {
         let remembered = Remembered::new().map_err(|error| format!("there is no randomness: {error}"))?;
-        Ok(Commons { clock, remembered, recorder: Recorder::default(), shelves: Shelves::default(), kv: House::new() })
+        Ok(Commons {
+            clock,
+            remembered,
+            recorder: Recorder::default(),
+            log_rate: LogRate::default(),
+            shelves: Shelves::default(),
+            kv: House::new(),
+        })
     }
 
     pub fn now(&self) -> Micros {

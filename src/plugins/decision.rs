@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mlua::{MetaMethod, UserData, UserDataMethods, Value};
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use super::commons::Commons;
 use super::record::Record;
 use super::value::describe;
 use crate::kernel::hooks::{Client, ConnectRequest, Grants, Refusal, RefusalKind};
+use crate::kernel::message::Micros;
 
 /// What `aether.allow` and `aether.deny` make.
 pub enum Verdict {
@@ -148,26 +149,22 @@ impl<'a> From<&'a ConnectRequest> for Asker<'a> {
 }
 
 /// How many refusals a second are logged: whoever asks in vain as fast as it can must not fill the disk.
-struct LogRate {
-    /// The second, and how many there were in it.
-    state: Mutex<(u64, u32)>,
-}
-
-static LOG_RATE: LogRate = LogRate { state: Mutex::new((0, 0)) };
 const LOGGED_PER_SECOND: u32 = 100;
 
+/// The second at hand, and how many refusals there were in it.
+#[derive(Default)]
+pub struct LogRate(Mutex<(u64, u32)>);
+
 impl LogRate {
-    fn allows(&self) -> bool {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        let second = START.elapsed().as_secs();
-        let mut state = self.state.lock();
-        let (then, count) = *state;
-        if then != second {
-            *state = (second, 1);
-            if count > LOGGED_PER_SECOND {
-                tracing::warn!(target: "aether::decision", left_out = count - LOGGED_PER_SECOND, "more refusals than are logged");
+    fn allows(&self, now: Micros) -> bool {
+        let second = now / 1_000_000;
+        let mut state = self.0.lock();
+        if state.0 != second {
+            let left_out = state.1.saturating_sub(LOGGED_PER_SECOND);
+            *state = (second, 0);
+            if left_out > 0 {
+                tracing::warn!(target: "aether::decision", left_out, "there were more refusals than are logged");
             }
-            return true;
         }
         state.1 += 1;
         state.1 <= LOGGED_PER_SECOND
@@ -186,7 +183,7 @@ impl Decision<'_> {
         let logged = why.as_ref();
         match kind {
             // The recorder keeps the newest of these all the same.
-            _ if !LOG_RATE.allows() => {}
+            _ if !commons.log_rate.allows(commons.now()) => {}
             RefusalKind::Broken if rests => {
                 tracing::info!(target: "aether::decision", decision, hook, plugin, place, code, why = logged, channel, user, "breaker open");
             }
