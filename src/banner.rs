@@ -23,7 +23,7 @@ pub fn banner(hub: (&str, SocketAddr), console: (&str, SocketAddr), keys: &Path,
 }
 
 /// An address that listens everywhere is no address to go to.
-fn reachable(addr: SocketAddr) -> SocketAddr {
+pub fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

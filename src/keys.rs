@@ -20,7 +20,8 @@ use crate::config::{Config, SHORTEST_KEY, Secret};
 pub const SIGNING_KEY: &str = "signing_key";
 /// A back end that shows this may do everything.
 pub const ADMIN_KEY: &str = "admin_key";
-const DEMO_TOKEN: &str = "demo_token";
+/// What the first minute needs: a subscriber of `demo.*` and `public.*`.
+pub const DEMO_TOKEN: &str = "demo_token";
 
 /// What every generated API key begins with, so that a leaked one is recognised.
 pub const API_KEY_PREFIX: &str = "aek_";
@@ -99,6 +100,16 @@ impl Keys {
         Ok(keys)
     }
 
+    /// One of them as a hub with these settings has it, for its clients on the same machine; none if it never started.
+    pub fn held(config: &Config, name: &str) -> Result<Option<Secret>, KeysError> {
+        let path = config.store.path.join("keys").join(name);
+        match config.secrets.get(name) {
+            Some(secret) => Ok(Some(secret.clone())),
+            None if !path.exists() => Ok(None),
+            None => read(&path).map(Some),
+        }
+    }
+
     fn of(config: &Config) -> Keys {
         Keys { named: config.secrets.clone(), demo_token: Secret::default(), warnings: Vec::new() }
     }
@@ -149,7 +160,7 @@ type Make = fn() -> Result<String, KeysError>;
 const GENERATED: [(&str, Make); 2] = [(SIGNING_KEY, random_text), (ADMIN_KEY, new_api_key)];
 
 /// 32 random bytes in 43 characters of base64url.
-fn random_text() -> Result<String, KeysError> {
+pub fn random_text() -> Result<String, KeysError> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| KeysError::Random(error.to_string()))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))

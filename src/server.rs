@@ -40,6 +40,8 @@ use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
 
+/// How long the store may take to close, beyond the time that connections had.
+const STORE_GRACE: Duration = Duration::from_millis(500);
 /// Of the operator's own listener.
 const ADMIN_CONNECTIONS: usize = 1000;
 
@@ -153,6 +155,7 @@ impl Running {
             idle_after: config.channels.idle_after.0,
             flush_interval: flush,
             sweep_interval: config.store.sweep_interval.0,
+            lag_patience: config.channels.lag_patience.0,
             queue: config.publish.queue,
         })?;
         delivery.spawn({
@@ -258,7 +261,7 @@ impl Running {
             tasks.close();
             // Who has not left by now is stuck, and is left behind.
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
-            hub.stop().await
+            hub.stop(STORE_GRACE).await
         });
         // Tasks end where they wait, and let go of the store.
         delivery.shutdown_timeout(Duration::from_millis(400));

@@ -213,3 +213,18 @@ async fn after_kill_9_an_idempotency_key_is_still_known() {
     assert_eq!((&again["seq_id"], &again["duplicate"]), (&first["seq_id"], &json!(true)));
     assert_eq!(again["epoch"], first["epoch"]);
 }
+
+/// Who has no answer asks again with the same key, and the next hub knows what the one before it stored.
+#[tokio::test]
+async fn a_repeat_after_a_kill_is_never_a_second_message() {
+    let dir = TempDir::new();
+    let mut hub = Spawned::start(dir.path());
+    let work = publish_stubbornly(hub.address, hub.admin_key.clone(), "repeats", 1000 * rounds());
+    let publisher = tokio::spawn(work);
+    let mut dice = Dice::new(7);
+    while !publisher.is_finished() {
+        tokio::time::sleep(Duration::from_millis(50 + dice.below(700))).await;
+        hub.kill_and_restart(dir.path());
+    }
+    publisher.await.unwrap();
+}

@@ -4,6 +4,7 @@ mod common;
 
 mod attacks;
 mod auth;
+mod cli_clients;
 mod config_and_cli;
 mod crash;
 mod docs;
@@ -23,6 +24,7 @@ mod origin;
 mod page;
 mod payload;
 mod poll;
+mod real_clients;
 mod resume;
 mod slow_readers;
 mod sse;

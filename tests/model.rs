@@ -225,6 +225,7 @@ fn start(dir: &TempDir) -> (Arc<Hub>, tokio::task::JoinHandle<()>) {
         idle_after: Duration::ZERO,
         flush_interval: Duration::from_millis(50),
         sweep_interval: Duration::from_millis(1),
+        lag_patience: Duration::ZERO,
         queue: 64,
     })
     .unwrap();
@@ -464,7 +465,7 @@ impl World {
 
     async fn restart(&mut self) -> Checked {
         let readers: Vec<_> = self.readers.drain(..).flatten().map(|r| (r.places, r.left, r.number)).collect();
-        self.hub.stop().await.unwrap();
+        self.hub.stop(Duration::from_secs(10)).await.unwrap();
         self.herald.abort();
         let _ = (&mut self.herald).await;
         // Nothing may hold the old store.
@@ -543,6 +544,7 @@ fn nothing() -> Parts {
         idle_after: Duration::ZERO,
         flush_interval: Duration::from_secs(1),
         sweep_interval: Duration::from_secs(1),
+        lag_patience: Duration::ZERO,
         queue: 1,
     }
 }
@@ -561,7 +563,7 @@ fn every_interleaving_gives_each_reader_everything_once_or_a_gap_that_is_right()
             }
             world.settle().await?;
             world.readers.clear();
-            world.hub.stop().await.unwrap();
+            world.hub.stop(Duration::from_secs(10)).await.unwrap();
             world.herald.abort();
             Ok(())
         })

@@ -456,3 +456,43 @@ async fn too_many_channels_in_a_request_or_on_a_connection_are_refused_whole() {
     .await;
     assert_eq!(refused.err().unwrap().error(), (400, 40011));
 }
+
+#[tokio::test]
+async fn a_gap_is_told_once_and_before_what_follows_it_while_the_channel_goes_on() {
+    let config = "[channels]\ntail_count = 16\n[[retention.rules]]\npattern = \"*\"\nhistory = false";
+    let hub = TestHub::plan().toml(config).start();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let publishing = async {
+        let mut http = hub.http().await;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            http.post("/api/v1/publish", r#"{"channel":"busy","payload":1}"#).await.ok();
+        }
+    };
+    let reading = async {
+        let mut ws = hub.ws().await;
+        until("there is something to miss", async || hub.metric("aether_messages_published_total").await > 20.0).await;
+        for _ in 0..200 {
+            ws.resume("busy", 1).await;
+            let mut at = 1;
+            loop {
+                let frame = ws.next().await.unwrap();
+                match frame["type"].as_str().unwrap() {
+                    "gap" => {
+                        assert_eq!(frame["requested_from_seq"], at, "{frame}");
+                        at = frame["available_from_seq"].as_u64().unwrap() - 1;
+                    }
+                    "message" => {
+                        at += 1;
+                        assert_eq!(frame["seq_id"], at, "{frame}");
+                    }
+                    "live" => break,
+                    _ => panic!("{frame}"),
+                }
+            }
+            ws.send(json!({"type": "unsubscribe", "channels": ["busy"]})).await;
+            while ws.next().await.unwrap()["type"] != "unsubscribed" {}
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    tokio::join!(publishing, reading);
+}

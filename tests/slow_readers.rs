@@ -12,7 +12,7 @@ const COUNT: u64 = 700;
 
 fn rule(lag: &str) -> Plan {
     TestHub::plan().toml(&format!(
-        "[server]\nwrite_timeout = \"2m\"\n[[retention.rules]]\npattern = \"busy\"\nlag = \"{lag}\"\nmax_lag = 100"
+        "[server]\nwrite_timeout = \"2m\"\n[channels]\nlag_patience = \"0ms\"\n[[retention.rules]]\npattern = \"busy\"\nlag = \"{lag}\"\nmax_lag = 100"
     ))
 }
 

@@ -183,3 +183,25 @@ async fn a_stream_that_cannot_be_is_an_answer_and_not_an_event() {
     assert_eq!(refused.unwrap().error(), (400, 40003));
     until("none of them stays", async || hub.metric("aether_connections_active").await == 0.0).await;
 }
+
+#[tokio::test]
+async fn a_gap_that_was_not_read_is_told_again_to_whoever_comes_back() {
+    let config = "[channels]\ntail_count = 2\n[[retention.rules]]\npattern = \"few\"\nmax_count = 3";
+    let hub = TestHub::plan().toml(config).start();
+    hub.publish_numbers("few", 1, 1).await;
+    hub.publish_numbers("other", 1, 1).await;
+    for query in ["channel=few", "channel=few&channel=other"] {
+        let mut sse = hub.sse(query, None).await;
+        let old = sse.expect("subscribed").await.id;
+        hub.publish_numbers("few", 2, 10).await;
+        // The connection breaks behind the first event, which carries a cursor already.
+        let mut broken = hub.sse(query, Some(&old)).await;
+        let first = broken.expect("subscribed").await.id;
+        drop(broken);
+        let mut back = hub.sse(query, Some(&first)).await;
+        back.expect("subscribed").await;
+        let gap = back.expect("gap").await.json();
+        assert_eq!(gap["cause"], "evicted", "{query}: {gap}");
+        hub.forget("few").await;
+    }
+}

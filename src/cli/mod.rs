@@ -1,18 +1,25 @@
 //! The command line: one verb per file, each a question asked of the library.
 //!
-//! Exit codes: 0 done, 1 failed, 2 not understood (clap's own).
+//! Exit codes: 0 done, 1 failed, 2 not understood (clap's own), 3 a gap that was not to be.
 
 mod check;
+mod completions;
 mod key;
+mod publish;
+mod remote;
 mod serve;
+mod subscribe;
 mod token;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ChannelPattern, Config, ConfigError, Setting};
+use crate::kernel::message::ChannelName;
 
 const LEARN: &str = r#"First steps:
   aether                                   start; prints a key and a link to a page that shows what arrives
@@ -20,12 +27,19 @@ const LEARN: &str = r#"First steps:
        -d '{"channel":"demo.hello","payload":{"text":"hello"}}' http://127.0.0.1:8080/api/v1/publish
   curl -N "http://127.0.0.1:8080/sse?channel=demo.hello&token=$(cat data/keys/demo_token)"
 
+The same without curl, from the hub's own directory:
+  aether sub demo.hello                    prints what comes; comes back by itself, and misses nothing
+  aether pub demo.hello '{"text":"hello"}'
+
 Letting others in:
   aether token --sub alice --channel 'user.alice.*'        a token for a subscriber
   aether key --name shop --publish 'order.*'               a key for a back end, and the lines for aether.toml
 
 Settings: flags, then AETHER_<SECTION>_<KEY>, then aether.toml (which documents every key), then defaults.
   aether check                             says everything that is wrong with them"#;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed (refused, unreachable), 2 the command line is wrong, 3 a gap was seen (sub --strict).";
 
 /// A realtime push hub: back ends publish over HTTP, clients subscribe over WebSocket and SSE, Lua decides.
 #[derive(Parser)]
@@ -43,6 +57,9 @@ enum Verb {
     Check(check::Check),
     Token(token::Token),
     Key(key::Key),
+    Pub(publish::Publish),
+    Sub(subscribe::Subscribe),
+    Completions(completions::Completions),
 }
 
 /// Parses the command line and does what it says.
@@ -54,17 +71,43 @@ pub fn main() -> ExitCode {
         Some(Verb::Check(check)) => check.run(),
         Some(Verb::Token(token)) => token.run(),
         Some(Verb::Key(key)) => key.run(),
+        Some(Verb::Pub(publish)) => publish.run(),
+        Some(Verb::Sub(subscribe)) => subscribe.run(),
+        Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough (`| head -1`); that is no failure.
+        Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref::<ConfigError>() {
                 // Its lines begin with their places, and stay that way so that editors can jump to them.
                 Some(problems) => eprintln!("{problems}"),
                 None => eprintln!("error: {error:#}"),
             }
-            ExitCode::FAILURE
+            if error.is::<subscribe::GapSeen>() { ExitCode::from(3) } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// Nobody reads our standard output any more.
+#[derive(Debug)]
+struct ReaderGone;
+
+impl std::fmt::Display for ReaderGone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("standard output is closed")
+    }
+}
+
+impl std::error::Error for ReaderGone {}
+
+/// Writes bytes to standard output, as they are and at once.
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        outcome => outcome.context("standard output takes nothing"),
     }
 }
 
@@ -89,6 +132,11 @@ impl Settings {
 /// A channel pattern that an operator typed.
 fn pattern(text: &str) -> Result<String, String> {
     ChannelPattern::parse(text).map(|pattern| pattern.as_str().to_owned())
+}
+
+/// A channel that somebody typed.
+fn channel(text: &str) -> Result<String, String> {
+    ChannelName::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

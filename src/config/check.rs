@@ -56,6 +56,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("channels.tail_count", channels.tail_count, 1, 1_000_000);
     found.size("channels.tail_bytes", channels.tail_bytes, Size::kib(1), Size::mib(1024));
     found.period("channels.idle_after", channels.idle_after, "100ms", "30d");
+    found.period("channels.lag_patience", channels.lag_patience, "0ms", "1h");
 
     found.number("publish.max_batch", publish.max_batch, 1, 100_000);
     found.period("publish.idempotency_window", publish.idempotency_window, "1s", "30d");

@@ -131,11 +131,18 @@ pub struct Channels {
     pub tail_count: usize,
     pub tail_bytes: Size,
     pub idle_after: Period,
+    /// How long a reader may be further behind than its channel's `max_lag` before the policy strikes.
+    pub lag_patience: Period,
 }
 
 impl Default for Channels {
     fn default() -> Self {
-        Channels { tail_count: 1024, tail_bytes: Size::mib(1), idle_after: Period::seconds(60) }
+        Channels {
+            tail_count: 1024,
+            tail_bytes: Size::mib(1),
+            idle_after: Period::seconds(60),
+            lag_patience: Period(std::time::Duration::from_millis(250)),
+        }
     }
 }
 

@@ -19,6 +19,9 @@ use super::check::check;
 /// The file that is read when none is named; it may be absent.
 pub const DEFAULT_FILE: &str = "aether.toml";
 
+/// What the clients on the command line are given by the environment: no settings of a hub.
+pub const CLIENT_VARIABLES: [&str; 2] = ["AETHER_KEY", "AETHER_TOKEN"];
+
 const ENV_PREFIX: &str = "AETHER_";
 
 /// Everything that is wrong with the settings.
@@ -264,7 +267,7 @@ impl Reading {
     }
 
     fn env(&mut self, name: &str, value: &str) {
-        if value.is_empty() {
+        if value.is_empty() || CLIENT_VARIABLES.contains(&name) {
             return;
         }
         let known = known_variables();

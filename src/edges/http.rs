@@ -274,9 +274,15 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let unsubscribe = unsubscribe.then(|edge, caller, body| answer(admin::unsubscribe(edge, caller, body)));
 
     let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
-    let health = warp::path!("healthz").and(get_or_head()).map(|| json(StatusCode::OK, &Status { status: "ok" }));
+    let health = warp::path!("healthz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
+        if edge.hub.store_failure().is_none() {
+            json(StatusCode::OK, &Status { status: "ok" })
+        } else {
+            json(StatusCode::SERVICE_UNAVAILABLE, &Status { status: "unhealthy" })
+        }
+    });
     let ready = warp::path!("readyz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
-        if edge.ready.load(Ordering::Acquire) {
+        if edge.ready.load(Ordering::Acquire) && edge.hub.store_failure().is_none() {
             json(StatusCode::OK, &Status { status: "ok" })
         } else {
             json(StatusCode::SERVICE_UNAVAILABLE, &Status { status: "not ready" })
@@ -420,6 +426,7 @@ async fn status_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault>
             "ok": true,
             "version": env!("CARGO_PKG_VERSION"),
             "ready": edge.ready.load(Ordering::Acquire),
+            "store_failure": edge.hub.store_failure(),
             "uptime_seconds": (edge.hub.now() - edge.run) / 1_000_000,
             "connections": counters.sessions.get(),
             "subscriptions": counters.subscriptions.get(),

@@ -256,6 +256,7 @@ async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
 /// Whether a connection's first request is a subscriber's. Waits until enough bytes are there to tell.
 async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0; 10];
+    let mut pause = Duration::from_millis(5);
     loop {
         let seen = stream.peek(&mut first).await?;
         let seen = &first[..seen];
@@ -265,8 +266,9 @@ async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
         if let Some(listens) = begins_as_listener(seen) {
             return Ok(listens);
         }
-        // A few bytes that may become either; peeking does not wait for more.
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        // A few bytes that may become either; peeking does not wait for more. Who dawdles is looked at ever more seldom.
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 

@@ -156,10 +156,17 @@ async fn rehearse(edge: &Edge, client: &Client, draft: &Draft) -> Result<Respons
     Ok(json(StatusCode::OK, &Rehearsed { ok: true, dry_run: true, channel, subscribers: readers, ack, history }))
 }
 
+/// It is kept with each message.
+const MAX_CONTENT_TYPE: usize = 256;
+
 /// The body is the payload, any bytes; what else there is to say stands in the query.
 fn raw_draft(caller: &Caller, channel: &str, payload: Bytes) -> Result<Draft, Fault> {
     let channel = ChannelName::new(channel).map_err(Fault::ChannelName)?;
-    let named = caller.request.header("content-type").unwrap_or("").split(';').next().unwrap_or("").trim();
+    let content_type = caller.request.header("content-type").unwrap_or("").trim();
+    if content_type.len() > MAX_CONTENT_TYPE {
+        return Err(Fault::Parameter(format!("Content-Type: at most {MAX_CONTENT_TYPE} bytes")));
+    }
+    let named = content_type.split(';').next().unwrap_or("").trim();
     let is_json = || serde_json::from_slice::<&RawValue>(&payload).map(|_| ());
     let is_text = || std::str::from_utf8(&payload).is_ok();
     let media = match named {
@@ -185,7 +192,7 @@ fn raw_draft(caller: &Caller, channel: &str, payload: Bytes) -> Result<Draft, Fa
         message: Message {
             payload,
             media,
-            content_type: worth_saying.then(|| named.into()),
+            content_type: worth_saying.then(|| content_type.into()),
             event: text("event").map(event_name).transpose()?,
             meta: None,
         },

@@ -29,6 +29,8 @@ pub struct Parts {
     pub flush_interval: Duration,
     /// How often a lane lets idle channels go and its log sweeps a slice.
     pub sweep_interval: Duration,
+    /// How long a reader may be further behind than its channel allows before the policy strikes.
+    pub lag_patience: Duration,
     /// Publishes that may wait for a lane; beyond, publishers are told to come back.
     pub queue: usize,
 }
@@ -39,12 +41,17 @@ pub struct Hub {
     kept: LaneHandle,
     fleeting: LaneHandle,
     stopping: AtomicBool,
+    lag_patience: Duration,
 }
 
 struct LaneHandle {
+    log: Arc<dyn Log>,
     inbox: mpsc::Sender<Request>,
     thread: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
 }
+
+/// How long a publisher waits for the store.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a publisher is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,7 +112,14 @@ impl Hub {
         });
         let kept = LaneHandle::start("lane-kept", parts.kept, &shared, parts.queue)?;
         let fleeting = LaneHandle::start("lane-fleeting", parts.fleeting, &shared, parts.queue)?;
-        Ok(Arc::new(Hub { hooks: parts.hooks, shared, kept, fleeting, stopping: AtomicBool::new(false) }))
+        Ok(Arc::new(Hub {
+            hooks: parts.hooks,
+            shared,
+            kept,
+            fleeting,
+            stopping: AtomicBool::new(false),
+            lag_patience: parts.lag_patience,
+        }))
     }
 
     /// Wakes readers until it is dropped.
@@ -191,7 +205,10 @@ impl Hub {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopping,
         })?;
-        let appended = answer.await.map_err(|_| PublishError::Stopping)??;
+        // A store that hangs is as good as one that fails: nobody waits for it without an end.
+        let answer = tokio::time::timeout(PATIENCE, answer).await;
+        let answer = answer.map_err(|_| LogError("the store does not answer".into()))?;
+        let appended = answer.map_err(|_| PublishError::Stopping)??;
         self.shared.counters.publish_seconds.observe(began.elapsed());
         Ok(appended)
     }
@@ -247,6 +264,10 @@ impl Hub {
         &self.shared.counters
     }
 
+    pub(super) fn lag_patience(&self) -> Duration {
+        self.lag_patience
+    }
+
     pub fn now(&self) -> Micros {
         (self.shared.clock)()
     }
@@ -272,6 +293,11 @@ impl Hub {
         self.shared.channels.iter().filter(|channel| channel.subscribers() > 0).count()
     }
 
+    /// Why channels with a history take nothing any more, if so.
+    pub fn store_failure(&self) -> Option<String> {
+        self.kept.log.failure()
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -281,15 +307,21 @@ impl Hub {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Finishes what the lanes have taken in, puts it on disk and ends them.
-    pub async fn stop(&self) -> Result<(), LogError> {
+    /// Finishes what the lanes have taken in, puts it on disk and ends them; gives up on one that does not answer in time.
+    pub async fn stop(&self, limit: Duration) -> Result<(), LogError> {
         self.refuse_publishes();
         let mut outcome = Ok(());
         for lane in [&self.kept, &self.fleeting] {
             let (reply, answer) = oneshot::channel();
-            outcome = outcome.and(lane.ask(Request::Stop { reply }, answer).await);
-            if let Some(thread) = lane.thread.lock().take() {
-                let _ = thread.join();
+            let stopped = tokio::time::timeout(limit, lane.ask(Request::Stop { reply }, answer)).await;
+            match stopped {
+                Ok(stopped) => {
+                    outcome = outcome.and(stopped);
+                    if let Some(thread) = lane.thread.lock().take() {
+                        let _ = thread.join();
+                    }
+                }
+                Err(_) => outcome = outcome.and(Err(LogError("the store does not answer".into()))),
             }
         }
         outcome
@@ -305,11 +337,11 @@ pub enum HistoryFrom {
 impl LaneHandle {
     fn start(name: &str, log: Arc<dyn Log>, shared: &Arc<Shared>, queue: usize) -> std::io::Result<LaneHandle> {
         let (inbox, requests) = mpsc::channel(queue);
-        let lane = Lane::new(log, shared.clone());
+        let lane = Lane::new(log.clone(), shared.clone());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let thread =
             std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(lane.run(requests)))?;
-        Ok(LaneHandle { inbox, thread: parking_lot::Mutex::new(Some(thread)) })
+        Ok(LaneHandle { log, inbox, thread: parking_lot::Mutex::new(Some(thread)) })
     }
 
     async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {

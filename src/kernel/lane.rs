@@ -23,6 +23,8 @@ pub(super) type Channels = DashMap<ChannelName, Arc<Channel>, FxBuildHasher>;
 
 /// Publishes that are taken as one group at most.
 const GROUP: usize = 2048;
+/// How long letting channels go may take; the rest goes next time.
+const SWEEP_BUDGET: Duration = Duration::from_millis(10);
 /// How often a lane looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -241,13 +243,16 @@ impl Lane {
     /// Channels that nobody holds leave memory; the log knows how far they reached.
     fn drop_idle(&self, now: Micros) {
         let idle_after = self.shared.idle_after.as_micros() as Micros;
+        let began = Instant::now();
         self.shared.channels.retain(|name, channel| {
             if !Arc::ptr_eq(&channel.log, &self.log) {
                 return true;
             }
             channel.tail.expire(now);
             // Nobody can take a new reference while we hold the map's shard.
-            let stays = Arc::strong_count(channel) > 1 || now < channel.idle_since() + idle_after;
+            let stays = Arc::strong_count(channel) > 1
+                || now < channel.idle_since() + idle_after
+                || began.elapsed() > SWEEP_BUDGET;
             if !stays {
                 self.log.close(name);
             }

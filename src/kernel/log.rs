@@ -39,6 +39,11 @@ pub trait Log: Send + Sync + 'static {
     /// Lets a channel that nobody uses leave memory.
     fn close(&self, channel: &ChannelName);
 
+    /// Why nothing is taken in any more, if so.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// The last call: everything is on disk when it returns, and the next start knows that nothing is missing.
     fn shut(&self) -> Reply<'_, ()>;
 }
@@ -98,8 +103,8 @@ pub struct Page {
     /// There is more in the direction that was asked for.
     pub more: bool,
     pub extent: Extent,
-    /// Offsets that a crash took.
-    pub lost: Option<(Offset, Offset)>,
+    /// Stretches that crashes took.
+    pub lost: Vec<(Offset, Offset)>,
 }
 
 /// What went wrong in a store, in words for the operator. Clients hear only that it did.

@@ -141,7 +141,8 @@ pub struct Message {
 impl Message {
     /// What it weighs in a tail or a page.
     pub fn weight(&self) -> usize {
-        self.payload.len() + self.event.as_ref().map_or(0, |e| e.len()) + self.meta.as_ref().map_or(0, |m| m.len()) + 64
+        let texts = [&self.event, &self.content_type].into_iter().flatten().map(|text| text.len());
+        64 + self.payload.len() + texts.sum::<usize>() + self.meta.as_ref().map_or(0, |meta| meta.len())
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Session {
     resting: Vec<u32>,
     /// What was read for the first of those behind; dropped if the socket does not take it.
     stretch: Option<Stretch>,
+    /// Counts the fills.
+    turn: u64,
 }
 
 /// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
@@ -56,8 +58,14 @@ struct Subscription {
     cursor: Offset,
     /// Everything up to here is in the batch at hand.
     reached: Offset,
-    /// Said before anything else.
+    /// Said before anything else, and kept until the socket has taken it.
     gap: Option<Gap>,
+    /// The gap is in the batch at hand.
+    gap_said: bool,
+    /// The fill that it last had a turn in.
+    turn: u64,
+    /// Since when it has not been at the head.
+    behind_since: Option<Instant>,
     /// Where the replay is over, while there is one.
     live_at: Option<Offset>,
     /// How fast its reader wants it, if not as fast as it comes.
@@ -146,6 +154,7 @@ impl Session {
             behind: VecDeque::new(),
             resting: Vec::new(),
             stretch: None,
+            turn: 0,
         }
     }
 
@@ -171,7 +180,7 @@ impl Session {
 
     /// Where the session stands in each of its channels.
     pub fn positions(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
-        self.subscriptions.iter().map(|(_, s)| s.position(s.cursor))
+        self.subscriptions.iter().map(|(_, s)| s.place(s.cursor))
     }
 
     /// Where each of its channels stands.
@@ -205,8 +214,8 @@ impl Session {
         let live_at = matches!(start, Start::After(..)).then_some(head);
         let position = Position { epoch: seat.channel.epoch, offset: cursor };
         let encoding = seat.channel.tail.encoding(&self.format);
-        if cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head {
-            seat.reader.claim();
+        let has_something = cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head;
+        if has_something && seat.reader.claim() {
             self.ready.push_back(slot);
         }
         entry.insert(Subscription {
@@ -218,6 +227,9 @@ impl Session {
             live_at,
             pace: None,
             rests_until: None,
+            gap_said: false,
+            turn: 0,
+            behind_since: None,
         });
         self.by_name.insert(name, slot);
         self.hub.counters().subscriptions.add(1);
@@ -283,7 +295,7 @@ impl Session {
             // The tail is all there is.
             let first = channel.tail.first();
             let extent = Extent { epoch: channel.epoch, first, last: channel.tail.head() };
-            let page = Page { publications: Vec::new(), more: false, extent, lost: None };
+            let page = Page { publications: Vec::new(), more: false, extent, lost: Vec::new() };
             self.stretch = Some(Stretch { slot, page, upto: first - 1 });
             self.ready.push_front(slot);
             return Ok(());
@@ -312,6 +324,7 @@ impl Session {
     /// Proposes bytes from the cursors on, about `room` of them. Nothing is taken until `commit`.
     pub fn fill(&mut self, batch: &mut Batch, room: usize) -> Result<(), Close> {
         batch.clear();
+        self.turn += 1;
         self.bell.drain(&mut self.ready);
         self.end_rests();
         while batch.bytes.len() < room {
@@ -321,6 +334,10 @@ impl Session {
                 self.resting.push(slot);
                 continue;
             }
+            if subscription.turn == self.turn {
+                continue; // A note that was meant for the subscription which had this slot before.
+            }
+            subscription.turn = self.turn;
             subscription.seat.reader.release();
             batch.touched.push(slot);
             self.fill_from(slot, batch, room)?;
@@ -360,8 +377,7 @@ impl Session {
                     Copied::All => {}
                     Copied::Some => return Ok(()),
                     Copied::Behind => {
-                        self.subscriptions[slot as usize].seat.reader.claim();
-                        self.behind.push_back(slot);
+                        self.fall_behind(slot);
                         return Ok(());
                     }
                 }
@@ -380,6 +396,13 @@ impl Session {
         }
     }
 
+    /// It must read the log. If it was rung meanwhile, its next turn finds that out again: it never stands in two queues.
+    fn fall_behind(&mut self, slot: u32) {
+        if self.subscriptions[slot as usize].seat.reader.claim() {
+            self.behind.push_back(slot);
+        }
+    }
+
     /// One publication, then it rests.
     fn fill_paced(&mut self, slot: u32, pace: Pace, stretch: Option<Stretch>, batch: &mut Batch) {
         if let Some(mut stretch) = stretch {
@@ -394,8 +417,7 @@ impl Session {
             }
             let next = subscription.reached + 1;
             if next <= head && self.fill_from_tail(slot, next, batch, usize::MAX) == Copied::Behind {
-                self.subscriptions[slot as usize].seat.reader.claim();
-                self.behind.push_back(slot);
+                self.fall_behind(slot);
                 return;
             }
         }
@@ -439,13 +461,14 @@ impl Session {
         if next <= reached + 1 {
             return;
         }
-        let lost = page.lost.is_some_and(|(from, to)| from <= reached + 1 && next - 1 <= to);
+        let lost = page.lost.iter().any(|(from, to)| *from <= reached + 1 && next - 1 <= *to);
         let cause = if lost { GapCause::Lost } else { GapCause::Evicted };
         self.skip_to(slot, gap(reached, next, cause), batch);
     }
 
     fn announce_gap(&mut self, slot: u32, batch: &mut Batch) {
         if let Some(gap) = self.subscriptions[slot as usize].gap {
+            self.subscriptions[slot as usize].gap_said = true;
             self.hub.counters().gaps.add(1);
             self.say(slot, Notice::Gap(gap), Act::Gap, batch);
         }
@@ -459,7 +482,9 @@ impl Session {
         if subscription.live_at.is_some() || channel.policy.lag == Lag::CatchUp {
             return Ok(()); // A replay is behind because it was asked for.
         }
-        if !subscription.is_far_behind() {
+        // Who was at the head a moment ago is no slow reader, however large the burst that it meets.
+        let patient = subscription.behind_since.is_none_or(|since| since.elapsed() < self.hub.lag_patience());
+        if patient || !subscription.is_far_behind() {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
@@ -502,7 +527,7 @@ impl Session {
         }
         let mut positions = self.subscriptions.iter().map(|(other, subscription)| {
             let at = if other as u32 == slot { reached } else { subscription.reached };
-            subscription.position(at)
+            subscription.place(at)
         });
         self.format.seal(&mut positions, out);
     }
@@ -536,6 +561,12 @@ impl Session {
         for slot in &batch.touched {
             let subscription = &mut self.subscriptions[*slot as usize];
             subscription.reached = subscription.cursor;
+            subscription.gap_said = false;
+            if subscription.cursor < subscription.seat.head() {
+                subscription.behind_since.get_or_insert_with(Instant::now);
+            } else {
+                subscription.behind_since = None;
+            }
             if !whole {
                 // What was proposed and not taken is proposed again; a live mark that went with it comes back too.
                 restore_live(subscription, &batch.steps, *slot, begin);
@@ -564,6 +595,18 @@ impl Subscription {
         match channel.policy.max_lag {
             Some(max) => channel.tail.head().saturating_sub(self.reached) > max,
             None => self.reached + 1 < channel.tail.first(),
+        }
+    }
+
+    /// Where a reader stands who has been told everything up to `offset`: a gap that it has not been told of yet must be told
+    /// again if it comes back with this place.
+    fn place(&self, offset: Offset) -> (&ChannelName, Position) {
+        match self.gap {
+            Some(gap) if !self.gap_said => {
+                let epoch = if gap.cause == GapCause::Epoch { Epoch::UNKNOWN } else { self.seat.channel.epoch };
+                (&self.seat.channel.name, Position { epoch, offset: gap.requested })
+            }
+            _ => self.position(offset),
         }
     }
 

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mlua::{MetaMethod, UserData, UserDataMethods, Value};
+use parking_lot::Mutex;
 use serde_json::Value as Json;
 
 use super::commons::Commons;
@@ -146,6 +147,33 @@ impl<'a> From<&'a ConnectRequest> for Asker<'a> {
     }
 }
 
+/// How many refusals a second are logged: whoever asks in vain as fast as it can must not fill the disk.
+struct LogRate {
+    /// The second, and how many there were in it.
+    state: Mutex<(u64, u32)>,
+}
+
+static LOG_RATE: LogRate = LogRate { state: Mutex::new((0, 0)) };
+const LOGGED_PER_SECOND: u32 = 100;
+
+impl LogRate {
+    fn allows(&self) -> bool {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let second = START.elapsed().as_secs();
+        let mut state = self.state.lock();
+        let (then, count) = *state;
+        if then != second {
+            *state = (second, 1);
+            if count > LOGGED_PER_SECOND {
+                tracing::warn!(target: "aether::decision", left_out = count - LOGGED_PER_SECOND, "more refusals than are logged");
+            }
+            return true;
+        }
+        state.1 += 1;
+        state.1 <= LOGGED_PER_SECOND
+    }
+}
+
 impl Decision<'_> {
     /// Gives the decision its id, writes it down and turns it into what the client hears.
     pub fn refuse(self, commons: &Commons) -> Refusal {
@@ -157,6 +185,8 @@ impl Decision<'_> {
         let why = hidden.map_or(Cow::Borrowed(why), |secret| why.replace(secret, "<secret>").into());
         let logged = why.as_ref();
         match kind {
+            // The recorder keeps the newest of these all the same.
+            _ if !LOG_RATE.allows() => {}
             RefusalKind::Broken if rests => {
                 tracing::info!(target: "aether::decision", decision, hook, plugin, place, code, why = logged, channel, user, "breaker open");
             }

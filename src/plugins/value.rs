@@ -6,6 +6,8 @@ use serde_json::{Map, Number, Value as Json};
 /// Beyond this a Lua number no longer holds every integer; such integers arrive as strings.
 const MAX_EXACT: u64 = 1 << 53;
 const MAX_DEPTH: usize = 64;
+/// Of an error's text.
+const MAX_LINE: usize = 600;
 const ARRAY: &str = "__array";
 /// About the bytes of what a script may hand over at once.
 const MAX_WEIGHT: usize = 1 << 20;
@@ -187,13 +189,14 @@ pub fn first_line(error: &Error) -> String {
         Error::RuntimeError(text) | Error::SyntaxError { message: text, .. } | Error::MemoryError(text) => text.clone(),
         other => other.to_string(),
     };
-    let line = text.lines().next().unwrap_or_default();
-    if has_place(line) {
-        return line.to_owned();
+    // A script may raise a megabyte; it goes into logs and into memory.
+    let line: String = text.lines().next().unwrap_or_default().chars().take(MAX_LINE).collect();
+    if has_place(&line) {
+        return line;
     }
     match trace.lines().map(str::trim).find(|frame| has_place(frame)) {
         Some(frame) => format!("{}: {line}", frame.split(' ').next().unwrap_or_default().trim_end_matches(':')),
-        None => line.to_owned(),
+        None => line,
     }
 }
 

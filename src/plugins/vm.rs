@@ -111,7 +111,7 @@ impl Vm {
             }
             Err(error) => Err(located(&error, place)),
         };
-        self.look_at_memory();
+        self.look_at_memory(stopped);
         let turn = match &vote {
             Ok(_) => breaker.succeeded(),
             Err(_) => breaker.failed(&limits.breaker, commons.now()),
@@ -150,11 +150,12 @@ impl Vm {
         }
     }
 
-    /// Luau refuses memory without collecting first, so garbage left behind would fail the next call.
-    fn look_at_memory(&self) {
+    /// Luau refuses memory without collecting first, so garbage left behind would fail the next call; and what a stopped
+    /// call has left is collected here, because the next call would pay for it with its own time.
+    fn look_at_memory(&self, stopped: bool) {
         let lua = self.watched.lua();
         let is_full = || lua.used_memory() > self.program.limits.memory / FULL.1 * FULL.0;
-        if is_full() {
+        if stopped || is_full() {
             self.exhausted.set(lua.gc_collect().is_err() || is_full());
         }
     }

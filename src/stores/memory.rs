@@ -120,7 +120,7 @@ impl Kept {
             }
         };
         publications.sort_by_key(|p| p.offset);
-        Page { publications, more, extent: self.extent(), lost: None }
+        Page { publications, more, extent: self.extent(), lost: Vec::new() }
     }
 }
 

@@ -10,20 +10,21 @@
 //! | `kv` | what rules keep | their values: `kv` |
 //!
 //! One lane writes. A group becomes one block per channel, then one flush and one `fdatasync` of sled's file: sled's own
-//! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages go in before their idempotency
-//! keys, so that a crash in between can make a repeat a second message but never lose one; none of it was acknowledged.
+//! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages and their idempotency keys go
+//! in as one transaction: a crash takes both or neither.
 //!
 //! A channel whose policy acknowledges before `fdatasync` has offsets reserved ahead in its head: after a crash it goes on
 //! behind them, so that a number that somebody has seen is never given to another message.
 
 use std::collections::hash_map::Entry as MapEntry;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
+use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Batch, Db, Tree};
 use tokio::sync::Semaphore;
 
@@ -47,10 +49,14 @@ const BLOCK_COUNT: usize = 512;
 const BLOCK_BYTES: usize = 96 * 1024;
 /// Offsets that a channel with a weaker ack reserves at a time.
 const RESERVE: u64 = 4096;
+/// Stretches taken by crashes that a channel remembers.
+const LOST: usize = 16;
 /// Blocks that one append deletes at most, so that a group stays short.
 const TRIM_BLOCKS: usize = 512;
 /// How long a slice of housekeeping may take.
 const SWEEP_BUDGET: Duration = Duration::from_millis(10);
+/// How long a store that is in use is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Reads that run at once: they are short, and more threads than this only wait for each other.
 const READERS: usize = 8;
 
@@ -97,6 +103,9 @@ impl std::error::Error for OpenError {}
 
 pub struct SledLog {
     inner: Arc<Inner>,
+    /// Why nothing is written any more. After an I/O error sled's `flush` can wait for ever, so it is never called again,
+    /// not even when the store is dropped.
+    failure: Arc<OnceLock<String>>,
     readers: Arc<Semaphore>,
 }
 
@@ -133,7 +142,7 @@ struct Open {
     trimmed: Offset,
     /// Offsets given out ahead, for a weaker ack; 0 if none.
     reserved: Offset,
-    lost: Option<(Offset, Offset)>,
+    lost: Vec<(Offset, Offset)>,
     retention: Retention,
     weak: bool,
     /// What its blocks weigh; counted only where the policy bounds it.
@@ -141,37 +150,35 @@ struct Open {
 }
 
 /// A head as it lies in the store.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Head {
     number: u64,
     last: Offset,
     floor: Offset,
     reserved: Offset,
-    lost: (Offset, Offset),
+    lost: Vec<(Offset, Offset)>,
 }
 
 impl Head {
-    fn to_bytes(self) -> [u8; 48] {
-        let words = [self.number, self.last, self.floor, self.reserved, self.lost.0, self.lost.1];
-        let mut bytes = [0; 48];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
-            chunk.copy_from_slice(&word.to_be_bytes());
-        }
-        bytes
+    fn to_bytes(&self) -> Vec<u8> {
+        let lost = self.lost.iter().flat_map(|(from, to)| [*from, *to]);
+        let words = [self.number, self.last, self.floor, self.reserved].into_iter().chain(lost);
+        words.flat_map(u64::to_be_bytes).collect()
     }
 
     fn from_bytes(bytes: &[u8]) -> Result<Head, LogError> {
         let words: Vec<u64> = bytes.chunks_exact(8).map(be).collect();
-        let [number, last, floor, reserved, from, to] = words[..] else {
+        let [number, last, floor, reserved, lost @ ..] = &words[..] else {
             return Err(LogError("a channel's head is damaged".into()));
         };
-        Ok(Head { number, last, floor, reserved, lost: (from, to) })
+        let lost = lost.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        Ok(Head { number: *number, last: *last, floor: *floor, reserved: *reserved, lost })
     }
 }
 
 impl Open {
     fn new(retention: Retention, weak: bool) -> Open {
-        Open { number: None, last: 0, floor: 1, trimmed: 1, reserved: 0, lost: None, retention, weak, bytes: 0 }
+        Open { number: None, last: 0, floor: 1, trimmed: 1, reserved: 0, lost: Vec::new(), retention, weak, bytes: 0 }
     }
 
     /// The oldest offset that the policy still lets anyone see.
@@ -185,15 +192,24 @@ impl Open {
     }
 
     fn head(&self, number: u64) -> Head {
-        Head { number, last: self.last, floor: self.floor, reserved: self.reserved, lost: self.lost.unwrap_or((0, 0)) }
+        Head { number, last: self.last, floor: self.floor, reserved: self.reserved, lost: self.lost.clone() }
     }
 }
 
 impl SledLog {
     /// `window`: how long idempotency keys are remembered.
     pub fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<SledLog, OpenError> {
-        let inner = Inner::open(path, cache, flush_interval, window)?;
-        Ok(SledLog { inner: Arc::new(inner), readers: Arc::new(Semaphore::new(READERS)) })
+        let began = Instant::now();
+        let inner = loop {
+            match Inner::open(path, cache, flush_interval, window) {
+                // The one before may be on its way out.
+                Err(OpenError::Locked(_)) if began.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                outcome => break outcome?,
+            }
+        };
+        Ok(SledLog { inner: Arc::new(inner), failure: Arc::default(), readers: Arc::new(Semaphore::new(READERS)) })
     }
 
     /// What rules keep, beside the log.
@@ -205,6 +221,19 @@ impl SledLog {
     /// How often `fdatasync` has been called.
     pub fn syncs(&self) -> u64 {
         self.inner.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Writes, unless an earlier write has failed.
+    fn write<T>(&self, write: impl FnOnce(&Inner) -> Result<T, LogError>) -> Result<T, LogError> {
+        if let Some(why) = self.failure.get() {
+            return Err(LogError(format!("the store stopped at an error: {why}")));
+        }
+        write(&self.inner).inspect_err(|LogError(why)| {
+            if self.failure.set(why.clone()).is_ok() {
+                tracing::error!(%why, "the store takes nothing any more: mend the cause and start the hub again");
+                std::mem::forget(self.inner.clone());
+            }
+        })
     }
 
     pub fn size_on_disk(&self) -> u64 {
@@ -222,8 +251,11 @@ impl Inner {
             .cache_capacity(cache)
             // The flusher thread also collects garbage, so it must stay on.
             .flush_every_ms(Some(flush_interval.as_millis().max(1) as u64));
-        // sled meets some kinds of damage with a panic.
+        // sled meets some kinds of damage with a panic; what it says there helps nobody.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
+        std::panic::set_hook(hook);
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => {
@@ -306,10 +338,15 @@ impl Inner {
         open.floor = head.floor.max(1);
         open.trimmed = open.floor;
         open.last = head.last.max(stored);
-        open.lost = (head.lost.1 > 0).then_some(head.lost);
+        open.lost = head.lost;
         if head.reserved > open.last {
             // It was not closed properly: numbers up to the reserve may have been seen by readers.
-            open.lost = Some((open.last + 1, head.reserved));
+            open.lost.push((open.last + 1, head.reserved));
+            let first = open.floor;
+            open.lost.retain(|(_, to)| *to >= first);
+            // Beyond, the oldest are called evicted.
+            let surplus = open.lost.len().saturating_sub(LOST);
+            open.lost.drain(..surplus);
             open.last = head.reserved;
             self.write_head(name, open)?;
         }
@@ -323,7 +360,7 @@ impl Inner {
 
     fn write_head(&self, name: &ChannelName, open: &Open) -> Result<(), LogError> {
         let Some(number) = open.number else { return Ok(()) };
-        self.heads.insert(name.as_str(), open.head(number).to_bytes().to_vec()).map_err(failed)?;
+        self.heads.insert(name.as_str(), open.head(number).to_bytes()).map_err(failed)?;
         Ok(())
     }
 
@@ -352,8 +389,7 @@ impl Inner {
                 blocks.insert(&block_key(part.number, newest.offset), packed);
             }
         }
-        self.messages.apply_batch(blocks).map_err(failed)?;
-        self.write_keys(&group)?;
+        self.write(&blocks, &group)?;
         if crosses_reserve {
             self.sync()?;
         }
@@ -425,15 +461,16 @@ impl Inner {
             if (part.is_new && !part.publications.is_empty()) || crosses {
                 let open = part.open.lock();
                 let head = Head { reserved: part.reserved, ..open.head(part.number) };
-                self.heads.insert(part.name.as_str(), head.to_bytes().to_vec()).map_err(failed)?;
+                self.heads.insert(part.name.as_str(), head.to_bytes()).map_err(failed)?;
             }
         }
         Ok(crosses_reserve)
     }
 
-    fn write_keys(&self, group: &Group) -> Result<(), LogError> {
+    /// Messages and their idempotency keys are one act: a message whose key was lost in a crash would be taken a second time.
+    fn write(&self, blocks: &Batch, group: &Group) -> Result<(), LogError> {
         if group.keys.is_empty() {
-            return Ok(());
+            return self.messages.apply_batch(blocks.clone()).map_err(failed);
         }
         let (mut keys, mut ages) = (Batch::default(), Batch::default());
         for (key, (offset, time)) in &group.keys {
@@ -441,8 +478,16 @@ impl Inner {
             keys.insert(key, [*offset, *time, until].map(u64::to_be_bytes).concat());
             ages.insert([&until.to_be_bytes()[..], key].concat(), &[]);
         }
-        self.keys.apply_batch(keys).map_err(failed)?;
-        self.key_ages.apply_batch(ages).map_err(failed)
+        let written = (&self.messages, &self.keys, &self.key_ages).transaction(|(messages, all_keys, key_ages)| {
+            messages.apply_batch(blocks)?;
+            all_keys.apply_batch(&keys)?;
+            key_ages.apply_batch(&ages)?;
+            Ok::<_, ConflictableTransactionError<Infallible>>(())
+        });
+        written.map_err(|error| match error {
+            TransactionError::Storage(error) => failed(error),
+            TransactionError::Abort(never) => match never {},
+        })
     }
 
     /// Deletes what the policy's count and bytes no longer keep, some blocks at a time, once it is worth it.
@@ -513,7 +558,7 @@ impl Inner {
         let channel = self.channel(name)?;
         let (number, extent, lost, age) = {
             let open = channel.lock();
-            (open.number, open.extent(self.epoch), open.lost, open.retention.age)
+            (open.number, open.extent(self.epoch), open.lost.clone(), open.retention.age)
         };
         let mut page = Page { publications: Vec::new(), more: false, extent, lost };
         let Some(number) = number else { return Ok(page) };
@@ -598,7 +643,10 @@ impl Inner {
             let Some(name) = std::str::from_utf8(&key).ok().and_then(|text| ChannelName::new(text).ok()) else {
                 continue;
             };
-            self.sweep_channel(&name, now, policies)?;
+            // One that is damaged does not keep the others from being swept.
+            if let Err(error) = self.sweep_channel(&name, now, policies) {
+                tracing::error!(%error, channel = %name, "a channel could not be swept");
+            }
         }
         Ok(())
     }
@@ -796,11 +844,16 @@ impl Log for SledLog {
     }
 
     fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
-        Box::pin(async { self.inner.append(batch) })
+        Box::pin(async move {
+            for entry in batch {
+                self.inner.channel(&entry.channel)?;
+            }
+            self.write(|inner| inner.append(batch))
+        })
     }
 
     fn settle(&self, ack: Ack) -> Reply<'_, ()> {
-        Box::pin(async move { self.inner.settle(ack) })
+        Box::pin(async move { self.write(|inner| inner.settle(ack)) })
     }
 
     fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
@@ -813,20 +866,27 @@ impl Log for SledLog {
     }
 
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
-        Box::pin(async { self.inner.forget(channel) })
+        Box::pin(async move {
+            self.inner.channel(channel)?;
+            self.write(|inner| inner.forget(channel))
+        })
     }
 
     fn sweep<'a>(&'a self, now: Micros, policies: Policies<'a>) -> Reply<'a, ()> {
-        Box::pin(async move { self.inner.sweep(now, policies) })
+        Box::pin(async move { self.write(|inner| inner.sweep(now, policies)) })
     }
 
     fn close(&self, channel: &ChannelName) {
-        if let Err(error) = self.inner.close(channel) {
+        if let Err(error) = self.write(|inner| inner.close(channel)) {
             tracing::error!(%error, %channel, "a channel could not be closed properly");
         }
     }
 
+    fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
     fn shut(&self) -> Reply<'_, ()> {
-        Box::pin(async { self.inner.shut() })
+        Box::pin(async { self.write(Inner::shut) })
     }
 }

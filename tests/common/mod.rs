@@ -1,7 +1,9 @@
 //! A hub to test against, and clients that count what they are sent. Every wait has a deadline.
 
+pub mod browser;
 pub mod http;
 pub mod hub;
+pub mod program;
 pub mod raw_ws;
 pub mod spawned;
 pub mod sse;
@@ -9,14 +11,18 @@ pub mod ws;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use serde_json::{Value as Json, json};
 
+pub use browser::Browser;
 pub use http::{Http, Response};
 pub use hub::TestHub;
+pub use program::Program;
 pub use raw_ws::RawWs;
 pub use spawned::Spawned;
 pub use sse::{Event, SseClient};
@@ -33,12 +39,51 @@ pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output =
     }
 }
 
+/// A test that needs what this machine has not: said where everybody sees it, and no excuse for a gate.
+#[track_caller]
+pub fn missing(what: &str, advice: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "there is no {what}. {advice}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Not by eprintln!, which the harness keeps to itself.
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED {test}: there is no {what}. {advice}\n");
+}
+
 /// Asks again and again until the answer is yes.
 pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !ask().await {
         assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Publishes `1..=last` as payloads, each until it is answered: a hub that is killed meanwhile has each of them once.
+pub async fn publish_stubbornly(address: SocketAddr, key: String, channel: &str, last: u64) {
+    let mut http = None;
+    let deadline = Instant::now() + 2 * DEADLINE;
+    for n in 1..=last {
+        let body = json!({"channel": channel, "payload": n, "idempotency_key": format!("stubborn-{n}")}).to_string();
+        loop {
+            assert!(Instant::now() < deadline, "{n} was not published");
+            if http.is_none() && tokio::net::TcpStream::connect(address).await.is_ok() {
+                http = Some(Http::connect(address, Some(&key)).await);
+            }
+            if let Some(connection) = &mut http {
+                match connection.try_send("POST", "/api/v1/publish", &[], body.as_bytes()).await {
+                    Ok(answer) => {
+                        let answer = answer.ok();
+                        if answer["seq_id"] != n {
+                            let kept = format!("/api/v1/history?channel={channel}&after_seq={}", n.saturating_sub(3));
+                            let kept = connection.get(&kept).await;
+                            panic!("{n} was answered with {answer}; the channel has {}", kept.text());
+                        }
+                        break;
+                    }
+                    Err(_) => http = None,
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -35,8 +35,18 @@ pub fn run(dir: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Output {
 impl Spawned {
     /// Starts the hub with the settings of `<dir>/aether.toml` and its store in `<dir>/data`.
     pub fn start(dir: &Path) -> Spawned {
+        Spawned::start_at(dir, "127.0.0.1:0")
+    }
+
+    /// kill -9, and the next one at the same address, on the same store.
+    pub fn kill_and_restart(&mut self, dir: &Path) {
+        self.kill_9();
+        *self = Spawned::start_at(dir, &self.address.to_string());
+    }
+
+    pub fn start_at(dir: &Path, address: &str) -> Spawned {
         let mut command = aether(dir);
-        command.args(["serve", "--addr", "127.0.0.1:0", "--data"]).arg(dir.join("data"));
+        command.args(["serve", "--addr", address, "--data"]).arg(dir.join("data"));
         command.env("AETHER_PLUGINS_DIR", repository().join("plugins"));
         command.env("AETHER_PLUGINS_SCRIPTS", repository().join("scripts"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -7,7 +7,7 @@ use crate::kernel::hooks::RefusalKind;
 use crate::plugins::BreakerLimits;
 
 /// A host whose breakers never open.
-fn tireless(code: &str) -> (Arc<Host>, Dir) {
+pub fn tireless(code: &str) -> (Arc<Host>, Dir) {
     let breaker = BreakerLimits { failures: usize::MAX, ..BreakerLimits::default() };
     script_with(code, HostConfig { limits: Limits { breaker, ..Limits::default() }, ..HostConfig::default() })
 }

@@ -1,0 +1,274 @@
+//! A hub as its clients on the command line see it: where it is, what to show it, how to reach it.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use http::Uri;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+
+use super::Settings;
+use crate::banner::reachable;
+use crate::config::Config;
+use crate::keys::Keys;
+
+/// How long reaching a hub may take.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Flags that say which hub is meant.
+#[derive(Args)]
+pub struct Remote {
+    /// The hub, as http://HOST:PORT [default: the one that the settings on this machine describe]
+    #[arg(long, value_name = "URL", value_parser = Place::parse)]
+    url: Option<Place>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Remote {
+    pub fn place(&self) -> anyhow::Result<Place> {
+        match &self.url {
+            Some(place) => Ok(place.clone()),
+            None => {
+                let address = reachable(self.config()?.server.addr);
+                Ok(Place { host: address.ip().to_string(), port: address.port(), base: String::new() })
+            }
+        }
+    }
+
+    /// A credential that the hub of this machine made. It is shown to this machine only: whoever sits at another address
+    /// would be handed the keys of this hub.
+    pub fn held(&self, place: &Place, name: &str) -> anyhow::Result<Option<String>> {
+        if !place.is_here() {
+            return Ok(None);
+        }
+        Ok(Keys::held(&self.config()?, name)?.map(|secret| secret.reveal().to_owned()))
+    }
+
+    /// Where that credential would be.
+    pub fn keys(&self) -> String {
+        self.config().map_or_else(|_| "data/keys".into(), |config| config.store.path.join("keys").display().to_string())
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        Ok(self.settings.load(Vec::new())?)
+    }
+}
+
+/// Where a hub listens, and the path below which a proxy shows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    host: String,
+    port: u16,
+    base: String,
+}
+
+impl Place {
+    fn parse(text: &str) -> Result<Place, String> {
+        let uri: Uri = text.parse().map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+        match uri.scheme_str() {
+            Some("http" | "ws") => {}
+            Some("https" | "wss") => {
+                return Err("this client speaks no TLS yet; go to the hub itself, or through a tunnel (ssh -L)".into());
+            }
+            _ => return Err("write http://HOST:PORT".into()),
+        }
+        if uri.query().is_some() {
+            return Err("leave out what follows the ?; credentials have flags of their own".into());
+        }
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        Ok(Place { host, port: uri.port_u16().unwrap_or(80), base: uri.path().trim_end_matches('/').to_owned() })
+    }
+
+    pub fn authority(&self) -> String {
+        let Place { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    pub fn path(&self, below: &str) -> String {
+        format!("{}{below}", self.base)
+    }
+
+    fn is_here(&self) -> bool {
+        let ip: Option<std::net::IpAddr> = self.host.parse().ok();
+        self.host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) || self.is_own_address(ip)
+    }
+
+    /// A hub that listens on one address of this machine is reached under that address.
+    fn is_own_address(&self, ip: Option<std::net::IpAddr>) -> bool {
+        ip.is_some_and(|ip| std::net::UdpSocket::bind((ip, 0)).is_ok())
+    }
+
+    pub async fn connect(&self) -> Result<TcpStream, String> {
+        let reached = tokio::time::timeout(CONNECT, TcpStream::connect((self.host.as_str(), self.port))).await;
+        let stream = match reached {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(format!("no answer within {} s", CONNECT.as_secs())),
+        };
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    /// For one who was never there.
+    pub fn unreachable(&self, why: &str) -> anyhow::Error {
+        anyhow::anyhow!(
+            "there is no hub at {}: {why}. Start it with `aether`, or say where it is with --url",
+            self.authority()
+        )
+    }
+}
+
+/// What the hub says instead of what was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    pub status: u16,
+    pub code: u64,
+    text: String,
+}
+
+#[derive(Deserialize)]
+struct Envelope {
+    error: ErrorBody,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: u64,
+    message: String,
+    reason: String,
+    #[serde(default)]
+    decision: Option<String>,
+}
+
+impl Refused {
+    pub fn over_http(status: u16, body: &[u8]) -> Refused {
+        match serde_json::from_slice::<Envelope>(body) {
+            Ok(Envelope { error }) => Refused { status, ..Refused::of(error) },
+            Err(_) => {
+                let text = format!("this does not answer like Aether: HTTP status {status}; see that --url is right");
+                Refused { status, code: 0, text }
+            }
+        }
+    }
+
+    /// An `error` frame.
+    pub fn in_frame(frame: &str) -> Refused {
+        match serde_json::from_str(frame) {
+            Ok(error) => Refused::of(error),
+            Err(error) => Refused { status: 0, code: 0, text: format!("an error that cannot be read: {error}") },
+        }
+    }
+
+    fn of(error: ErrorBody) -> Refused {
+        let ErrorBody { code, message, reason, decision } = error;
+        let decision = decision.map_or(String::new(), |id| format!(". The hub's log says why, under decision {id}"));
+        Refused { status: 0, code, text: format!("refused: {message} ({code} {reason}){decision}") }
+    }
+
+    /// Whether the same may be good a moment later.
+    pub fn passes(&self) -> bool {
+        self.status == 503 || matches!(self.code / 100, 429 | 503)
+    }
+
+    /// As an error for people. `credential`: the flag and the variable that show another one.
+    pub fn explain(&self, credential: &str) -> anyhow::Error {
+        let advice = match self.code / 100 {
+            401 => format!(". Show a credential that is good here with {credential}"),
+            403 => format!(". If you may do this, it is with another credential: {credential}"),
+            _ => String::new(),
+        };
+        anyhow::anyhow!("{}{advice}", self.text)
+    }
+}
+
+/// Doubles from a quarter of a second to ten, each a random time between its half and its whole: clients that lost their
+/// hub together do not come back together.
+#[derive(Default)]
+pub struct Backoff(u32);
+
+impl Backoff {
+    pub fn next(&mut self) -> Duration {
+        let whole = Duration::from_millis(250 << self.0.min(6)).min(Duration::from_secs(10));
+        self.0 += 1;
+        jitter(whole)
+    }
+
+    pub fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
+
+fn jitter(whole: Duration) -> Duration {
+    let mut random = [0; 2];
+    let _ = getrandom::fill(&mut random);
+    whole / 2 + whole / 2 * u32::from(u16::from_le_bytes(random)) / 65536
+}
+
+/// A credential of flag or environment; a variable that is set but empty is none.
+pub fn given(credential: &Option<String>) -> anyhow::Result<Option<String>> {
+    let Some(text) = credential.as_deref().map(str::trim).filter(|text| !text.is_empty()) else { return Ok(None) };
+    if text.contains(|c: char| !c.is_ascii_graphic()) {
+        bail!("the credential has blanks or odd characters in it; see that it was copied whole, on one line");
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// A runtime for one client.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .context("no threads to work with")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_url_without_a_query() {
+        let place = |text| Place::parse(text).map(|place| (place.authority(), place.path("/ws")));
+        assert_eq!(place("http://127.0.0.1:8080").unwrap(), ("127.0.0.1:8080".into(), "/ws".into()));
+        assert_eq!(place("ws://hub.internal/push/").unwrap(), ("hub.internal:80".into(), "/push/ws".into()));
+        assert_eq!(place("http://[::1]:9").unwrap().0, "[::1]:9");
+        for bad in ["hub", "ftp://hub", "https://hub", "http://hub?token=x", ""] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_shown_what_it_made() {
+        for (url, here) in [("http://127.0.0.1:1", true), ("http://localhost", true), ("http://[::1]:2", true)] {
+            assert_eq!(Place::parse(url).unwrap().is_here(), here, "{url}");
+        }
+        for url in ["http://192.0.2.7", "http://hub.example", "http://127.0.0.1.example"] {
+            assert!(!Place::parse(url).unwrap().is_here(), "{url}");
+        }
+    }
+
+    #[test]
+    fn waits_grow_and_stay_within_their_bounds() {
+        let mut backoff = Backoff::default();
+        for whole in [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000, 10_000] {
+            let wait = backoff.next().as_millis();
+            assert!((whole / 2..=whole).contains(&wait), "{wait} of {whole}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do() {
+        let body =
+            br#"{"ok":false,"error":{"code":40301,"message":"no","reason":"not_allowed","decision":"kqg0p7cj"}}"#;
+        let refused = Refused::over_http(403, body);
+        let text = refused.explain("--key or AETHER_KEY").to_string();
+        assert!(
+            text.contains("no (40301 not_allowed)") && text.contains("kqg0p7cj") && text.contains("--key"),
+            "{text}"
+        );
+        assert!(!refused.passes() && Refused::over_http(503, b"{}").passes());
+        assert!(Refused::over_http(404, b"<html>").explain("").to_string().contains("--url"));
+    }
+}

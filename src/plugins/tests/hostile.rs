@@ -1,0 +1,173 @@
+//! Every hostile program in every kind of hook: stopped, named, answered by its kind's refusal, and the next call is
+//! unharmed.
+
+use std::time::{Duration, Instant};
+
+use super::safety::tireless;
+use super::*;
+use crate::kernel::hooks::{Farewell, RefusalKind};
+
+const PROGRAMS: [(&str, &str); 24] = [
+    ("a loop", "while true do end"),
+    ("a pcall that swallows the stop", "while true do pcall(function() while true do end end) end"),
+    ("an xpcall whose handler loops", "xpcall(error, function() while true do end end)"),
+    ("a catastrophic match", "string.find(string.rep('a', 60), string.rep('a?', 60) .. string.rep('a', 60) .. 'b')"),
+    (
+        "a pcall that swallows out of memory",
+        "while true do pcall(function() local t = {} while true do t[#t + 1] = string.rep('x', 1e6) .. #t end end) end",
+    ),
+    ("a large gsub", "local s = string.rep('x', 2^22) while true do s = string.gsub(s, 'x', 'xy') end"),
+    ("a table bomb", "local t = {} while true do t = { t, t, t } t[1] = { t } end"),
+    ("a table that grows", "local t = {} for i = 1, 1e9 do t[i] = { i } end"),
+    (
+        "a table that holds itself many times",
+        "local t = {} for i = 1, 60 do t = { a = t, b = t } end return aether.allow({ attrs = t })",
+    ),
+    ("a string without end", "return string.rep('x', 2^31)"),
+    ("a buffer without end", "return buffer.create(2^30)"),
+    ("an error with a cyclic table", "local t = {} t.t = t error(t)"),
+    ("an error whose text loops", "error(setmetatable({}, { __tostring = function() while true do end end }))"),
+    (
+        "an error that is a proxy",
+        "local p = newproxy(true) getmetatable(p).__tostring = function() while true do end end error(p)",
+    ),
+    ("an error without anything", "error()"),
+    ("an error with a long text", "error(string.rep('x', 1e6))"),
+    (
+        "an answer that loops when looked at",
+        "return setmetatable({}, { __index = function() while true do end end, __tostring = error })",
+    ),
+    ("a coroutine that never ends", "coroutine.wrap(function() while true do end end)()"),
+    (
+        "a coroutine that is resumed forever",
+        "local f = coroutine.wrap(function() while true do coroutine.yield() end end) while true do f() end",
+    ),
+    ("coroutines without end", "local function f() return coroutine.wrap(f)() end f()"),
+    ("a yield out of the hook", "coroutine.yield(true)"),
+    ("a recursion without end", "local function f(n) return 1 + f(n + 1) end return f(1)"),
+    ("a comparison that loops", "table.sort({ 3, 2, 1 }, function() while true do end end)"),
+    ("a metamethod that loops", "return setmetatable({}, { __add = function() while true do end end }) + 1"),
+];
+
+/// Hooks of all kinds that run `program` for whoever is bad, on line 2, 4, .. of the file.
+fn all_kinds(program: &str) -> String {
+    format!(
+        "aether.on.connect(function(req) if req:bearer() == 'bad' then
+{program} end return aether.allow({{ user = 'u' }}) end)
+aether.on.refresh(function(s, token) if token == 'bad' then
+{program} end return aether.allow({{ user = s.user }}) end)
+aether.on.subscribe('*', function(s, ch) if ch.name == 'bad' then
+{program} end return true end)
+aether.on.publish('*', function(s, ch) if ch.name == 'bad' then
+{program} end return true end)
+aether.on.history('*', function(s, ch) if ch.name == 'bad' then
+{program} end return true end)"
+    )
+}
+
+#[test]
+fn every_hostile_program_in_every_kind_of_hook_is_stopped_named_and_leaves_the_next_call_unharmed() {
+    type Ask = fn(&Host, &str) -> Result<(), Refusal>;
+    let kinds: [(&str, Ask); 5] = [
+        ("on.connect", |host, who| connect(host, Some(who)).map(drop)),
+        ("on.refresh", |host, who| now(host.refresh(&nobody(), who)).map(drop)),
+        ("on.subscribe", |host, who| subscribe(host, &nobody(), who)),
+        ("on.publish", |host, who| publish(host, &nobody(), who, "1")),
+        ("on.history", |host, who| history(host, &nobody(), who, false)),
+    ];
+    for (what, program) in PROGRAMS {
+        let (host, _dir) = tireless(&all_kinds(program));
+        for (at, (kind, ask)) in kinds.iter().enumerate() {
+            let started = Instant::now();
+            let mut answer = Ok(());
+            let log = logged(|| answer = ask(&host, "bad"));
+            let refusal = answer.expect_err(&format!("{what} in {kind}"));
+            assert_eq!((refusal.kind, &*refusal.code), (RefusalKind::Broken, "rule_error"), "{what} in {kind}: {log}");
+            assert!(started.elapsed() < Duration::from_secs(5), "{what} in {kind}: {:?}", started.elapsed());
+            // An answer that is none is named by its hook, everything else by its line.
+            let (hook, line) = (format!("rules.lua:{}: ", 2 * at + 1), format!("rules.lua:{}: ", 2 * at + 2));
+            assert!(log.contains(&line) || log.contains(&hook), "{what} in {kind}: {log}");
+            assert!(log.contains(&format!("hook=\"{kind}")) && log.len() < 4096, "{what} in {kind}: {log}");
+            assert!(log.contains(&refusal.decision) && !refusal.why.contains("lua"), "{what} in {kind}: {log}");
+            let mut answer = Ok(());
+            let log = logged(|| answer = ask(&host, "good"));
+            assert!(answer.is_ok(), "after {what} in {kind}: {log}");
+        }
+    }
+}
+
+#[test]
+fn a_disconnect_hook_that_never_returns_is_stopped_and_the_next_farewell_is_heard() {
+    for (what, program) in PROGRAMS.into_iter().filter(|(what, _)| *what != "an answer that loops when looked at") {
+        let (host, _dir) = tireless(&format!(
+            "aether.on.disconnect(function(s, why) if s.user == 'bad' then {program} end aether.shared('heard'):incr(why.cause) end)
+             aether.on.subscribe('heard', function() return aether.shared('heard'):get('client') == 1 end)"
+        ));
+        for user in ["bad", "good"] {
+            let client = Arc::new(client(Some(user), Grants::default()));
+            host.disconnected(&client, &Farewell { cause: "client", code: Some(1000) });
+        }
+        let until = Instant::now() + Duration::from_secs(10);
+        while subscribe(&host, &nobody(), "heard").is_err() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(host.counters().errors.load(Ordering::Relaxed), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_plugin_that_kills_itself_at_load_is_refused_with_its_place_and_the_others_are_still_checked() {
+    for (what, program) in PROGRAMS.into_iter().filter(|(_, program)| !program.contains("return ")) {
+        let dir = Dir::new();
+        dir.write("a.lua", program);
+        dir.write("b.lua", "aether.on.subscribe(7, print)");
+        let limits = Limits { load: Duration::from_millis(50), ..Limits::default() };
+        let config = HostConfig { scripts: Some(dir.0.clone()), limits, ..HostConfig::default() };
+        let started = Instant::now();
+        let LoadError(errors) = Host::load(config).err().unwrap_or_else(|| panic!("{what} is loaded"));
+        assert!(started.elapsed() < Duration::from_secs(10), "{what}");
+        assert!(
+            errors.len() == 2 && errors[0].contains("a.lua") && errors[1].contains("b.lua:1"),
+            "{what}: {errors:?}"
+        );
+        assert!(errors[0].len() < 1024, "{what}");
+    }
+}
+
+#[test]
+fn what_a_hook_keeps_is_of_no_use_later() {
+    let (host, _dir) = tireless(
+        "local kept = {}
+aether.on.connect(function(req) kept.req = req return true end)
+aether.on.publish('keep', function(s, ch, msg) kept.msg, kept.s, kept.json = msg, s, msg:json() return true end)
+aether.on.subscribe('size', function() return kept.msg.size > 0 end)
+aether.on.subscribe('text', function() return kept.msg:text() == 'x' end)
+aether.on.subscribe('get', function() return kept.msg:get('a') == 1 end)
+aether.on.subscribe('write', function() kept.s.user = 'root' return true end)
+aether.on.subscribe('mine', function() return kept.json.a == 1 and kept.req.path == '/ws' end)",
+    );
+    connect(&host, Some("k")).unwrap();
+    publish(&host, &nobody(), "keep", r#"{"a": 1}"#).unwrap();
+    for (channel, line) in [("size", 4), ("text", 5), ("get", 6), ("write", 7)] {
+        let log = logged(|| assert!(subscribe(&host, &nobody(), channel).is_err()));
+        assert!(log.contains(&format!("rules.lua:{line}: ")), "{log}");
+    }
+    subscribe(&host, &nobody(), "mine").expect("what was read is the script's own");
+}
+
+#[test]
+fn a_table_that_is_small_in_lua_and_without_end_elsewhere_is_logged_as_what_it_is() {
+    let (host, _dir) = tireless(
+        "aether.on.subscribe('a', function()
+	local t = {}
+	for i = 1, 60 do t = { t, t } end
+	aether.log.info('x', t)
+	return true
+end)",
+    );
+    let started = Instant::now();
+    let log = logged(|| drop(subscribe(&host, &nobody(), "a")));
+    assert!(log.contains("larger than 1 MiB") || log.contains("deeper than"), "{}", &log[..log.len().min(500)]);
+    assert!(started.elapsed() < Duration::from_secs(2));
+}
