@@ -80,6 +80,18 @@ async fn a_head_has_an_end_in_bytes_and_in_lines() {
             assert!(said.is_empty() || said.contains(" 431 "), "{path}, {} bytes: {said}", headers.len());
         }
     }
+    for (path, headers, fits) in [
+        ("/healthz", "x-many: 1\r\n".repeat(99), true),
+        ("/healthz", "x-many: 1\r\n".repeat(100), false),
+        ("/healthz", long(60 * 1024), true),
+        ("/healthz", long(140 * 1024), false),
+        ("/sse?channel=a", long(6 * 1024), true),
+        ("/sse?channel=a", long(20 * 1024), false),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+        let answer = hub.http_as(None).await.raw(request.as_bytes()).await.unwrap();
+        assert_eq!(answer.status != 431, fits, "{path}, {} bytes: {}", headers.len(), answer.status);
+    }
     let mut http = hub.http_as(None).await;
     let target = format!("/healthz?{}", "x".repeat(100_000));
     assert!(http.try_send("GET", &target, &[], b"").await.map_or(true, |answer| answer.status >= 400));

@@ -196,6 +196,25 @@ fn every_setting_that_a_page_names_exists() {
 }
 
 #[test]
+fn every_limit_is_told_with_its_default() {
+    let settings: toml_edit::DocumentMut = read("aether.toml").parse().expect("aether.toml is TOML");
+    let guide = read("docs/operating.md");
+    let table = between(&guide, "## Limits, and what a client sees", "What no setting changes");
+    let mut told = BTreeSet::new();
+    for row in rows(table).filter(|row| row[0].starts_with('`')) {
+        let name = row[0].trim_matches('`');
+        let (section, key) = name.split_once('.').unwrap_or_else(|| panic!("{name} is no setting"));
+        let default = settings[section][key].as_value().unwrap_or_else(|| panic!("{name} is no setting"));
+        let default = default.as_str().map_or_else(|| default.clone().decorated("", "").to_string(), str::to_owned);
+        assert_eq!(row[1].trim_matches('`'), default, "{name}");
+        told.insert(name.to_owned());
+    }
+    for (key, _) in settings["limits"].as_table().expect("a table") {
+        assert!(told.contains(&format!("limits.{key}")), "limits.{key} is not told");
+    }
+}
+
+#[test]
 fn every_function_of_the_library_is_in_the_guide() {
     let guide = read("docs/plugins.md");
     for entry in aether::plugins::registry() {
