@@ -1,6 +1,6 @@
 //! `aether key`: a key for a back end. The hub keeps only its SHA-256.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::Args;
 use sha2::{Digest, Sha256};
 use toml_edit::{Array, InlineTable, Value};
@@ -38,6 +38,10 @@ impl Key {
     pub fn run(self) -> anyhow::Result<()> {
         ensure!(!self.name.is_empty(), "--name is empty: say who the key is for");
         let grants = self.admin || [&self.publish, &self.subscribe, &self.history].iter().any(|list| !list.is_empty());
+        let all = [&self.publish, &self.subscribe, &self.history].into_iter().flatten();
+        if let Some(reserved) = all.into_iter().find(|pattern| pattern.starts_with('$')) {
+            bail!("{reserved}: names that begin with $ belong to plugins, and no key reaches them");
+        }
         ensure!(grants, "this key could do nothing: add --publish, --subscribe, --history or --admin");
         let key = new_api_key()?;
         println!("{}", self.text(&key));

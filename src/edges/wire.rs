@@ -205,8 +205,12 @@ impl Fault {
 
 /// Reads a JSON object. serde takes an array for one too, its items for the fields in their order; nobody meant that.
 pub fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Fault> {
-    if json.trim_ascii_start().first() == Some(&b'[') {
-        return Err(Fault::Json("expected an object, not an array".into()));
+    match json.trim_ascii_start().first() {
+        Some(b'[') => return Err(Fault::Json("expected an object, not an array".into())),
+        Some(b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n') => {
+            return Err(Fault::Json("expected an object, not a bare value".into()));
+        }
+        _ => {}
     }
     serde_json::from_slice(json).map_err(|error| Fault::Json(error.to_string()))
 }

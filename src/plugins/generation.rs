@@ -161,7 +161,15 @@ impl Unit {
         let root = used.dir.display().to_string();
         let manifest =
             Manifest::read(&used.dir.join("plugin.toml"), &format!("{root}/plugin.toml")).map_err(|wrong| {
-                if used.dir.is_dir() { wrong } else { vec![format!("{}: there is no plugin in {root}", used.at)] }
+                if used.dir.is_dir() {
+                    wrong
+                } else {
+                    {
+                        let hint =
+                            "start aether where plugins/ and scripts/ are, or set plugins.dir and plugins.scripts";
+                        vec![format!("{}: there is no plugin in {root}: {hint}", used.at)]
+                    }
+                }
             })?;
         let mut errors = Vec::new();
         if manifest.name != used.name {
