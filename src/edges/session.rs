@@ -5,6 +5,7 @@
 //! replies and one half-written publication.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -110,7 +111,7 @@ pub fn run<S: Socket, D: Dialect>(
 ) -> impl Future<Output = Ending> + Send {
     let mut connection = Connection::new(socket, dialect, session, shared);
     async move {
-        let ending = connection.serve().await;
+        let Err(ending) = connection.serve().await;
         connection.ending = ending;
         Box::pin(connection.say_bye(ending)).await;
         ending
@@ -182,41 +183,32 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
-    async fn serve(&mut self) -> Ending {
+    /// Runs until there is a reason to end, which it answers as its error.
+    async fn serve(&mut self) -> Result<Infallible, Ending> {
         loop {
-            match self.write_turn() {
-                Ok(true) => {
-                    // There may be more: let the others have their turn first, and more publications arrive.
-                    tokio::task::yield_now().await;
-                    if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
-                        return Ending::Dead;
-                    }
-                    continue;
-                }
-                Ok(false) => {}
-                Err(ending) => return ending,
+            let more = self.write_turn()?;
+            if more {
+                // Let the others have their turn first, and more publications arrive.
+                tokio::task::yield_now().await;
             }
-            if self.blocked.is_none() && self.session.wants_log() {
-                if !self.fetch().await {
-                    return Ending::Dead;
-                }
-                continue;
+            if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
+                return Err(Ending::Dead);
             }
-            if self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
-                return Ending::Draining; // Everything that was there has been sent.
+            let more = more || (self.blocked.is_none() && self.session.has_stretch());
+            if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
+                return Err(Ending::Draining); // Everything that was there has been sent.
             }
             if let Some(at) = self.session.next_turn() {
                 self.wake_by(at);
             }
-            match self.next_event().await {
+            // A channel that never rests must not keep its reader from being heard, sent away or timed out.
+            match self.next_event(!more).await {
                 Event::Ready => {}
                 Event::Frame(frame) => {
                     self.silent_until = None;
-                    if let Err(ending) = self.answer(frame).await {
-                        return ending;
-                    }
+                    self.answer(frame).await?;
                 }
-                Event::Ended(ending) => return ending,
+                Event::Ended(ending) => return Err(ending),
                 Event::Stop => {
                     let until = Instant::now() + self.shared.pulse.drain;
                     self.draining = Some(until);
@@ -224,12 +216,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 }
                 Event::Orders(orders) => {
                     if !self.obey(orders) {
-                        return Ending::Kicked;
+                        return Err(Ending::Kicked);
                     }
                 }
                 Event::Time => {
                     if let Some(ending) = self.look_at_the_clock() {
-                        return ending;
+                        return Err(ending);
                     }
                 }
             }
@@ -326,7 +318,8 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         outcome
     }
 
-    async fn next_event(&mut self) -> Event {
+    /// What happens next; without `wait`, `Ready` if nothing has happened yet.
+    async fn next_event(&mut self, wait: bool) -> Event {
         std::future::poll_fn(|cx| {
             if self.member.poll_stop(cx) && self.draining.is_none() {
                 return Poll::Ready(Event::Stop);
@@ -340,15 +333,18 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             {
                 return Poll::Ready(frame.map_or_else(Event::Ended, Event::Frame));
             }
+            if self.timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Time);
+            }
+            if !wait {
+                return Poll::Ready(Event::Ready);
+            }
             if self.blocked.is_some() || !self.owed.is_empty() {
                 if let Poll::Ready(outcome) = self.socket.poll_writable(cx) {
                     return Poll::Ready(outcome.map_or(Event::Ended(Ending::Gone), |()| Event::Ready));
                 }
             } else if self.session.poll_ready(cx).is_ready() {
                 return Poll::Ready(Event::Ready);
-            }
-            if self.timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Time);
             }
             Poll::Pending
         })

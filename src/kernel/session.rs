@@ -286,6 +286,11 @@ impl Session {
         self.ready.is_empty() && !self.behind.is_empty()
     }
 
+    /// Whether `fetch` has read something that `fill` has not proposed yet.
+    pub fn has_stretch(&self) -> bool {
+        self.stretch.is_some()
+    }
+
     /// Reads the next page of a channel in which the session is behind the tail.
     pub async fn fetch(&mut self) -> Result<(), LogError> {
         let Some(slot) = self.behind.pop_front() else { return Ok(()) };
