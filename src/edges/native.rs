@@ -228,7 +228,7 @@ async fn rehearse(session: &Session, names: &[String], id: Option<&RawValue>, ou
             Err(error) => Err(Fault::ChannelName(error)),
         };
         match verdict {
-            Ok(()) => channels.push(name.as_str()),
+            Ok(_) => channels.push(name.as_str()),
             Err(fault) => faults.push(fault),
         }
     }

@@ -17,7 +17,9 @@ use super::remembered::Forget;
 use super::resident::with_vm;
 use super::vm::Failure;
 use super::{Counters, HostConfig, LoadError, Policies};
-use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, RefusalKind};
+use crate::kernel::hooks::{
+    Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, RefusalKind, Sight,
+};
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
@@ -290,24 +292,25 @@ impl Hooks for Host {
         Box::pin(ready(self.who_now(client, token)))
     }
 
-    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, ()> {
+    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
         let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
-        Box::pin(ready(self.decide(&question)))
+        Box::pin(ready(self.decide(&question).map(|()| None)))
     }
 
-    fn publish<'a>(&'a self, client: &'a Client, draft: &'a Draft) -> Answer<'a, ()> {
+    fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
         let channel = &draft.channel;
         let granted = client.identity.grants.publish.matches(channel.as_str());
-        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(draft), resume: false };
-        Box::pin(ready(self.decide(&question)))
+        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
+        let decided = self.decide(&question);
+        Box::pin(ready(decided.map(|()| draft.into())))
     }
 
-    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, ()> {
+    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
         let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
-        Box::pin(ready(self.decide(&question)))
+        Box::pin(ready(self.decide(&question).map(|()| None)))
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {
