@@ -25,6 +25,7 @@ mod page;
 mod payload;
 mod poll;
 mod real_clients;
+mod reload;
 mod resume;
 mod slow_readers;
 mod sse;

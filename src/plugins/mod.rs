@@ -36,6 +36,7 @@ mod host;
 mod keys;
 mod kv;
 mod manifest;
+mod operator;
 mod record;
 mod remembered;
 mod resident;
@@ -61,6 +62,7 @@ pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
 pub use host::{Host, Latest, World};
+pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 
