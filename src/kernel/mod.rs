@@ -24,7 +24,7 @@
 //!
 //! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format` the
 //! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order · `tail` the newest part, shared · `channel` one log in
-//! memory and who is woken · `session` cursors · `hub` the verbs.
+//! memory and who is woken · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
 //!
 //! The kernel parses nothing and names no store, no language, no protocol: `tests/layers.rs` holds that.
 
@@ -40,7 +40,9 @@ pub mod message;
 pub mod pattern;
 pub mod policy;
 pub mod session;
+mod subscription;
 mod tail;
+mod turn;
 
 pub use channel::Channel;
 pub use counters::{BUCKETS, Counter, Counters, Histogram};
