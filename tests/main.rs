@@ -30,4 +30,5 @@ mod slow_readers;
 mod sse;
 mod stopping;
 mod tls;
+mod views;
 mod ws;

@@ -13,7 +13,7 @@ export CARGO_TARGET_DIR="${PLANTED_TARGET:-$root/target/planted}"
 bugs() { cat <<'BUGS'
 order: a group is shown backwards|src/kernel/lane.rs|in std::mem::take(&mut self.unsettled) {|in std::mem::take(&mut self.unsettled).into_iter().rev() {
 hole: what has left the store is not announced|src/kernel/turn.rs|self.announce_hole(slot, upto + 1, &page, batch);|self.subscriptions[slot as usize].reached = upto;
-hole: a resume from before the oldest one says nothing|src/kernel/subscription.rs|return (first - 1, Some(gap(after, first, GapCause::Evicted)));|return (first - 1, None);
+hole: a resume from before the oldest one says nothing|src/kernel/subscription.rs|return (first - 1, Some(Gap::between(after, first, GapCause::Evicted)));|return (first - 1, None);
 hole: the rest of a half-written publication is dropped|src/kernel/turn.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|
 duplicate: a half-written publication is sent again|src/kernel/turn.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|{ carry.extend_from_slice(&batch.bytes[written..step.end]); break; }
 duplicate: a repeat of a key is a message|src/stores/sled.rs|if let Some((offset, time)) = self.known_key(&key, entry.time)? {|if let Some((offset, time)) = self.known_key(&key, u64::MAX)? {

@@ -11,12 +11,12 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::channel::{Bell, Seat};
-use super::format::{Format, GapCause};
-use super::hooks::{Client, Refusal};
+use super::format::{Format, Gap, GapCause};
+use super::hooks::{Client, Refusal, Sight};
 use super::hub::Hub;
 use super::log::LogError;
 use super::message::{ChannelName, Position};
-use super::subscription::{Subscription, begin, gap};
+use super::subscription::{Subscription, begin};
 use super::turn::Stretch;
 
 pub use super::subscription::{Pace, Start};
@@ -97,11 +97,8 @@ impl Session {
 
     /// Begins to listen. The position that is answered is where delivery begins.
     pub async fn subscribe(&mut self, name: ChannelName, start: Start) -> Result<Position, SubscribeError> {
-        self.hub.hooks().subscribe(&self.client, &name).await.map_err(SubscribeError::Refused)?;
-        let resume_denied = match start {
-            Start::Now => false,
-            Start::After(..) => self.hub.hooks().history(&self.client, &name, true).await.is_err(),
-        };
+        let resumes = matches!(start, Start::After(..));
+        let (sight, may_resume) = self.ask(&name, resumes).await.map_err(SubscribeError::Refused)?;
         let channel = self.hub.channel(&name).await.map_err(SubscribeError::Store)?;
         let extent = channel.log.open(&name, &channel.policy).await.map_err(SubscribeError::Store)?;
         let kept = channel.policy.history.is_some();
@@ -113,21 +110,23 @@ impl Session {
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),
-            Start::After(after, _) if resume_denied => {
-                (head, (after < head).then(|| gap(after, head + 1, GapCause::Denied)))
+            Start::After(after, _) if !may_resume => {
+                (head, (after < head).then(|| Gap::between(after, head + 1, GapCause::Denied)))
             }
             Start::After(after, epoch) => begin(after, epoch, seat.channel.epoch, first, head),
         };
-        let live_at = matches!(start, Start::After(..)).then_some(head);
+        let live_at = resumes.then_some(head);
         let position = Position { epoch: seat.channel.epoch, offset: cursor };
-        let encoding = seat.channel.tail.encoding(&self.format);
+        let encoding = seat.channel.tail.encoding(&self.format, &sight);
         let has_something = cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head;
         if has_something && seat.reader.claim() {
             self.ready.push_back(slot);
         }
         entry.insert(Subscription {
             seat,
+            sight,
             encoding,
+            resumed: resumes,
             cursor,
             reached: cursor,
             gap,
@@ -143,6 +142,20 @@ impl Session {
         Ok(position)
     }
 
+    /// Whether it may listen, what it then sees, and whether it may have what it missed. What it missed it sees as what
+    /// happens now; only a view that the history alone names narrows both.
+    async fn ask(&self, name: &ChannelName, resumes: bool) -> Result<(Sight, bool), Refusal> {
+        let hooks = self.hub.hooks();
+        let sight = hooks.subscribe(&self.client, name).await?;
+        if !resumes {
+            return Ok((sight, true));
+        }
+        match hooks.history(&self.client, name, true).await {
+            Ok(past) => Ok((sight.or(past), true)),
+            Err(_) => Ok((sight, false)),
+        }
+    }
+
     /// Slows one of its channels down.
     pub fn set_pace(&mut self, name: &str, pace: Pace) {
         if let Some(slot) = self.by_name.get(name) {
@@ -155,16 +168,19 @@ impl Session {
         self.resting.iter().filter_map(|slot| self.subscriptions[*slot as usize].rests_until).min()
     }
 
-    /// It is somebody else now, or the same with other rights: every subscription is voted on again. Those that are denied
-    /// have ended when this returns.
+    /// It is somebody else now, or the same under other rules: every subscription is voted on again, and goes on from its
+    /// cursor with what it sees from now on. Those that are denied have ended when this returns.
     pub async fn becomes(&mut self, client: Arc<Client>) -> Vec<(ChannelName, Refusal)> {
         self.client = client;
         let mut ended = Vec::new();
-        let names: Vec<ChannelName> = self.by_name.keys().cloned().collect();
-        for name in names {
-            if let Err(refusal) = self.hub.hooks().subscribe(&self.client, &name).await {
-                self.unsubscribe(name.as_str());
-                ended.push((name, refusal));
+        let held: Vec<_> = self.by_name.iter().map(|(name, slot)| (name.clone(), *slot as usize)).collect();
+        for (name, slot) in held {
+            match self.ask(&name, self.subscriptions[slot].resumed).await {
+                Ok((sight, _)) => self.subscriptions[slot].look_through(sight, &self.format),
+                Err(refusal) => {
+                    self.unsubscribe(name.as_str());
+                    ended.push((name, refusal));
+                }
             }
         }
         ended

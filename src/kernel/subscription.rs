@@ -6,13 +6,18 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::channel::Seat;
-use super::format::{Gap, GapCause};
+use super::format::{Format, Gap, GapCause};
+use super::hooks::Sight;
 use super::message::{ChannelName, Epoch, Offset, Position};
 use super::tail::Encoding;
 
 pub(super) struct Subscription {
     pub seat: Seat,
+    /// What it sees; the encoding is made of that.
+    pub sight: Sight,
     pub encoding: Arc<Encoding>,
+    /// It came back with a position, so the rules of the history had a say in what it sees.
+    pub resumed: bool,
     /// Everything up to here has been written to the socket.
     pub cursor: Offset,
     /// Everything up to here is in the batch at hand.
@@ -53,6 +58,12 @@ pub enum Start {
 }
 
 impl Subscription {
+    /// Sees the channel so from its cursor on.
+    pub fn look_through(&mut self, sight: Sight, format: &Arc<dyn Format>) {
+        self.encoding = self.seat.channel.tail.encoding(format, &sight);
+        self.sight = sight;
+    }
+
     /// Further behind than the channel's policy allows, or than the tail reaches.
     pub fn is_far_behind(&self) -> bool {
         let channel = &self.seat.channel;
@@ -79,10 +90,6 @@ impl Subscription {
     }
 }
 
-pub(super) fn gap(requested: Offset, available: Offset, cause: GapCause) -> Gap {
-    Gap { requested, available, cause, missing: Some((requested + 1, available - 1)) }
-}
-
 /// Where a reader that asks for what is after `after` begins, and what it must be told.
 pub(super) fn begin(
     after: Offset,
@@ -97,7 +104,7 @@ pub(super) fn begin(
         return (first - 1, Some(gap));
     }
     if after + 1 < first {
-        return (first - 1, Some(gap(after, first, GapCause::Evicted)));
+        return (first - 1, Some(Gap::between(after, first, GapCause::Evicted)));
     }
     (after, None)
 }

@@ -2,14 +2,17 @@
 //!
 //! A socket that takes nothing moves nothing, and what was proposed and not taken is proposed again.
 
+use std::borrow::Cow;
+
 use tokio::time::Instant;
 
 use super::format::{Gap, GapCause, Notice};
 use super::log::{Extent, From, LogError, Page, Range};
 use super::message::{Offset, Publication};
 use super::policy::Lag;
+use super::rendering::render;
 use super::session::Session;
-use super::subscription::{Pace, Subscription, gap};
+use super::subscription::{Pace, Subscription};
 use super::tail::Copied;
 
 /// What one page of the log holds at most, for a reader that is behind the tail.
@@ -224,7 +227,6 @@ impl Session {
 
     fn fill_from_log(&mut self, stretch: Stretch, batch: &mut Batch) {
         let Stretch { slot, page, upto } = stretch;
-        self.hub.counters().encoded.add(page.publications.len() as u64);
         for publication in &page.publications {
             self.announce_hole(slot, publication.offset, &page, batch);
             self.say_publication(slot, publication, batch);
@@ -242,7 +244,7 @@ impl Session {
         }
         let lost = page.lost.iter().any(|(from, to)| *from <= reached + 1 && next - 1 <= *to);
         let cause = if lost { GapCause::Lost } else { GapCause::Evicted };
-        self.skip_to(slot, gap(reached, next, cause), batch);
+        self.skip_to(slot, Gap::between(reached, next, cause), batch);
     }
 
     fn announce_gap(&mut self, slot: u32, batch: &mut Batch) {
@@ -270,7 +272,7 @@ impl Session {
         if channel.policy.lag == Lag::Close {
             return Err(Close::Lagged);
         }
-        self.skip_to(slot, gap(reached, head, GapCause::Skipped), batch);
+        self.skip_to(slot, Gap::between(reached, head, GapCause::Skipped), batch);
         Ok(())
     }
 
@@ -290,10 +292,19 @@ impl Session {
     }
 
     fn say_publication(&mut self, slot: u32, publication: &Publication, batch: &mut Batch) {
+        let counters = self.hub.counters();
         let subscription = &mut self.subscriptions[slot as usize];
-        subscription.reached = publication.offset;
         let channel = &subscription.seat.channel;
-        self.format.publication(&channel.name, channel.epoch, publication, &mut batch.bytes);
+        let seen = match &subscription.sight {
+            None => Some(Cow::Borrowed(publication)),
+            Some(view) => render(&**view, &channel.name, publication, counters).map(Cow::Owned),
+        };
+        let Some(seen) = seen else {
+            return self.skip_to(slot, Gap::at(publication.offset, GapCause::Denied), batch);
+        };
+        subscription.reached = publication.offset;
+        counters.encoded.add(1);
+        self.format.publication(&channel.name, channel.epoch, &seen, &mut batch.bytes);
         self.seal(slot, publication.offset, &mut batch.bytes);
         let end = batch.bytes.len();
         batch.steps.push(Step { end, slot, to: publication.offset, act: Act::Publication });
