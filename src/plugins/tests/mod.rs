@@ -6,6 +6,7 @@ mod hostile;
 mod library;
 mod loading;
 mod record;
+mod reload;
 mod remembered;
 mod rules;
 mod safety;
@@ -65,6 +66,7 @@ fn try_script_with(code: &str, config: HostConfig) -> Result<(Arc<Host>, Dir), L
     let dir = Dir::new();
     dir.write("rules.lua", code);
     let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..config })?;
+    host.begin()?;
     Ok((host, dir))
 }
 
