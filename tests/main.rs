@@ -31,4 +31,5 @@ mod slow_readers;
 mod sse;
 mod stopping;
 mod tls;
+mod views;
 mod ws;
