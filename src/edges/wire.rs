@@ -49,6 +49,8 @@ pub enum Fault {
     },
     SlowBody,
     TooManyConnections,
+    /// On one connection.
+    TooManyRefusals,
     Busy,
     Stopping,
     Store {
@@ -92,6 +94,7 @@ impl Fault {
             Fault::Method => (405, 40500),
             Fault::SlowBody => (408, 40801),
             Fault::TooLarge { .. } => (413, 41301),
+            Fault::TooManyRefusals => (429, 42901),
             Fault::TooManyConnections => (503, 50303),
             Fault::Busy => (503, 50302),
             Fault::Stopping => (503, 50300),
@@ -119,6 +122,7 @@ impl Fault {
             Fault::Method => "method",
             Fault::TooLarge { .. } => "too_large",
             Fault::SlowBody => "slow_body",
+            Fault::TooManyRefusals => "too_many_refusals",
             Fault::TooManyConnections => "too_many_connections",
             Fault::Busy => "busy",
             Fault::Stopping => "stopping",
@@ -154,6 +158,9 @@ impl Fault {
             Fault::Method => "this path does not answer to that method".into(),
             Fault::TooLarge { max } => format!("payload exceeds maximum size of {max} bytes").into(),
             Fault::SlowBody => "the request's body did not arrive in time".into(),
+            Fault::TooManyRefusals => {
+                "too many of your requests had to be refused: come back later, and ask for what is yours".into()
+            }
             Fault::TooManyConnections => "too many connections: come back later".into(),
             Fault::Busy => "too many publishes are waiting: come back later".into(),
             Fault::Stopping => "the hub is going down: come back in a moment".into(),
@@ -227,6 +234,8 @@ pub enum Ending {
     Kicked,
     Lagged,
     Expired,
+    /// It asked in vain too often.
+    Refused,
     /// It broke the rules of its transport.
     Protocol(&'static str),
     /// Text that is no UTF-8.
@@ -257,6 +266,7 @@ impl Ending {
             Ending::Lagged => Some(1012),
             Ending::Expired => Some(4401),
             Ending::Kicked => Some(4403),
+            Ending::Refused => Some(4429),
         }
     }
 
@@ -271,6 +281,7 @@ impl Ending {
             Ending::TooLarge => "frame too large",
             Ending::Lagged => "lagged: resume from your last position",
             Ending::Expired => "credential expired",
+            Ending::Refused => "too many refused requests",
             Ending::Dead => "no answer",
         }
     }
@@ -282,7 +293,7 @@ impl Ending {
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
             Ending::Expired | Ending::Kicked => "server",
-            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge => "error",
+            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }
     }

@@ -36,6 +36,7 @@ mod remembered;
 mod resident;
 mod schema;
 mod shared;
+mod shown;
 mod value;
 mod vm;
 mod watchdog;
