@@ -147,6 +147,7 @@ impl Running {
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
         host.keep_in(Arc::new(kept.kv()?));
+        host.begin()?;
         let hub = Hub::start(Parts {
             hooks: host.clone(),
             kept: Arc::new(kept),

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use aether::kernel::TailLimit;
 use aether::kernel::format::{Format, Notice};
-use aether::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity};
+use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Sight};
 use aether::kernel::hub::{Hub, Parts};
 use aether::kernel::message::{ChannelName, Draft, Epoch, Message, Offset, Position, Publication};
 use aether::kernel::policy::{Ack, Lag, Policy, Retention};
@@ -107,14 +107,14 @@ impl Hooks for Open {
     fn connect<'a>(&'a self, _: &'a ConnectRequest) -> Answer<'a, Identity> {
         Box::pin(ready(Ok(Identity::default())))
     }
-    fn subscribe<'a>(&'a self, _: &'a Client, _: &'a ChannelName) -> Answer<'a, ()> {
-        Box::pin(ready(Ok(())))
+    fn subscribe<'a>(&'a self, _: &'a Client, _: &'a ChannelName) -> Answer<'a, Sight> {
+        Box::pin(ready(Ok(None)))
     }
-    fn publish<'a>(&'a self, _: &'a Client, _: &'a Draft) -> Answer<'a, ()> {
-        Box::pin(ready(Ok(())))
+    fn publish<'a>(&'a self, _: &'a Client, draft: Draft) -> Answer<'a, Admission> {
+        Box::pin(ready(Ok(draft.into())))
     }
-    fn history<'a>(&'a self, _: &'a Client, _: &'a ChannelName, _: bool) -> Answer<'a, ()> {
-        Box::pin(ready(Ok(())))
+    fn history<'a>(&'a self, _: &'a Client, _: &'a ChannelName, _: bool) -> Answer<'a, Sight> {
+        Box::pin(ready(Ok(None)))
     }
     fn disconnected(&self, _: &Arc<Client>, _: &Farewell) {}
     fn policy(&self, channel: &ChannelName) -> Policy {
@@ -330,10 +330,11 @@ impl World {
         let payloads: Vec<_> = (1..=count).map(|n| format!("m{}", self.published + n)).collect();
         self.published += count;
         let draft = |payload: &String| Draft {
-            channel: ChannelName::new(CHANNELS[channel]).unwrap(),
-            message: Message { payload: payload.clone().into(), ..Message::default() },
             idempotency_key: key.map(|key| format!("k{key}").into()),
-            ttl: None,
+            ..Draft::new(
+                ChannelName::new(CHANNELS[channel]).unwrap(),
+                Message { payload: payload.clone().into(), ..Message::default() },
+            )
         };
         let drafts = payloads.iter().map(draft).collect();
         let receipts = self.hub.publish_batch(&client(), drafts).await;

@@ -49,17 +49,18 @@ impl Written<'_> {
     pub fn draft(self) -> Result<Draft, Fault> {
         let channel = not_empty(self.channel).ok_or(Fault::Missing("channel"))?;
         let payload = self.payload.ok_or(Fault::Missing("payload"))?;
+        let channel = ChannelName::new(&channel).map_err(Fault::ChannelName)?;
+        let message = Message {
+            payload: Bytes::copy_from_slice(payload.get().as_bytes()),
+            media: Media::Json,
+            content_type: None,
+            event: not_empty(self.event).map(event_name).transpose()?,
+            meta: self.meta.map(|meta| Bytes::copy_from_slice(meta.get().as_bytes())),
+        };
         Ok(Draft {
-            channel: ChannelName::new(&channel).map_err(Fault::ChannelName)?,
-            message: Message {
-                payload: Bytes::copy_from_slice(payload.get().as_bytes()),
-                media: Media::Json,
-                content_type: None,
-                event: not_empty(self.event).map(event_name).transpose()?,
-                meta: self.meta.map(|meta| Bytes::copy_from_slice(meta.get().as_bytes())),
-            },
             idempotency_key: not_empty(self.idempotency_key).map(idempotency_key).transpose()?,
             ttl: self.ttl.map(seconds).transpose()?,
+            ..Draft::new(channel, message)
         })
     }
 }
@@ -187,17 +188,17 @@ fn raw_draft(caller: &Caller, channel: &str, payload: Bytes) -> Result<Draft, Fa
     let worth_saying = !matches!(named, "" | "application/json" | "application/x-www-form-urlencoded");
     let text = |name| caller.param(name).filter(|text| !text.is_empty()).map(Cow::Borrowed);
     let ttl = caller.param("ttl").map(|ttl| ttl.parse().unwrap_or(f64::NAN));
+    let message = Message {
+        payload,
+        media,
+        content_type: worth_saying.then(|| content_type.into()),
+        event: text("event").map(event_name).transpose()?,
+        meta: None,
+    };
     Ok(Draft {
-        channel,
-        message: Message {
-            payload,
-            media,
-            content_type: worth_saying.then(|| content_type.into()),
-            event: text("event").map(event_name).transpose()?,
-            meta: None,
-        },
         idempotency_key: text("idempotency_key").map(idempotency_key).transpose()?,
         ttl: ttl.map(seconds).transpose()?,
+        ..Draft::new(channel, message)
     })
 }
 

@@ -3,7 +3,7 @@
 //! A format is a dialect on a transport through a view. Its bytes are the same for each of its readers, which is why a
 //! publication is encoded once per format and never once per subscriber.
 
-use super::message::{ChannelName, Epoch, Offset, Position, Publication};
+use super::message::{ChannelName, Epoch, Message, Offset, Position, Publication};
 
 /// Turns what happens in a channel into the bytes that its readers get.
 pub trait Format: Send + Sync + 'static {
@@ -20,6 +20,13 @@ pub trait Format: Send + Sync + 'static {
 
     /// What a sealed format puts behind each publication: where the session stands in all its channels.
     fn seal(&self, _positions: &mut dyn Iterator<Item = (&ChannelName, Position)>, _out: &mut Vec<u8>) {}
+}
+
+/// What a class of readers sees of a channel's publications. Made once per publication and view, never per reader.
+pub trait View: Send + Sync + 'static {
+    fn name(&self) -> &str;
+    /// The message as these readers see it; none if it is withheld from them, which they are told as a gap.
+    fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message>;
 }
 
 /// What a reader is told beside the publications.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::format::View;
 use super::message::{ChannelName, Draft, Micros};
 use super::pattern::Patterns;
 use super::policy::Policy;
@@ -24,17 +25,45 @@ pub trait Hooks: Send + Sync + 'static {
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
         Box::pin(async move { self.connect(&ConnectRequest::renewal(client, token)).await })
     }
-    /// May it listen? Any deny wins, else any allow, else no.
-    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, ()>;
-    /// May it say this here?
-    fn publish<'a>(&'a self, client: &'a Client, draft: &'a Draft) -> Answer<'a, ()>;
-    /// May it read what was said before? `resume`: a subscriber asks for what it missed; being allowed to listen is then
-    /// enough unless a rule denies.
-    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, ()>;
+    /// May it listen, and what does it see? Any deny wins, else any allow, else no.
+    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight>;
+    /// May it say this here, and how is it said?
+    fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission>;
+    /// May it read what was said before, and what does it see? `resume`: a subscriber asks for what it missed; being allowed
+    /// to listen is then enough unless a rule denies, and it sees what it sees live.
+    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight>;
+    /// It listens to a channel from now on. Told after the fact; must not block.
+    fn joined(&self, _client: &Arc<Client>, _channel: &ChannelName) {}
+    /// It listens no more.
+    fn left(&self, _client: &Arc<Client>, _channel: &ChannelName) {}
     /// It has gone. Told after the fact; must not block.
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell);
-    /// What does this channel keep and promise? Asked when it is first touched.
+    /// What does this channel keep and promise? Asked when it is first touched, and again when the rules say so.
     fn policy(&self, channel: &ChannelName) -> Policy;
+    /// Runs what belongs to one request: all of it is judged by the rules of one moment, whatever is reloaded meanwhile.
+    fn as_one<'a>(&'a self, request: Request<'a>) -> Request<'a> {
+        request
+    }
+}
+
+/// What a request does, from its first question to the rules to its last.
+pub type Request<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What somebody sees of a channel: everything as it is, or what a view leaves of it.
+pub type Sight = Option<Arc<dyn View>>;
+
+/// A draft as the rules let it in; they may have changed what it says.
+pub struct Admission {
+    pub draft: Draft,
+    /// Its place among the channel's drafts that waited for the rules. Dropped when it stands in its lane: the next one
+    /// must not overtake it.
+    pub turn: Option<Box<dyn Any + Send>>,
+}
+
+impl From<Draft> for Admission {
+    fn from(draft: Draft) -> Admission {
+        Admission { draft, turn: None }
+    }
 }
 
 /// What somebody who wants in has shown.

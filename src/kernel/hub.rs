@@ -170,7 +170,7 @@ impl Hub {
         if self.is_stopping() {
             return Err(PublishError::Stopping);
         }
-        self.hooks.publish(client, draft).await.map_err(PublishError::Refused)?;
+        self.hooks.publish(client, draft.clone()).await.map_err(PublishError::Refused)?;
         let known = self.shared.channels.get(&draft.channel).map(|channel| channel.clone());
         let policy = known.as_ref().map_or_else(|| (self.shared.policy)(&draft.channel), |channel| channel.policy);
         Ok(Rehearsal { readers: known.map_or(0, |channel| channel.subscribers()), policy })
@@ -185,8 +185,8 @@ impl Hub {
         if self.is_stopping() {
             return Err(PublishError::Stopping);
         }
-        match self.hooks.publish(client, &draft).await {
-            Ok(()) => Ok(Admitted(draft)),
+        match self.hooks.publish(client, draft).await {
+            Ok(admission) => Ok(Admitted(admission.draft)),
             Err(refusal) => {
                 self.shared.counters.refused.add(1);
                 Err(PublishError::Refused(refusal))

@@ -155,6 +155,16 @@ pub struct Draft {
     pub idempotency_key: Option<Box<str>>,
     /// Kept no longer than this, whatever the channel's policy allows.
     pub ttl: Option<Duration>,
+    /// For those who listen now; the log keeps its number and nothing of what it says.
+    pub fleeting: bool,
+    /// Several channels got the same: a connection gets one copy of all that carry the same number.
+    pub once: Option<u64>,
+}
+
+impl Draft {
+    pub fn new(channel: ChannelName, message: Message) -> Draft {
+        Draft { channel, message, idempotency_key: None, ttl: None, fleeting: false, once: None }
+    }
 }
 
 /// A message that the rules let in. Only `Hub` makes one, from a draft, after asking the hooks.

@@ -63,6 +63,10 @@ impl Breaker {
         tries
     }
 
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
     pub fn succeeded(&self) -> Option<Turn> {
         if !self.open.load(Ordering::Acquire) {
             return None;

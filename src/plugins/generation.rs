@@ -61,10 +61,12 @@ pub enum Event {
     Publish,
     History,
     Disconnect,
+    Load,
+    Unload,
 }
 
 impl Event {
-    const KINDS: usize = 6;
+    const KINDS: usize = Event::Unload as usize + 1;
 }
 
 impl fmt::Display for Event {
@@ -76,7 +78,17 @@ impl fmt::Display for Event {
             Event::Publish => "on.publish",
             Event::History => "on.history",
             Event::Disconnect => "on.disconnect",
+            Event::Load => "on.load",
+            Event::Unload => "on.unload",
         })
+    }
+}
+
+/// A breaker that is open when its generation goes is open no more.
+impl Drop for Program {
+    fn drop(&mut self) {
+        let open = self.breakers.iter().flatten().filter(|breaker| breaker.is_open()).count();
+        self.counters.breakers_open.fetch_sub(open as u64, Ordering::Relaxed);
     }
 }
 
@@ -221,6 +233,16 @@ impl Unit {
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
+    }
+
+    /// What it may beside what every unit may, as `(kind, permission)`; none of a script, which may everything.
+    pub fn permissions(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
+        let channels = self.may.iter().flat_map(|may| may.iter()).map(|pattern| ("channels", pattern.to_string()));
+        let lists = [("secrets", &self.secrets), ("kv", &self.kv), ("shared", &self.shared)];
+        let named = lists
+            .into_iter()
+            .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
+        channels.chain(named)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {

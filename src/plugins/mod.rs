@@ -7,7 +7,9 @@
 //!   generation ---- build ----> vm (one per thread) <---- watchdog stops what overruns
 //!        ^                       | api: the global `aether`     handles: s, ch, msg, req
 //!        |                       v
-//!   hooks: which hooks concern a channel (once per channel) -> votes -> decision
+//!   rules: which hooks concern a channel (once per channel) -> votes -> decision
+//!        ^
+//!   host: the generation in charge, reload, rollback
 //! ```
 //!
 //! What holds:
@@ -22,18 +24,22 @@
 mod api;
 mod bounded;
 mod breaker;
+mod change;
 mod commons;
 mod decision;
 mod departures;
+mod duty;
 mod generation;
 mod handles;
-mod hooks;
+mod handover;
+mod host;
 mod keys;
 mod kv;
 mod manifest;
 mod record;
 mod remembered;
 mod resident;
+mod rules;
 mod schema;
 mod shared;
 mod shown;
@@ -53,8 +59,9 @@ use std::time::Duration;
 
 pub use api::{Entry, registry};
 pub use breaker::BreakerLimits;
+pub use change::Change;
 pub use commons::Clock;
-pub use hooks::Host;
+pub use host::{Host, Latest, World};
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 
@@ -62,8 +69,11 @@ use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
 
 pub type Secrets = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+/// Where plugins and scripts are and how they are set: asked at the start and at every reload.
+pub type Sources = Arc<dyn Fn() -> Result<HostConfig, LoadError> + Send + Sync>;
 pub type Policies = Arc<dyn Fn(&ChannelName) -> Policy + Send + Sync>;
 
+#[derive(Clone)]
 pub struct HostConfig {
     /// In order; scripts come last.
     pub plugins: Vec<PluginUse>,

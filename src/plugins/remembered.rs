@@ -27,7 +27,8 @@ pub struct Remembered {
 /// One hook's yes to one listener.
 #[derive(PartialEq, Eq, Hash)]
 pub struct Vote {
-    hook: usize,
+    /// Of a generation: another one's hooks are others.
+    hook: (u64, usize),
     who: Who,
     channel: ChannelName,
 }
@@ -94,8 +95,10 @@ impl Remembered {
         })
     }
 
-    pub fn name(&self, credential: &str) -> [u8; 32] {
-        Sha256::new().chain_update(self.salt).chain_update(credential).finalize().into()
+    /// What a generation knows a credential by.
+    pub fn name(&self, generation: u64, credential: &str) -> [u8; 32] {
+        let salted = Sha256::new().chain_update(self.salt).chain_update(generation.to_le_bytes());
+        salted.chain_update(credential).finalize().into()
     }
 
     pub fn identity(&self, name: &[u8; 32], now: Micros) -> Option<Identity> {
@@ -115,7 +118,7 @@ impl Remembered {
         }
     }
 
-    pub fn vote(&self, hook: usize, client: &Client, channel: &ChannelName, now: Micros) -> bool {
+    pub fn vote(&self, hook: (u64, usize), client: &Client, channel: &ChannelName, now: Micros) -> bool {
         let vote = Vote { hook, who: Who::of(client), channel: channel.clone() };
         self.votes.read(&vote, now, |_| ()).is_some()
     }
@@ -123,7 +126,7 @@ impl Remembered {
     pub fn keep_vote(
         &self,
         mark: (u64, u64),
-        (hook, client, channel): (usize, &Client, &ChannelName),
+        (hook, client, channel): ((u64, usize), &Client, &ChannelName),
         tags: Vec<String>,
         ttl: Duration,
         now: Micros,
@@ -141,6 +144,12 @@ impl Remembered {
         }
         self.credentials.forget(|_, identity| what.fits_credential(identity))
             + self.votes.forget(|vote, tags| what.fits_vote(vote, tags))
+    }
+
+    /// Everything: other rules are in charge.
+    pub fn clear(&self) {
+        self.credentials.forget(|_, _| true);
+        self.votes.forget(|_, _| true);
     }
 
     /// The votes that `client` got, because it is somebody else now.

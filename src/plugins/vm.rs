@@ -79,8 +79,8 @@ impl Vm {
         self.exhausted.get()
     }
 
-    /// Asks one hook. `args` are made under the same budget; `known` are the options of `allow` that mean something
-    /// to it.
+    /// Asks one hook for its vote. `args` are made under the same budget; `known` are the options of `allow` that mean
+    /// something to it.
     pub fn ask<A: IntoLuaMulti>(
         &self,
         hook: usize,
@@ -88,6 +88,23 @@ impl Vm {
         known: &[&str],
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
+        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known))?;
+        if let Vote::Deny(deny) = &mut vote
+            && deny.place.is_empty()
+        {
+            deny.place.clone_from(&self.registrations[hook].place);
+        }
+        Ok(vote)
+    }
+
+    /// Runs one hook, and reads what it returned.
+    pub fn call<A: IntoLuaMulti, R>(
+        &self,
+        hook: usize,
+        budget: Duration,
+        args: impl FnOnce(&Lua) -> mlua::Result<A>,
+        read: impl FnOnce(&Value, &Value) -> Result<R, String>,
+    ) -> Result<R, Failure> {
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
         let Program { counters, limits, commons, .. } = &*self.program;
         let breaker = self.program.breaker(registration);
@@ -99,39 +116,28 @@ impl Vm {
         counters.lua_entries.fetch_add(1, Relaxed);
         let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
         let place = &registration.place;
-        let vote = match answer {
+        let outcome = match answer {
             answer if stopped => {
                 counters.killed_over_budget.fetch_add(1, Relaxed);
                 let stop =
                     answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
                 Err(format!("{stop} ({registration} may take {budget:?})"))
             }
-            Ok((value, reason)) => {
-                Vote::read(&value, &reason, known).map_err(|why| format!("{place}: {registration}: {why}"))
-            }
+            Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
             Err(error) => Err(located(&error, place)),
         };
         self.look_at_memory(stopped);
-        let turn = match &vote {
+        let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
             Err(_) => breaker.failed(&limits.breaker, commons.now()),
         };
         if let Some(turn) = turn {
             self.tell_turn(registration, turn);
         }
-        match vote {
-            Ok(Vote::Deny(mut deny)) => {
-                if deny.place.is_empty() {
-                    deny.place.clone_from(place);
-                }
-                Ok(Vote::Deny(deny))
-            }
-            Ok(vote) => Ok(vote),
-            Err(why) => {
-                counters.errors.fetch_add(1, Relaxed);
-                Err(Failure { why, rests: false })
-            }
-        }
+        outcome.map_err(|why| {
+            counters.errors.fetch_add(1, Relaxed);
+            Failure { why, rests: false }
+        })
     }
 
     fn tell_turn(&self, registration: &Registration, turn: Turn) {

@@ -9,21 +9,21 @@ use super::Facts;
 use super::decision::{Allow, Asker, Decision, Vote};
 use super::generation::Event;
 use super::handles::Request;
-use super::hooks::{Host, No};
 use super::resident::with_vm;
+use super::rules::{No, Rules};
 use super::shown::Shown;
 use super::vm::Vm;
 use crate::kernel::hooks::{Client, ConnectRequest, Identity, Refusal, RefusalKind};
 
 const OPTIONS: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
 
-impl Host {
-    pub(super) fn who(&self, request: &ConnectRequest) -> Result<Identity, Refusal> {
+impl Rules {
+    pub fn who(&self, request: &ConnectRequest) -> Result<Identity, Refusal> {
         let (commons, counters) = (&self.generation.program.commons, &self.counters);
         let remembered = &commons.remembered;
         // A connection is asked about once anyway; requests come again and again with the same credential.
         let credential = request.bearer.as_deref().filter(|_| request.transport == "http");
-        let name = credential.map(|credential| remembered.name(credential));
+        let name = credential.map(|credential| remembered.name(self.generation.id, credential));
         if let Some(name) = &name
             && let Some(identity) = remembered.identity(name, commons.now())
         {
@@ -43,10 +43,9 @@ impl Host {
     }
 
     /// Who `client` is from now on, having shown `token`. It stays the same user: its subscriptions go on.
-    pub(super) fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
+    pub fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
         let asker = Asker { shown: Shown::Token(token), ..Asker::from(client) };
-        let refreshes = self.generation.registrations.iter().any(|hook| hook.event == Event::Refresh);
-        let allow = if refreshes {
+        let allow = if self.hooks_of(Event::Refresh).next().is_some() {
             self.ask_who(Event::Refresh, asker, |vm, lua| Ok((vm.handles.session(lua, client)?, token)))?
         } else {
             let request = ConnectRequest::renewal(client, token);
@@ -70,14 +69,12 @@ impl Host {
         args: impl Fn(&Vm, &Lua) -> mlua::Result<A>,
     ) -> Result<Box<Allow>, Refusal> {
         let budget = self.generation.program.limits.connect;
-        let hooks =
-            || (0..self.generation.registrations.len()).filter(|at| self.generation.registrations[*at].event == event);
-        let mut asked = hooks().next();
+        let mut asked = self.hooks_of(event).next();
         let answer = if asked.is_none() {
             Ok(Vote::None)
         } else {
             with_vm(&self.generation, |vm| {
-                for hook in hooks() {
+                for hook in self.hooks_of(event) {
                     asked = Some(hook);
                     match vm.ask(hook, budget, &OPTIONS, |lua| args(vm, lua))? {
                         Vote::None => {}
@@ -107,7 +104,7 @@ impl Host {
     }
 
     /// A no that no hook said.
-    pub(super) fn refuse_by_default(
+    pub fn refuse_by_default(
         &self,
         event: Event,
         code: &str,

@@ -52,6 +52,20 @@ pub const ENTRIES: &[Entry] = &[
         doc: "Told after a session has ended; why is {cause, code, expected}.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Disconnect, &args)),
     },
+    Entry {
+        name: "on.load",
+        args: "fn(prev)",
+        gives: "",
+        doc: "Runs once when a generation takes charge; prev is what the unload hook of the one before has left, or nil. If it fails, the reload is refused.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Load, &args)),
+    },
+    Entry {
+        name: "on.unload",
+        args: "fn()",
+        gives: "",
+        doc: "Asked before another generation takes charge: what it returns, as JSON could say it, is given to that one's load hook.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Unload, &args)),
+    },
 ];
 
 fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::Result<()> {

@@ -6,6 +6,7 @@ mod hostile;
 mod library;
 mod loading;
 mod record;
+mod reload;
 mod remembered;
 mod rules;
 mod safety;
@@ -65,6 +66,7 @@ fn try_script_with(code: &str, config: HostConfig) -> Result<(Arc<Host>, Dir), L
     let dir = Dir::new();
     dir.write("rules.lua", code);
     let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..config })?;
+    host.begin()?;
     Ok((host, dir))
 }
 
@@ -140,19 +142,19 @@ fn granted(patterns: &[&str]) -> Grants {
 
 fn draft(channel: &str, payload: &str) -> Draft {
     let message = Message { payload: Bytes::copy_from_slice(payload.as_bytes()), ..Message::default() };
-    Draft { channel: name(channel), message, idempotency_key: None, ttl: None }
+    Draft::new(name(channel), message)
 }
 
 fn subscribe(host: &Host, client: &Client, channel: &str) -> Result<(), Refusal> {
-    now(host.subscribe(client, &name(channel)))
+    now(host.subscribe(client, &name(channel))).map(drop)
 }
 
 fn publish(host: &Host, client: &Client, channel: &str, payload: &str) -> Result<(), Refusal> {
-    now(host.publish(client, &draft(channel, payload)))
+    now(host.publish(client, draft(channel, payload))).map(drop)
 }
 
 fn history(host: &Host, client: &Client, channel: &str, resume: bool) -> Result<(), Refusal> {
-    now(host.history(client, &name(channel), resume))
+    now(host.history(client, &name(channel), resume)).map(drop)
 }
 
 fn connect(host: &Host, bearer: Option<&str>) -> Result<Identity, Refusal> {

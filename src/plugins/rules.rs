@@ -1,36 +1,34 @@
-//! The kernel's questions, answered: grants first, then the votes of the hooks that a channel concerns.
+//! The rules of one generation, asked: grants first, then the votes of the hooks that a channel concerns.
 
-use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use dashmap::DashMap;
 use mlua::Value;
+use parking_lot::RwLock;
 use rustc_hash::FxBuildHasher;
 
-use super::commons::Commons;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
-use super::departures::Departures;
+use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
-use super::record::{DecisionFilter, Record};
-use super::remembered::Forget;
+use super::record::Record;
 use super::resident::with_vm;
 use super::vm::Failure;
-use super::{Counters, HostConfig, LoadError, Policies};
-use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, RefusalKind};
-use crate::kernel::kv::Kv;
+use super::{Counters, Policies};
+use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
 
 /// All rules of one generation.
-pub struct Host {
-    pub(super) generation: Arc<Generation>,
+pub struct Rules {
+    pub generation: Arc<Generation>,
     /// No hook votes on any channel, so none needs to be looked up.
     votes: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
-    departures: Option<Departures>,
     policy: Policies,
-    pub(super) counters: Arc<Counters>,
+    pub counters: Arc<Counters>,
+    /// What runs beside the questions, while this generation is in charge.
+    pub duty: RwLock<Option<Duty>>,
 }
 
 /// The hooks that vote on one channel.
@@ -48,7 +46,7 @@ const MAX_CONCERNS: usize = 1 << 16;
 const SUBSCRIBE_OPTIONS: [&str; 2] = ["ttl", "tags"];
 
 /// What a hook said no with, or that it broke.
-pub(super) enum No {
+pub enum No {
     Denied(usize, Deny),
     Broken(usize, Failure),
 }
@@ -64,56 +62,52 @@ struct Question<'a> {
     resume: bool,
 }
 
-impl Host {
-    pub fn load(config: HostConfig) -> Result<Arc<Host>, LoadError> {
-        let counters = Arc::new(Counters::default());
-        let commons = Commons::new(config.clock.clone()).map_err(|why| LoadError(vec![why]))?;
-        let generation = Arc::new(Generation::load(&config, Arc::new(commons), counters.clone())?);
-        let votes = generation.registrations.iter().any(|hook| hook.pattern.is_some());
-        Ok(Arc::new(Host {
-            votes,
+impl Rules {
+    pub fn new(generation: Generation, policy: Policies) -> Rules {
+        Rules {
+            votes: generation.registrations.iter().any(|hook| hook.pattern.is_some()),
             concerns: DashMap::default(),
-            departures: Departures::start(&generation),
-            policy: config.policy,
-            counters,
-            generation,
-        }))
-    }
-
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
-    /// From here on what `aether.kv` keeps is kept in `store`.
-    pub fn keep_in(&self, store: Arc<dyn Kv>) {
-        self.generation.program.commons.kv.move_to(Some(store));
-    }
-
-    /// Entries of shared tables and limiters that had to go because others came.
-    pub fn shared_evicted(&self) -> u64 {
-        self.generation.program.commons.shelves.evicted()
-    }
-
-    /// Drops remembered credentials and votes; how many.
-    pub fn forget(&self, what: &Forget) -> usize {
-        self.generation.program.commons.remembered.forget(what)
-    }
-
-    /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
-    pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
-        self.generation.program.commons.recorder.find(filter)
-    }
-
-    /// A line per plugin and script, and a line per hook.
-    pub fn summary(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for (at, unit) in self.generation.program.units.iter().enumerate() {
-            let version = if unit.version.is_empty() { String::new() } else { format!(" {}", unit.version) };
-            lines.push(format!("{}{version} ({})", unit.name, unit.shown(&unit.entry)));
-            let own = self.generation.registrations.iter().filter(|hook| hook.unit == at);
-            lines.extend(own.map(|hook| format!("  {hook} ({})", hook.place)));
+            policy,
+            counters: generation.program.counters.clone(),
+            duty: RwLock::default(),
+            generation: Arc::new(generation),
         }
-        lines
+    }
+
+    pub fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
+        let granted = client.identity.grants.subscribe.matches(channel.as_str());
+        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
+        self.decide(&question).map(|()| None)
+    }
+
+    pub fn publish(&self, client: &Client, draft: Draft) -> Result<Admission, Refusal> {
+        let channel = &draft.channel;
+        let granted = client.identity.grants.publish.matches(channel.as_str());
+        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
+        self.decide(&question)?;
+        Ok(draft.into())
+    }
+
+    pub fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
+        // Whoever may listen may have what it missed, unless a rule says otherwise.
+        let granted = resume || client.identity.grants.history.matches(channel.as_str());
+        let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
+        self.decide(&question).map(|()| None)
+    }
+
+    pub fn policy(&self, channel: &ChannelName) -> Policy {
+        (self.policy)(channel)
+    }
+
+    /// Whether any hook concerns a channel: if none does, it never enters Lua.
+    pub fn concerns(&self, channel: &ChannelName) -> bool {
+        self.votes && !self.concern(channel).is_empty()
+    }
+
+    /// The hooks of a kind, in the order in which they were registered.
+    pub fn hooks_of(&self, event: Event) -> impl Iterator<Item = usize> {
+        let all = self.generation.registrations.iter().enumerate();
+        all.filter(move |(_, hook)| hook.event == event).map(|(at, _)| at)
     }
 
     fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
@@ -174,7 +168,8 @@ impl Host {
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
         let now = commons.now();
-        let known = |hook: &usize| commons.remembered.vote(*hook, client, question.channel, now);
+        let generation = self.generation.id;
+        let known = |hook: &usize| commons.remembered.vote((generation, *hook), client, question.channel, now);
         let (known, open): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| known(hook));
         self.counters.votes_known.fetch_add(known.len() as u64, Relaxed);
         let allows = self.ask(question, concern, &open)?;
@@ -208,7 +203,7 @@ impl Host {
                     Vote::Allow(allow) => {
                         allowed = Some(hook);
                         if let Some(ttl) = allow.ttl {
-                            let whose = (hook, client, question.channel);
+                            let whose = ((self.generation.id, hook), client, question.channel);
                             commons.remembered.keep_vote(mark, whose, allow.tags, ttl, commons.now());
                         }
                     }
@@ -220,7 +215,7 @@ impl Host {
         votes.unwrap_or_else(|failure| Err(No::Broken(asked, failure)))
     }
 
-    pub(super) fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
+    pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
         self.counters.denied.fetch_add(1, Relaxed);
         let (No::Denied(hook, _) | No::Broken(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
@@ -251,7 +246,7 @@ impl Host {
     }
 
     /// Writes down one yes of many.
-    pub(super) fn sample(&self, event: Event, by: Option<usize>, channel: Option<&str>, asker: Asker<'_>) {
+    pub fn sample(&self, event: Event, by: Option<usize>, channel: Option<&str>, asker: Asker<'_>) {
         let commons = &self.generation.program.commons;
         commons.recorder.sample(|| {
             let hook = by.map(|by| &self.generation.registrations[by]);
@@ -273,55 +268,8 @@ impl Host {
     }
 }
 
-/// VMs live on for a moment, each with its thread; they must not keep the store open.
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.departures = None;
-        self.generation.program.commons.kv.move_to(None);
-    }
-}
-
-impl Hooks for Host {
-    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
-        Box::pin(ready(self.who(request)))
-    }
-
-    fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
-        Box::pin(ready(self.who_now(client, token)))
-    }
-
-    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, ()> {
-        let granted = client.identity.grants.subscribe.matches(channel.as_str());
-        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
-        Box::pin(ready(self.decide(&question)))
-    }
-
-    fn publish<'a>(&'a self, client: &'a Client, draft: &'a Draft) -> Answer<'a, ()> {
-        let channel = &draft.channel;
-        let granted = client.identity.grants.publish.matches(channel.as_str());
-        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(draft), resume: false };
-        Box::pin(ready(self.decide(&question)))
-    }
-
-    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, ()> {
-        // Whoever may listen may have what it missed, unless a rule says otherwise.
-        let granted = resume || client.identity.grants.history.matches(channel.as_str());
-        let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
-        Box::pin(ready(self.decide(&question)))
-    }
-
-    fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {
-        if let Some(departures) = &self.departures
-            && !departures.tell(client, why)
-        {
-            let dropped = self.counters.farewells_dropped.fetch_add(1, Relaxed) + 1;
-            if dropped.is_power_of_two() {
-                tracing::warn!(dropped, "disconnect hooks are too slow, farewells are dropped");
-            }
-        }
-    }
-
-    fn policy(&self, channel: &ChannelName) -> Policy {
-        (self.policy)(channel)
+impl Concern {
+    fn is_empty(&self) -> bool {
+        self.subscribe.is_empty() && self.publish.is_empty() && self.history.is_empty()
     }
 }

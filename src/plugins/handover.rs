@@ -1,0 +1,76 @@
+//! What a generation leaves to the next: load and unload hooks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mlua::Value;
+use serde_json::Value as Json;
+
+use super::LoadError;
+use super::generation::{Event, Generation};
+use super::resident::with_vm;
+use super::value::{json_to_lua, lua_to_json};
+use super::vm::Failure;
+
+/// What one unit may leave.
+const MAX_LEFT: usize = 1 << 20;
+
+/// By the unit's name.
+pub type Left = BTreeMap<String, Json>;
+
+/// Asks the unload hooks what the next generation is to have of them.
+pub fn leave(generation: &Arc<Generation>) -> Result<Left, LoadError> {
+    let mut left = Left::new();
+    each(
+        generation,
+        Event::Unload,
+        |_| Json::Null,
+        |unit, state| {
+            if state != Json::Null {
+                left.insert(unit.to_owned(), state);
+            }
+        },
+    )?;
+    Ok(left)
+}
+
+/// Runs the load hooks; each gets what the unit of its name has left, or nil.
+pub fn take(generation: &Arc<Generation>, left: &Left) -> Result<(), LoadError> {
+    each(generation, Event::Load, |unit| left.get(unit).cloned().unwrap_or_default(), |_, _| {})
+}
+
+fn each(
+    generation: &Arc<Generation>,
+    event: Event,
+    given: impl Fn(&str) -> Json,
+    mut taken: impl FnMut(&str, Json),
+) -> Result<(), LoadError> {
+    if !generation.registrations.iter().any(|hook| hook.event == event) {
+        return Ok(());
+    }
+    let budget = generation.program.limits.load;
+    let done = with_vm(generation, |vm| {
+        for (at, hook) in generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == event) {
+            let unit = &generation.program.units[hook.unit].name;
+            let state = vm.call(
+                at,
+                budget,
+                |lua| match given(unit) {
+                    Json::Null => Ok(Value::Nil),
+                    state => json_to_lua(lua, &state),
+                },
+                |state, _| {
+                    let state = lua_to_json(state)?;
+                    let size = state.to_string().len();
+                    if size > MAX_LEFT {
+                        return Err(format!("it leaves {size} bytes as JSON, at most {MAX_LEFT} are handed over"));
+                    }
+                    Ok(state)
+                },
+            )?;
+            taken(unit, state);
+        }
+        Ok(())
+    });
+    done.map_err(|Failure { why, .. }| LoadError(vec![why]))
+}

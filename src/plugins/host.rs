@@ -1,0 +1,302 @@
+//! The host: the generation in charge, those before it, and the way from one to the next.
+//!
+//! A question is answered by one generation from its first hook to its last, and all questions of a request by the same
+//! one. A reload builds the next generation beside the one in charge and swaps one pointer, or changes nothing.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::ready;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_json::Value as Json;
+
+use super::change::{self, Change};
+use super::commons::Commons;
+use super::duty::Duty;
+use super::generation::Generation;
+use super::record::{DecisionFilter, Record};
+use super::remembered::Forget;
+use super::rules::Rules;
+use super::{Counters, HostConfig, LoadError, Sources, handover};
+use crate::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
+use crate::kernel::kv::Kv;
+use crate::kernel::message::{ChannelName, Draft, Micros};
+use crate::kernel::policy::Policy;
+
+/// Generations that were in charge and can be again.
+const KEPT: usize = 5;
+
+pub struct Host {
+    current: ArcSwap<Rules>,
+    /// The newest last. Held for as long as a change takes: they come one after the other.
+    past: Mutex<VecDeque<Arc<Rules>>>,
+    latest: Mutex<Latest>,
+    sources: Sources,
+    commons: Arc<Commons>,
+    counters: Arc<Counters>,
+    world: OnceLock<Box<dyn World>>,
+}
+
+/// What a change of rules means outside of them.
+pub trait World: Send + Sync {
+    /// The channels that are in use.
+    fn channels(&self) -> Vec<ChannelName>;
+    /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
+    fn rules_changed(&self);
+}
+
+/// How the last attempt at a change went.
+#[derive(Clone, Default)]
+pub struct Latest {
+    /// When the generation at hand took charge.
+    pub since: Micros,
+    pub failed: Option<(Micros, LoadError)>,
+    pub reloads: u64,
+    pub failures: u64,
+}
+
+tokio::task_local! {
+    /// The rules that judge the request at hand, from its first question on.
+    static JUDGED_BY: OnceCell<Arc<Rules>>;
+}
+
+impl Host {
+    /// Reads and checks everything. Nothing runs beside the questions until `begin`.
+    pub fn load(config: HostConfig) -> Result<Arc<Host>, LoadError> {
+        Host::load_from(Arc::new(move || Ok(config.clone())))
+    }
+
+    /// As `load`; each reload asks `sources` again.
+    pub fn load_from(sources: Sources) -> Result<Arc<Host>, LoadError> {
+        let config = sources()?;
+        let counters = Arc::new(Counters::default());
+        let commons = Commons::new(config.clock.clone()).map_err(|why| LoadError(vec![why]))?;
+        let commons = Arc::new(commons);
+        let generation = Generation::load(&config, commons.clone(), counters.clone())?;
+        let latest = Latest { since: commons.now(), ..Latest::default() };
+        Ok(Arc::new(Host {
+            current: ArcSwap::from_pointee(Rules::new(generation, config.policy)),
+            past: Mutex::default(),
+            latest: Mutex::new(latest),
+            sources,
+            commons,
+            counters,
+            world: OnceLock::new(),
+        }))
+    }
+
+    /// Takes charge: load hooks run, and what runs beside the questions begins.
+    pub fn begin(&self) -> Result<(), LoadError> {
+        let rules = self.current.load_full();
+        handover::take(&rules.generation, &BTreeMap::new())?;
+        *rules.duty.write() = Some(Duty::begin(&rules.generation));
+        Ok(())
+    }
+
+    /// Whom to tell of changes.
+    pub fn live_in(&self, world: impl World + 'static) {
+        // The first world is the only one.
+        let _ = self.world.set(Box::new(world));
+    }
+
+    /// Reads everything anew. All of it is good and in charge when this returns, or nothing has changed.
+    pub fn reload(&self) -> Result<Change, LoadError> {
+        let began = Instant::now();
+        let mut past = self.past.lock();
+        let before = self.current.load_full();
+        let built = (self.sources)().and_then(|config| {
+            let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
+            let next = Arc::new(Rules::new(next, config.policy));
+            handover::take(&next.generation, &handover::leave(&before.generation)?)?;
+            Ok(next)
+        });
+        match built {
+            Ok(next) => {
+                let change = self.put_in_charge(&before, next, began);
+                past.push_back(before);
+                if past.len() > KEPT {
+                    past.pop_front();
+                }
+                tracing::info!(generation = change.generation, "the rules were reloaded:\n{change}");
+                Ok(change)
+            }
+            Err(error) => {
+                let mut latest = self.latest.lock();
+                latest.failures += 1;
+                latest.failed = Some((self.commons.now(), error.clone()));
+                tracing::error!("the rules were not reloaded, those in charge stay:\n{error}");
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts the generation before this one in charge again.
+    pub fn rollback(&self) -> Result<Change, LoadError> {
+        let began = Instant::now();
+        let mut past = self.past.lock();
+        let Some(next) = past.pop_back() else {
+            return Err(LoadError(vec!["there is no generation to go back to: nothing was reloaded yet".into()]));
+        };
+        let before = self.current.load_full();
+        let left = handover::leave(&before.generation).and_then(|left| handover::take(&next.generation, &left));
+        if let Err(error) = left {
+            past.push_back(next);
+            return Err(error);
+        }
+        let change = self.put_in_charge(&before, next, began);
+        tracing::warn!(generation = change.generation, "the rules were rolled back:\n{change}");
+        Ok(change)
+    }
+
+    fn put_in_charge(&self, before: &Arc<Rules>, next: Arc<Rules>, began: Instant) -> Change {
+        let channels = self.world.get().map_or_else(Vec::new, |world| world.channels());
+        let change = change::between(before, &next, &channels);
+        // What the old ones do by themselves ends before the new ones begin.
+        drop(before.duty.write().take());
+        *next.duty.write() = Some(Duty::begin(&next.generation));
+        self.current.store(next);
+        self.commons.remembered.clear();
+        let mut latest = self.latest.lock();
+        latest.since = self.commons.now();
+        latest.failed = None;
+        latest.reloads += 1;
+        drop(latest);
+        if let Some(world) = self.world.get() {
+            world.rules_changed();
+        }
+        Change { took: began.elapsed(), ..change }
+    }
+
+    /// The rules that judge what happens now.
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        let pinned = JUDGED_BY.try_with(|rules| rules.get_or_init(|| self.current.load_full()).clone());
+        pinned.unwrap_or_else(|_| self.current.load_full())
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation.id
+    }
+
+    pub fn latest(&self) -> Latest {
+        self.latest.lock().clone()
+    }
+
+    /// From here on what `aether.kv` keeps is kept in `store`.
+    pub fn keep_in(&self, store: Arc<dyn Kv>) {
+        self.commons.kv.move_to(Some(store));
+    }
+
+    /// Entries of shared tables and limiters that had to go because others came.
+    pub fn shared_evicted(&self) -> u64 {
+        self.commons.shelves.evicted()
+    }
+
+    /// Drops remembered credentials and votes; how many.
+    pub fn forget(&self, what: &Forget) -> usize {
+        self.commons.remembered.forget(what)
+    }
+
+    /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
+    pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
+        self.commons.recorder.find(filter)
+    }
+
+    /// A line per plugin and script, and a line per hook.
+    pub fn summary(&self) -> Vec<String> {
+        let rules = self.current.load();
+        let generation = &rules.generation;
+        let mut lines = Vec::new();
+        for (at, unit) in generation.program.units.iter().enumerate() {
+            let version = if unit.version.is_empty() { String::new() } else { format!(" {}", unit.version) };
+            lines.push(format!("{}{version} ({})", unit.name, unit.shown(&unit.entry)));
+            let own = generation.registrations.iter().filter(|hook| hook.unit == at);
+            lines.extend(own.map(|hook| format!("  {hook} ({})", hook.place)));
+        }
+        lines
+    }
+
+    /// As `summary`, for programs.
+    pub fn described(&self) -> Json {
+        let rules = self.current.load();
+        let latest = self.latest();
+        let generation = &rules.generation;
+        let units = generation.program.units.iter().enumerate().map(|(at, unit)| {
+            let own = generation.registrations.iter().filter(|hook| hook.unit == at);
+            serde_json::json!({
+                "name": unit.name,
+                "version": unit.version,
+                "file": unit.shown(&unit.entry),
+                "hooks": own.map(|hook| serde_json::json!({"hook": hook.to_string(), "place": hook.place})).collect::<Vec<_>>(),
+            })
+        });
+        let failed = latest.failed.map(|(at, LoadError(why))| serde_json::json!({"at_ms": at / 1000, "errors": why}));
+        serde_json::json!({
+            "generation": generation.id,
+            "since_ms": latest.since / 1000,
+            "reloads": latest.reloads,
+            "failed_reloads": latest.failures,
+            "last_failure": failed,
+            "can_roll_back_to": self.past.lock().iter().rev().map(|rules| rules.generation.id).collect::<Vec<_>>(),
+            "plugins": units.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// VMs live on for a moment, each with its thread; they must not keep the store open.
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.current.load().duty.write().take());
+        self.commons.kv.move_to(None);
+    }
+}
+
+impl Hooks for Host {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
+        Box::pin(ready(self.rules().who(request)))
+    }
+
+    fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
+        Box::pin(ready(self.rules().who_now(client, token)))
+    }
+
+    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        Box::pin(ready(self.rules().subscribe(client, channel)))
+    }
+
+    fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
+        Box::pin(ready(self.rules().publish(client, draft)))
+    }
+
+    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
+        Box::pin(ready(self.rules().history(client, channel, resume)))
+    }
+
+    fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {
+        let rules = self.rules();
+        let duty = rules.duty.read();
+        if let Some(departures) = duty.as_ref().and_then(|duty| duty.departures.as_ref())
+            && !departures.tell(client, why)
+        {
+            let dropped = self.counters.farewells_dropped.fetch_add(1, Relaxed) + 1;
+            if dropped.is_power_of_two() {
+                tracing::warn!(dropped, "disconnect hooks are too slow, farewells are dropped");
+            }
+        }
+    }
+
+    fn policy(&self, channel: &ChannelName) -> Policy {
+        self.rules().policy(channel)
+    }
+
+    fn as_one<'a>(&'a self, request: Request<'a>) -> Request<'a> {
+        Box::pin(JUDGED_BY.scope(OnceCell::new(), request))
+    }
+}
