@@ -1,5 +1,6 @@
 //! HTTP: publish, history, health; and where WebSockets and event streams begin.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -108,18 +109,19 @@ impl Edge {
         if let Some(why) = caller.peer.as_ref().and_then(|peer| peer.unwelcome) {
             return Err(why.into());
         }
-        let request = &caller.request;
+        let request = caller.with_meant_cookies(&self.settings.origins)?;
         let api = request.transport == "http";
-        let identity = self.hub.hooks().connect(request).await;
+        let identity = self.hub.hooks().connect(&request).await;
         let identity = identity.map_err(|refusal| Fault::Unauthorized { refusal, api })?;
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Client {
             id: format!("{:x}-{number:x}", self.run),
-            identity,
             ip: request.ip,
             dialect: "native",
             transport: request.transport,
-            credential: request.bearer.is_some(),
+            // A cookie may be anything; it was a credential if the rules knew somebody by it.
+            credential: request.bearer.is_some() || identity.user.is_some(),
+            identity,
             connected: self.hub.now(),
         })
     }
@@ -145,6 +147,21 @@ impl Caller {
 
     pub fn param(&self, name: &str) -> Option<&str> {
         self.request.param(name)
+    }
+
+    /// The request as the rules may see it. A browser sends a site's cookies for whatever page asks, so a page from
+    /// elsewhere would act in the name of whoever looks at it (CSRF): it is refused, and where `*` lets it in all the same,
+    /// it comes without them.
+    fn with_meant_cookies(&self, origins: &Origins) -> Result<Cow<'_, ConnectRequest>, Fault> {
+        let request = &self.request;
+        let host = request.header("host");
+        if request.header("cookie").is_none() || origins.trusts(request.header("origin"), host) {
+            return Ok(Cow::Borrowed(request));
+        }
+        self.check_origin(origins)?;
+        let mut request = request.clone();
+        request.headers.retain(|(name, _)| name != "cookie");
+        Ok(Cow::Owned(request))
     }
 
     pub fn check_origin(&self, origins: &Origins) -> Result<(), Fault> {

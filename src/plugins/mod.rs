@@ -43,6 +43,7 @@ mod resident;
 mod rules;
 mod schema;
 mod shared;
+mod shown;
 mod value;
 mod vm;
 mod watchdog;

@@ -111,6 +111,7 @@ pub struct Running {
     edge: Arc<Edge>,
     roster: Arc<Roster>,
     door: Arc<Door>,
+    admin_door: Arc<Door>,
     certificates: Option<Arc<Certificates>>,
     listener: TcpListener,
     admin_listener: Option<TcpListener>,
@@ -157,8 +158,10 @@ impl Running {
             per_ip: config.limits.connections_per_ip,
             per_second: config.limits.handshakes_per_second,
         });
-        let counters = counters_beside_the_kernels(&host, &door);
         let operator = Arc::new(Desk(host.clone()));
+        // When the hub is full its operator still gets in.
+        let admin_door = Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
+        let counters = counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]);
         let edge = edge(config, hub.clone(), &roster, counters, operator, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
@@ -181,6 +184,7 @@ impl Running {
             edge,
             roster,
             door,
+            admin_door,
             certificates,
             listener,
             front,
@@ -206,6 +210,7 @@ impl Running {
             edge,
             roster,
             door,
+            admin_door,
             certificates,
             listener,
             front,
@@ -221,6 +226,7 @@ impl Running {
             settings: listen::Settings {
                 header_timeout: config.server.header_timeout.0,
                 write_timeout: config.server.write_timeout.0,
+                peer_timeout: config.server.peer_timeout.0,
             },
             door,
             trusted: trusted(&config),
@@ -233,8 +239,7 @@ impl Running {
         if let Some(listener) = admin_listener {
             let alone = Acceptor {
                 service: serving(Surface::Whole),
-                // When the hub is full its operator still gets in.
-                door: Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 }),
+                door: admin_door,
                 certificates: admin_certificates,
                 ..acceptor.clone()
             };
@@ -295,6 +300,7 @@ fn edge(
         limits: Limits {
             channels_per_request: config.limits.channels_per_request,
             channels_per_connection: config.limits.channels_per_connection,
+            refusals_per_minute: config.limits.refusals_per_minute,
         },
         origins: Origins::new(config.websocket.allowed_origins.clone()),
         sse_retry: config.sse.retry.0,
@@ -326,12 +332,12 @@ fn trusted(config: &Config) -> Trusted {
     Arc::new(move |ip| proxies.iter().any(|network| network.contains(ip)))
 }
 
-fn counters_beside_the_kernels(host: &Arc<Host>, door: &Arc<Door>) -> metrics::Others {
-    let (host, door) = (host.clone(), door.clone());
+fn counters_beside_the_kernels(host: &Arc<Host>, doors: [Arc<Door>; 2]) -> metrics::Others {
+    let host = host.clone();
     Arc::new(move || {
         let mut counters = host_counters(&host);
         let help = "Connections, and requests of a proxy's clients, that found no place";
-        counters.push(("aether_connections_refused_total", help, door.turned_away()));
+        counters.push(("aether_connections_refused_total", help, doors.iter().map(|door| door.turned_away()).sum()));
         counters
     })
 }
