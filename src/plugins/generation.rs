@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
 use super::manifest::Manifest;
@@ -99,6 +100,7 @@ pub struct Registration {
     pub pattern: Option<Pattern>,
     pub unit: usize,
     pub place: String,
+    pub about: About,
 }
 
 impl fmt::Display for Registration {
