@@ -10,6 +10,7 @@ mod remote;
 mod serve;
 mod subscribe;
 mod token;
+mod trust;
 
 use std::io::Write;
 use std::path::PathBuf;
