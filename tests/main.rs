@@ -14,6 +14,7 @@ mod frames;
 mod http;
 mod idempotency;
 mod idle_channels;
+mod kv;
 mod layers;
 mod limits;
 mod log_contract;

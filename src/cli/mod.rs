@@ -12,6 +12,7 @@ mod remote;
 mod serve;
 mod subscribe;
 mod token;
+mod trust;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -68,6 +68,11 @@ pub enum Event {
 
 impl Event {
     const KINDS: usize = Event::Unload as usize + 1;
+
+    /// Whether the hook may wait for the disk: the others are asked again and again, by threads that serve everybody.
+    pub fn may_wait(self) -> bool {
+        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
+    }
 }
 
 impl fmt::Display for Event {

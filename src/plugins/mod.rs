@@ -42,6 +42,7 @@ mod record;
 mod remembered;
 mod resident;
 mod rules;
+mod running;
 mod schema;
 mod shared;
 mod shown;
