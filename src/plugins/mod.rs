@@ -42,6 +42,7 @@ mod resident;
 mod rules;
 mod schema;
 mod shared;
+pub mod testing;
 mod value;
 mod vm;
 mod watchdog;
