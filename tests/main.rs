@@ -10,6 +10,7 @@ mod config_and_cli;
 mod cookies;
 mod crash;
 mod docs;
+mod explain;
 mod fan_out;
 mod frames;
 mod http;

@@ -4,6 +4,7 @@
 
 mod check;
 mod completions;
+mod explain;
 mod key;
 mod operator;
 mod publish;
@@ -41,7 +42,8 @@ Letting others in:
 
 Settings: flags, then AETHER_<SECTION>_<KEY>, then aether.toml (which documents every key), then defaults.
   aether check                             says everything that is wrong with them
-  aether reload                            puts changed rules in charge on the running hub; `aether rollback` the old ones"#;
+  aether reload                            puts changed rules in charge on the running hub; `aether rollback` the old ones
+  aether explain ID                        says why a refusal with this decision id came about"#;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed (refused, unreachable), 2 the command line is wrong, 3 a gap was seen (sub --strict).";
@@ -66,6 +68,7 @@ enum Verb {
     Sub(subscribe::Subscribe),
     Reload(reload::Reload),
     Rollback(reload::Rollback),
+    Explain(explain::Explain),
     Test(test::Test),
     Completions(completions::Completions),
 }
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Sub(subscribe)) => subscribe.run(),
         Some(Verb::Reload(reload)) => reload.run(),
         Some(Verb::Rollback(rollback)) => rollback.run(),
+        Some(Verb::Explain(explain)) => explain.run(),
         Some(Verb::Test(test)) => test.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };

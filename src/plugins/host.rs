@@ -14,15 +14,20 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
+use super::asked::Asked;
 use super::change::{self, Change};
 use super::commons::Commons;
 use super::duty::Duty;
+use super::evidence::Evidence;
 use super::generation::Generation;
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
+use super::trace::{Followed, Following};
 use super::{Counters, HostConfig, LoadError, Sources, handover};
-use crate::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
+use crate::kernel::hooks::{
+    Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Request, Sight,
+};
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
 use crate::kernel::policy::Policy;
@@ -36,9 +41,9 @@ pub struct Host {
     past: Mutex<VecDeque<Arc<Rules>>>,
     latest: Mutex<Latest>,
     sources: Sources,
-    commons: Arc<Commons>,
+    pub(super) commons: Arc<Commons>,
     counters: Arc<Counters>,
-    world: OnceLock<Box<dyn World>>,
+    pub(super) world: OnceLock<Box<dyn World>>,
 }
 
 /// What a change of rules means outside of them.
@@ -47,6 +52,8 @@ pub trait World: Send + Sync {
     fn channels(&self) -> Vec<ChannelName>;
     /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
     fn rules_changed(&self);
+    /// A session that is connected now.
+    fn session(&self, id: &str) -> Option<Arc<Client>>;
 }
 
 /// How the last attempt at a change went.
@@ -185,6 +192,20 @@ impl Host {
         pinned.unwrap_or_else(|_| self.current.load_full())
     }
 
+    /// Asks the rules, and writes down what they decided if somebody may want to know.
+    fn watched<T>(&self, asked: Asked<'_>, ask: impl FnOnce(&Rules) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        let rules = self.rules();
+        let following = Following::begin(false);
+        let answer = ask(&rules);
+        if let Some(Followed { steps, concluded }) = following.end()
+            && concluded.kept
+        {
+            let evidence = Evidence::new(&rules.generation, asked, steps);
+            self.commons.recorder.keep(concluded.record, Some(Arc::new(evidence)));
+        }
+        answer
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -214,7 +235,7 @@ impl Host {
 
     /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
     pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
-        self.commons.recorder.find(filter)
+        self.commons.recorder.find(filter).into_iter().map(|kept| kept.record).collect()
     }
 
     /// A line per plugin and script, and a line per hook.
@@ -268,23 +289,25 @@ impl Drop for Host {
 
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
-        Box::pin(ready(self.rules().who(request)))
+        Box::pin(ready(self.watched(Asked::Connect(request), |rules| rules.who(request))))
     }
 
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
-        Box::pin(ready(self.rules().who_now(client, token)))
+        Box::pin(ready(self.watched(Asked::Refresh(client, token), |rules| rules.who_now(client, token))))
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(ready(self.rules().subscribe(client, channel)))
+        Box::pin(ready(self.watched(Asked::Subscribe(client, channel), |rules| rules.subscribe(client, channel))))
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
-        Box::pin(ready(self.rules().publish(client, draft)))
+        let asked = draft.clone();
+        Box::pin(ready(self.watched(Asked::Publish(client, &asked), |rules| rules.publish(client, draft))))
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
-        Box::pin(ready(self.rules().history(client, channel, resume)))
+        let asked = Asked::History(client, channel, resume);
+        Box::pin(ready(self.watched(asked, |rules| rules.history(client, channel, resume))))
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

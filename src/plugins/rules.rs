@@ -13,6 +13,7 @@ use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
 use super::record::Record;
 use super::resident::with_vm;
+use super::trace;
 use super::vm::Failure;
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
@@ -171,6 +172,7 @@ impl Rules {
         let generation = self.generation.id;
         let known = |hook: &usize| commons.remembered.vote((generation, *hook), client, question.channel, now);
         let (known, open): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| known(hook));
+        known.iter().for_each(|hook| trace::known(*hook));
         self.counters.votes_known.fetch_add(known.len() as u64, Relaxed);
         let allows = self.ask(question, concern, &open)?;
         Ok(allows.or(known.last().copied()))
@@ -216,7 +218,9 @@ impl Rules {
     }
 
     pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
-        self.counters.denied.fetch_add(1, Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, Relaxed);
+        }
         let (No::Denied(hook, _) | No::Broken(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
         let decision = Decision {

@@ -16,6 +16,7 @@ use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
 use super::running::during;
 use super::testing::coverage;
+use super::trace;
 use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
 
@@ -104,13 +105,14 @@ impl Vm {
         known: &[&str],
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
-        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known))?;
-        if let Vote::Deny(deny) = &mut vote
+        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known));
+        if let Ok(Vote::Deny(deny)) = &mut vote
             && deny.place.is_empty()
         {
             deny.place.clone_from(&self.registrations[hook].place);
         }
-        Ok(vote)
+        trace::voted(hook, &vote);
+        vote
     }
 
     /// Runs one hook, and reads what it returned.
@@ -124,18 +126,27 @@ impl Vm {
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
         let Program { counters, limits, commons, .. } = &*self.program;
         let breaker = self.program.breaker(registration);
-        if !breaker.admits(&limits.breaker, || commons.now()) {
-            counters.broken_off.fetch_add(1, Relaxed);
+        let rehearsal = trace::is_rehearsal();
+        trace::begins(hook);
+        let runs = if rehearsal { !breaker.is_open() } else { breaker.admits(&limits.breaker, || commons.now()) };
+        if !runs {
+            if !rehearsal {
+                counters.broken_off.fetch_add(1, Relaxed);
+            }
             let why = format!("{}: it broke too often of late, and rests", registration.place);
             return Err(Failure { why, rests: true });
         }
-        counters.lua_entries.fetch_add(1, Relaxed);
+        if !rehearsal {
+            counters.lua_entries.fetch_add(1, Relaxed);
+        }
         let (answer, stopped) =
             during(registration.event, || self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?)));
         let place = &registration.place;
         let outcome = match answer {
             answer if stopped => {
-                counters.killed_over_budget.fetch_add(1, Relaxed);
+                if !rehearsal {
+                    counters.killed_over_budget.fetch_add(1, Relaxed);
+                }
                 let stop =
                     answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
                 Err(format!("{stop} ({registration} may take {budget:?})"))
@@ -147,6 +158,9 @@ impl Vm {
             coverage::read(self.watched.lua());
         }
         self.look_at_memory(stopped);
+        if rehearsal {
+            return outcome.map_err(|why| Failure { why, rests: false });
+        }
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
             Err(_) => breaker.failed(&limits.breaker, commons.now()),

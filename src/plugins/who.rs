@@ -12,6 +12,7 @@ use super::handles::Request;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::shown::Shown;
+use super::trace;
 use super::vm::Vm;
 use crate::kernel::hooks::{Client, ConnectRequest, Identity, Refusal, RefusalKind};
 
@@ -27,6 +28,7 @@ impl Rules {
         if let Some(name) = &name
             && let Some(identity) = remembered.identity(name, commons.now())
         {
+            trace::known_credential();
             counters.credentials_known.fetch_add(1, Relaxed);
             return Ok(identity);
         }
@@ -112,7 +114,9 @@ impl Rules {
         channel: Option<&str>,
         asker: Asker<'_>,
     ) -> Refusal {
-        self.counters.denied.fetch_add(1, Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, Relaxed);
+        }
         let hook = &event.to_string();
         Decision {
             kind: RefusalKind::Denied,

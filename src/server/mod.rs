@@ -151,8 +151,8 @@ impl Running {
             let hub = hub.clone();
             async move { hub.herald().await }
         });
-        host.live_in(Outside { hub: Arc::downgrade(&hub) });
         let roster = Arc::new(Roster::default());
+        host.live_in(Outside { hub: Arc::downgrade(&hub), roster: Arc::downgrade(&roster) });
         let door = Door::new(door::Limits {
             connections: config.limits.connections,
             per_ip: config.limits.connections_per_ip,

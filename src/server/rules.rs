@@ -14,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::operator::{Operator, Trouble};
+use crate::edges::roster::Roster;
+use crate::kernel::hooks::Client;
 use crate::kernel::hub::Hub;
 use crate::kernel::message::ChannelName;
 use crate::keys::Keys;
@@ -67,6 +69,7 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
 /// What lies around the rules.
 pub struct Outside {
     pub hub: Weak<Hub>,
+    pub roster: Weak<Roster>,
 }
 
 impl World for Outside {
@@ -76,6 +79,10 @@ impl World for Outside {
     }
 
     fn rules_changed(&self) {}
+
+    fn session(&self, id: &str) -> Option<Arc<Client>> {
+        self.roster.upgrade()?.clients(|client| client.id == id).pop()
+    }
 }
 
 /// The operator's questions, brought to the host.

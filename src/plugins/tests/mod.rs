@@ -2,6 +2,7 @@
 
 mod auth;
 mod breaker;
+mod explain;
 mod hostile;
 mod library;
 mod loading;
