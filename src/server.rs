@@ -25,12 +25,13 @@ use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
-use crate::edges::http::{Edge, Settings, Surface, routes};
+use crate::edges::http::{self, Edge, Settings, Surface};
 use crate::edges::listen::{self, Acceptor};
 use crate::edges::metrics;
 use crate::edges::native::Limits;
 use crate::edges::origin::Origins;
 use crate::edges::roster::Roster;
+use crate::edges::routes::{OWN_PATHS, Routes};
 use crate::edges::session::{Pulse, Shared};
 use crate::kernel::TailLimit;
 use crate::kernel::hub::{Hub, Parts};
@@ -39,6 +40,10 @@ use crate::keys::Keys;
 use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
+
+mod routes;
+
+use routes::OfPlugins;
 
 /// How long the store may take to close, beyond the time that connections had.
 const STORE_GRACE: Duration = Duration::from_millis(500);
@@ -88,6 +93,7 @@ pub fn load_plugins(config: &Config, keys: &Keys) -> Result<Arc<Host>, LoadError
         scripts: config.scripts_dir(),
         secrets: Arc::new(move |name| secrets.secret(name)),
         policy: Arc::new(move |channel| policies.policy(channel)),
+        own_paths: OWN_PATHS,
         ..HostConfig::default()
     })
 }
@@ -170,7 +176,7 @@ impl Running {
             per_second: config.limits.handshakes_per_second,
         });
         let counters = counters_beside_the_kernels(&host, &door);
-        let edge = edge(config, hub.clone(), &roster, counters, delivery.handle().clone());
+        let edge = edge(config, hub.clone(), &roster, counters, Arc::new(OfPlugins(host)), delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
@@ -212,7 +218,7 @@ impl Running {
         } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
         let surface = if admin_listener.is_some() { Surface::Public } else { Surface::Whole };
-        let serving = |surface| TowerToHyperService::new(warp::service(routes(edge.clone(), surface)));
+        let serving = |surface| TowerToHyperService::new(warp::service(http::routes(edge.clone(), surface)));
         let acceptor = Acceptor {
             service: serving(surface),
             settings: listen::Settings {
@@ -278,6 +284,7 @@ fn edge(
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
     counters: metrics::Others,
+    routes: Arc<dyn Routes>,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
     let settings = Settings {
@@ -306,7 +313,7 @@ fn edge(
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
-    Edge::new(hub, settings, ws, sse, delivery, counters)
+    Edge::new(hub, settings, ws, sse, delivery, counters, routes)
 }
 
 /// The certificate that the settings name, if they name one.

@@ -26,6 +26,7 @@ mod payload;
 mod poll;
 mod real_clients;
 mod resume;
+mod routes;
 mod slow_readers;
 mod sse;
 mod stopping;

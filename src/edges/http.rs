@@ -20,6 +20,7 @@ use super::listen::Peer;
 use super::native::Limits;
 use super::origin::Origins;
 use super::poll::PollFormat;
+use super::routes::{self, Routes};
 use super::session;
 use super::wire::{ErrorBody, Fault};
 use super::{admin, history, metrics, poll, publish, sse, upgrade};
@@ -51,6 +52,7 @@ pub struct Edge {
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
     pub others: metrics::Others,
+    pub routes: Arc<dyn Routes>,
     pub formats: Formats,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
@@ -84,6 +86,7 @@ impl Edge {
         sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
         others: metrics::Others,
+        routes: Arc<dyn Routes>,
     ) -> Arc<Edge> {
         Arc::new(Edge {
             run: hub.now(),
@@ -94,6 +97,7 @@ impl Edge {
             delivery,
             ready: AtomicBool::new(false),
             others,
+            routes,
             formats: Formats::new(),
             sessions: AtomicU64::new(0),
         })
@@ -299,10 +303,18 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
     let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().boxed();
+    let taken = api().and(warp::method()).and_then(move |edge: Arc<Edge>, caller: Caller, method: Method| {
+        let taken = routes::find(&edge, &method, &caller.request.path, surface);
+        std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
+    });
+    let of_plugins = taken.untuple_one().and(warp::body::stream());
+    let of_plugins = of_plugins.then(|edge, caller, taken, body| answer(routes::serve(edge, caller, taken, body)));
+    let of_plugins = of_plugins.boxed();
+
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
     match surface {
-        Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),
-        Surface::Public => public.recover(unrouted).unify().boxed(),
+        Surface::Whole => public.or(operating).unify().or(of_plugins).unify().recover(unrouted).unify().boxed(),
+        Surface::Public => public.or(of_plugins).unify().recover(unrouted).unify().boxed(),
     }
 }
 
@@ -347,7 +359,7 @@ pub fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-fn refuse(fault: &Fault) -> Response {
+pub fn refuse(fault: &Fault) -> Response {
     #[derive(Serialize)]
     struct Refused<'a> {
         ok: bool,

@@ -17,6 +17,7 @@ pub mod origin;
 pub mod poll;
 pub mod publish;
 pub mod roster;
+pub mod routes;
 pub mod session;
 pub mod sse;
 pub mod tls;

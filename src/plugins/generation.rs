@@ -11,6 +11,8 @@ use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
 use super::manifest::Manifest;
+use super::route::PathPattern;
+use super::routed;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -23,6 +25,7 @@ pub struct Program {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
+    pub own_paths: &'static [&'static str],
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -51,6 +54,8 @@ pub struct Unit {
     /// The stores on disk and the shared tables it may open; scripts may all.
     pub kv: Option<Vec<String>>,
     pub shared: Option<Vec<String>>,
+    /// The paths that it may answer; scripts may all.
+    pub routes: Option<Vec<PathPattern>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -62,6 +67,7 @@ pub enum Event {
     Publish,
     History,
     Disconnect,
+    Route,
     Load,
     Unload,
 }
@@ -79,6 +85,7 @@ impl fmt::Display for Event {
             Event::Publish => "on.publish",
             Event::History => "on.history",
             Event::Disconnect => "on.disconnect",
+            Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         })
@@ -106,7 +113,8 @@ pub struct Registration {
 impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.event.fmt(f)?;
-        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
+        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
+        if let About::Route(route) = &self.about { write!(f, " {route}") } else { Ok(()) }
     }
 }
 
@@ -136,9 +144,13 @@ impl Generation {
         }
         let breakers = units.iter().map(|_| Default::default()).collect();
         let (secrets, limits) = (config.secrets.clone(), config.limits);
-        let program = Arc::new(Program { units, secrets, limits, counters, commons, breakers });
+        let program =
+            Arc::new(Program { units, secrets, limits, counters, commons, own_paths: config.own_paths, breakers });
         let registrations = match Vm::build(&program) {
-            Ok(vm) => vm.registrations().to_vec(),
+            Ok(vm) => {
+                errors.extend(routed::clashes(vm.registrations()));
+                vm.registrations().to_vec()
+            }
             Err(wrong) => {
                 errors.extend(wrong);
                 Vec::new()
@@ -213,6 +225,7 @@ impl Unit {
             secrets: Some(manifest.permissions.secrets),
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
+            routes: Some(manifest.permissions.routes),
             config,
         })
     }
@@ -232,6 +245,7 @@ impl Unit {
             secrets: None,
             kv: None,
             shared: None,
+            routes: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -244,7 +258,8 @@ impl Unit {
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
-        channels.chain(named)
+        let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
+        channels.chain(named).chain(routes)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {

@@ -40,10 +40,13 @@ mod manifest;
 mod record;
 mod remembered;
 mod resident;
+mod route;
+mod routed;
 mod rules;
 mod schema;
 mod shared;
 mod value;
+mod visit;
 mod vm;
 mod watchdog;
 mod who;
@@ -64,6 +67,9 @@ pub use commons::Clock;
 pub use host::{Host, Latest, World};
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
+pub use route::Auth;
+pub use routed::{Call, Routed};
+pub use visit::{RouteAnswer, Visit};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -83,6 +89,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Paths that the hub answers itself; no plugin's route may.
+    pub own_paths: &'static [&'static str],
 }
 
 impl Default for HostConfig {
@@ -94,6 +102,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            own_paths: &[],
         }
     }
 }
