@@ -14,6 +14,7 @@ use super::lane::{Lane, Request, Shared};
 use super::log::{Appended, From, Log, LogError, Page, Range};
 use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset};
 use super::policy::{Ack, Policy};
+use super::rendering::render;
 use super::tail::TailLimit;
 
 /// What the hub is built from.
@@ -81,6 +82,15 @@ pub enum PublishError {
     /// Too many publishes wait already.
     Busy,
     Store(LogError),
+}
+
+/// A page of what was said before.
+#[derive(Debug)]
+pub struct Past {
+    pub page: Page,
+    pub epoch: Epoch,
+    /// Those of the page that the reader's view withholds; they are not in it.
+    pub withheld: Vec<Offset>,
 }
 
 #[derive(Debug)]
@@ -221,8 +231,8 @@ impl Hub {
         from: HistoryFrom,
         count: usize,
         bytes: usize,
-    ) -> Result<(Page, Epoch), ReadError> {
-        self.hooks.history(client, name, false).await.map_err(ReadError::Refused)?;
+    ) -> Result<Past, ReadError> {
+        let sight = self.hooks.history(client, name, false).await.map_err(ReadError::Refused)?;
         let channel = self.channel(name).await.map_err(ReadError::Store)?;
         let from = match from {
             HistoryFrom::After(after) => From::After { after, upto: channel.tail.head() },
@@ -232,7 +242,20 @@ impl Hub {
         let range = Range { from, count, bytes, now: (self.shared.clock)() };
         let mut page = channel.log.read(name, range).await.map_err(ReadError::Store)?;
         page.extent.last = channel.tail.head();
-        Ok((page, channel.epoch))
+        let mut withheld = Vec::new();
+        if let Some(view) = sight {
+            page.publications = std::mem::take(&mut page.publications)
+                .into_iter()
+                .filter_map(|publication| {
+                    let seen = render(&*view, name, &publication, &self.shared.counters);
+                    if seen.is_none() {
+                        withheld.push(publication.offset);
+                    }
+                    seen
+                })
+                .collect();
+        }
+        Ok(Past { page, epoch: channel.epoch, withheld })
     }
 
     /// Deletes a channel's publications; its numbers go on.
