@@ -13,6 +13,7 @@ mod serve;
 mod subscribe;
 mod test;
 mod token;
+mod trust;
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -23,7 +23,7 @@
 //! # Who is who
 //!
 //! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format` the
-//! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order · `tail` the newest part, shared, and
+//! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order, `inbox` the way to it · `tail` the newest part, shared, and
 //! `rendering` what a view leaves of it · `channel` one log in
 //! memory and who is woken · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
 //!
@@ -34,6 +34,7 @@ mod counters;
 pub mod format;
 pub mod hooks;
 pub mod hub;
+mod inbox;
 pub mod kv;
 mod lane;
 pub mod log;

@@ -100,9 +100,8 @@ impl Session {
         let resumes = matches!(start, Start::After(..));
         let (sight, may_resume) = self.ask(&name, resumes).await.map_err(SubscribeError::Refused)?;
         let channel = self.hub.channel(&name).await.map_err(SubscribeError::Store)?;
-        let extent = channel.log.open(&name, &channel.policy).await.map_err(SubscribeError::Store)?;
-        let kept = channel.policy.history.is_some();
-        let first = if kept { extent.first } else { channel.tail.first() };
+        let extent = channel.log.open(&name, &channel.policy()).await.map_err(SubscribeError::Store)?;
+        let first = if channel.is_kept() { extent.first } else { channel.tail.first() };
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.

@@ -67,7 +67,7 @@ impl Subscription {
     /// Further behind than the channel's policy allows, or than the tail reaches.
     pub fn is_far_behind(&self) -> bool {
         let channel = &self.seat.channel;
-        match channel.policy.max_lag {
+        match channel.policy().max_lag {
             Some(max) => channel.tail.head().saturating_sub(self.reached) > max,
             None => self.reached + 1 < channel.tail.first(),
         }

@@ -73,7 +73,7 @@ impl Session {
         let Some(slot) = self.behind.pop_front() else { return Ok(()) };
         let Some(subscription) = self.subscriptions.get(slot as usize) else { return Ok(()) };
         let channel = &subscription.seat.channel;
-        if channel.policy.history.is_none() {
+        if !channel.is_kept() {
             // The tail is all there is.
             let first = channel.tail.first();
             let extent = Extent { epoch: channel.epoch, first, last: channel.tail.head() };
@@ -258,20 +258,20 @@ impl Session {
     /// What the policy says of a reader that is too far behind.
     fn apply_lag(&mut self, slot: u32, batch: &mut Batch) -> Result<(), Close> {
         let subscription = &self.subscriptions[slot as usize];
-        let channel = &subscription.seat.channel;
-        let (head, reached) = (channel.tail.head(), subscription.reached);
-        if subscription.live_at.is_some() || channel.policy.lag == Lag::CatchUp {
-            return Ok(()); // A replay is behind because it was asked for.
-        }
         // Who was at the head a moment ago is no slow reader, however large the burst that it meets.
         let patient = subscription.behind_since.is_none_or(|since| since.elapsed() < self.hub.lag_patience());
-        if patient || !subscription.is_far_behind() {
+        if patient || subscription.live_at.is_some() {
+            return Ok(()); // A replay is behind because it was asked for.
+        }
+        let lag = subscription.seat.channel.policy().lag;
+        if lag == Lag::CatchUp || !subscription.is_far_behind() {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
-        if channel.policy.lag == Lag::Close {
+        if lag == Lag::Close {
             return Err(Close::Lagged);
         }
+        let (head, reached) = (subscription.seat.head(), subscription.reached);
         self.skip_to(slot, Gap::between(reached, head, GapCause::Skipped), batch);
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
 use super::manifest::Manifest;
@@ -78,6 +79,11 @@ pub enum Event {
 
 impl Event {
     const KINDS: usize = Event::Unload as usize + 1;
+
+    /// Whether the hook may wait for the disk: the others are asked again and again, by threads that serve everybody.
+    pub fn may_wait(self) -> bool {
+        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
+    }
 }
 
 impl fmt::Display for Event {
@@ -110,6 +116,7 @@ pub struct Registration {
     pub pattern: Option<Pattern>,
     pub unit: usize,
     pub place: String,
+    pub about: About,
 }
 
 impl fmt::Display for Registration {

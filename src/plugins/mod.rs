@@ -21,6 +21,7 @@
 //! * A VM belongs to the thread that built it, is bounded in memory and watched; a script reaches nothing but `aether`.
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
+mod about;
 mod api;
 mod bounded;
 mod breaker;
@@ -41,6 +42,7 @@ mod record;
 mod remembered;
 mod resident;
 mod rules;
+mod running;
 mod schema;
 mod shared;
 mod shown;

@@ -14,6 +14,7 @@ use super::breaker::Turn;
 use super::decision::Vote;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
+use super::running::during;
 use super::testing::coverage;
 use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
@@ -129,7 +130,8 @@ impl Vm {
             return Err(Failure { why, rests: true });
         }
         counters.lua_entries.fetch_add(1, Relaxed);
-        let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
+        let (answer, stopped) =
+            during(registration.event, || self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?)));
         let place = &registration.place;
         let outcome = match answer {
             answer if stopped => {
