@@ -88,7 +88,7 @@ async fn what_breaks_the_protocol_is_closed_with_the_code_that_the_standard_name
         ("a data frame that nobody knows", frame(0x83, b"{}"), 1002),
         ("a control frame that nobody knows", frame(0x8b, b""), 1002),
         ("RSV1 on a continuation", [frame(TEXT, b"{"), frame(0xc0, b"}")].concat(), 1002),
-        ("a continuation after the end", [frame(0x80 | BINARY, b""), frame(0x80, b"")].concat(), 1002),
+        ("a continuation after a control frame", [frame(0x80 | PONG, b""), frame(0x80, b"")].concat(), 1002),
         (
             "a length of 5 written with 2 bytes",
             vec![0x81, 0x80 | 126, 0, 5, 0, 0, 0, 0, b' ', b' ', b' ', b' ', b' '],
