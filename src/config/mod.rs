@@ -364,11 +364,13 @@ pub struct Plugins {
     pub dir: PathBuf,
     /// The operator's own rules, loaded after the plugins.
     pub scripts: PathBuf,
+    /// Whether a file that changes is loaded at once.
+    pub watch: bool,
 }
 
 impl Default for Plugins {
     fn default() -> Self {
-        Plugins { dir: "plugins".into(), scripts: "scripts".into() }
+        Plugins { dir: "plugins".into(), scripts: "scripts".into(), watch: false }
     }
 }
 
@@ -418,6 +420,11 @@ impl Config {
             lag: rule.lag.unwrap_or(defaults.default_lag).into(),
             max_lag: rule.max_lag.unwrap_or(defaults.default_max_lag).0.map(|count| count.0),
         }
+    }
+
+    /// Where rules are: what a watching hub looks at.
+    pub fn rule_dirs(&self) -> Vec<PathBuf> {
+        vec![self.plugins.dir.clone(), self.plugins.scripts.clone()]
     }
 
     /// The directory with the operator's own rules, if there is one.

@@ -19,6 +19,7 @@ use warp::{Filter, Rejection, Reply};
 use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
 use super::native::Limits;
+use super::operator::{self, Operator};
 use super::origin::Origins;
 use super::poll::PollFormat;
 use super::session;
@@ -52,6 +53,7 @@ pub struct Edge {
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
     pub others: metrics::Others,
+    pub operator: Arc<dyn Operator>,
     pub formats: Formats,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
@@ -85,6 +87,7 @@ impl Edge {
         sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
         others: metrics::Others,
+        operator: Arc<dyn Operator>,
     ) -> Arc<Edge> {
         Arc::new(Edge {
             run: hub.now(),
@@ -95,6 +98,7 @@ impl Edge {
             delivery,
             ready: AtomicBool::new(false),
             others,
+            operator,
             formats: Formats::new(),
             sessions: AtomicU64::new(0),
         })
@@ -290,6 +294,12 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let unsubscribe = warp::path!("api" / "v1" / "unsubscribe").and(warp::post()).and(api()).and(warp::body::stream());
     let unsubscribe = unsubscribe.then(|edge, caller, body| answer(admin::unsubscribe(edge, caller, body)));
 
+    let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
+    let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
+    let asked = asked.then(|verb, edge, caller, body| answer(operator::ask(edge, verb, caller, body)));
+    let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
+    let rules = rules.then(|edge, caller| answer(operator::status(edge, caller)));
+
     let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
     let health = warp::path!("healthz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
         if edge.hub.store_failure().is_none() {
@@ -315,7 +325,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let listening = ws.or(events).unify().or(polled).unify().boxed();
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
-    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().boxed();
+    let ruling = asked.or(rules).unify().boxed();
+    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
     match surface {
         Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),

@@ -13,6 +13,7 @@ pub mod listen;
 pub mod listening;
 pub mod metrics;
 pub mod native;
+pub mod operator;
 pub mod origin;
 mod patience;
 pub mod poll;

@@ -48,6 +48,8 @@ pub enum Fault {
         max: usize,
     },
     SlowBody,
+    /// What the operator asked of the rules cannot be done; a line per problem.
+    Rules(Vec<String>),
     TooManyConnections,
     /// On one connection.
     TooManyRefusals,
@@ -93,6 +95,7 @@ impl Fault {
             Fault::NoRoute => (404, 40400),
             Fault::Method => (405, 40500),
             Fault::SlowBody => (408, 40801),
+            Fault::Rules(_) => (422, 42201),
             Fault::TooLarge { .. } => (413, 41301),
             Fault::TooManyRefusals => (429, 42901),
             Fault::TooManyConnections => (503, 50303),
@@ -122,6 +125,7 @@ impl Fault {
             Fault::Method => "method",
             Fault::TooLarge { .. } => "too_large",
             Fault::SlowBody => "slow_body",
+            Fault::Rules(_) => "rules",
             Fault::TooManyRefusals => "too_many_refusals",
             Fault::TooManyConnections => "too_many_connections",
             Fault::Busy => "busy",
@@ -158,6 +162,7 @@ impl Fault {
             Fault::Method => "this path does not answer to that method".into(),
             Fault::TooLarge { max } => format!("payload exceeds maximum size of {max} bytes").into(),
             Fault::SlowBody => "the request's body did not arrive in time".into(),
+            Fault::Rules(problems) => problems.join("\n").into(),
             Fault::TooManyRefusals => {
                 "too many of your requests had to be refused: come back later, and ask for what is yours".into()
             }

@@ -46,11 +46,16 @@ impl Spawned {
     }
 
     pub fn start_at(dir: &Path, address: &str) -> Spawned {
+        Spawned::start_with(dir, address, &[])
+    }
+
+    pub fn start_with(dir: &Path, address: &str, env: &[(&str, &str)]) -> Spawned {
         let mut command = aether(dir);
         command.args(["serve", "--addr", address, "--data"]).arg(dir.join("data"));
         command.env("AETHER_PLUGINS_DIR", repository().join("plugins"));
         let own = Some(dir.join("scripts")).filter(|own| own.is_dir());
         command.env("AETHER_PLUGINS_SCRIPTS", own.unwrap_or_else(|| repository().join("scripts")));
+        command.envs(env.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut errors = child.stderr.take().unwrap();
         let stderr = std::thread::spawn(move || {
