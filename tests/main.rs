@@ -12,6 +12,7 @@ mod crash;
 mod docs;
 mod fan_out;
 mod frames;
+mod fuzz;
 mod http;
 mod idempotency;
 mod idle_channels;
