@@ -25,6 +25,7 @@ use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
+use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::http::{Edge, Settings, Surface, routes};
 use crate::edges::listen::{self, Acceptor};
 use crate::edges::metrics;
@@ -87,6 +88,7 @@ pub fn load_plugins(config: &Config, keys: &Keys) -> Result<Arc<Host>, LoadError
         plugins: config.plugin.iter().map(|plugin| plugin_use(config, plugin)).collect(),
         scripts: config.scripts_dir(),
         secrets: Arc::new(move |name| secrets.secret(name)),
+        reserved_events: &RESERVED_EVENTS,
         policy: Arc::new(move |channel| policies.policy(channel)),
         ..HostConfig::default()
     })

@@ -20,6 +20,8 @@ use crate::kernel::pattern::{Pattern, Patterns};
 pub struct Program {
     pub units: Vec<Unit>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
@@ -61,6 +63,10 @@ pub enum Event {
     Subscribe,
     Publish,
     History,
+    Transform,
+    Retain,
+    Retention,
+    View,
     Disconnect,
     Load,
     Unload,
@@ -78,6 +84,10 @@ impl fmt::Display for Event {
             Event::Subscribe => "on.subscribe",
             Event::Publish => "on.publish",
             Event::History => "on.history",
+            Event::Transform => "on.transform",
+            Event::Retain => "on.retain",
+            Event::Retention => "on.retention",
+            Event::View => "on.view",
             Event::Disconnect => "on.disconnect",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
@@ -106,7 +116,11 @@ pub struct Registration {
 impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.event.fmt(f)?;
-        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
+        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
+        match &self.about {
+            About::View { name, .. } => write!(f, " {name}"),
+            About::Nothing => Ok(()),
+        }
     }
 }
 
@@ -135,8 +149,8 @@ impl Generation {
             }
         }
         let breakers = units.iter().map(|_| Default::default()).collect();
-        let (secrets, limits) = (config.secrets.clone(), config.limits);
-        let program = Arc::new(Program { units, secrets, limits, counters, commons, breakers });
+        let (secrets, reserved_events, limits) = (config.secrets.clone(), config.reserved_events, config.limits);
+        let program = Arc::new(Program { units, secrets, reserved_events, limits, counters, commons, breakers });
         let registrations = match Vm::build(&program) {
             Ok(vm) => vm.registrations().to_vec(),
             Err(wrong) => {

@@ -10,10 +10,12 @@ mod kv;
 mod log;
 mod on;
 mod pattern;
+mod retention;
 pub mod secret;
 mod shared;
 mod store;
 mod verdict;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -48,6 +50,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         json::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
+        retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,
