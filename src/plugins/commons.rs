@@ -10,6 +10,7 @@ use super::kv::House;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::testing::Witness;
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::policy::Policy;
 
@@ -33,6 +34,8 @@ pub struct Commons {
     pub mask_key: [u8; 32],
     /// What rules reach beside themselves, once there is something.
     pub world: OnceLock<Box<dyn World>>,
+    /// Sees, in place of the world, what the plugins under test do.
+    pub witness: Option<Arc<Witness>>,
 }
 
 const MAX_POLICIES: usize = 1 << 16;
@@ -53,6 +56,7 @@ impl Commons {
             policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
             mask_key,
             world: OnceLock::new(),
+            witness: None,
         })
     }
 

@@ -11,6 +11,7 @@ use super::redact::Rule;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::schema::hint;
+use super::shown::Shown;
 use super::value::describe;
 use super::vm::Failure;
 use crate::kernel::format;
@@ -98,7 +99,7 @@ fn withheld(generation: &Generation, hook: usize, Failure { why, rests }: &Failu
         told: None,
         rests: *rests,
         channel: Some(channel.as_str()),
-        asker: Asker { user: None, ip: None, transport: "", credential: None },
+        asker: Asker { user: None, ip: None, transport: "", shown: Shown::Nothing },
     };
     decision.refuse(&generation.program.commons);
 }
