@@ -26,7 +26,8 @@ async fn the_example_of_the_manual_comes_out_as_it_says() {
     dir.write("scripts/rules.lua", &rules);
     let hub = Spawned::start_with(dir.path(), "127.0.0.1:0", &[("AETHER_PLUGINS_SCRIPTS", "scripts")]);
     let url = format!("http://{}", hub.address);
-    let claims = aether::keys::Claims::new("bob", &[], &[], std::time::Duration::from_secs(3600));
+    let none: [&str; 0] = [];
+    let claims = aether::keys::Claims::new("bob", &none, &none, std::time::Duration::from_secs(3600));
     let mut ws = WsClient::connect(hub.address, Some(&claims.sign(&hub.signing_key).unwrap())).await;
     ws.send(json!({"type": "subscribe", "channels": ["room.1"]})).await;
     let refused = ws.expect("error").await;

@@ -11,6 +11,7 @@ mod publish;
 mod reload;
 mod remote;
 mod serve;
+mod shadow;
 mod subscribe;
 mod test;
 mod token;
@@ -69,6 +70,7 @@ enum Verb {
     Reload(reload::Reload),
     Rollback(reload::Rollback),
     Explain(explain::Explain),
+    Shadow(shadow::Shadow),
     Test(test::Test),
     Completions(completions::Completions),
 }
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Reload(reload)) => reload.run(),
         Some(Verb::Rollback(rollback)) => rollback.run(),
         Some(Verb::Explain(explain)) => explain.run(),
+        Some(Verb::Shadow(shadow)) => shadow.run(),
         Some(Verb::Test(test)) => test.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };

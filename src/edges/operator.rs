@@ -21,6 +21,15 @@ pub trait Operator: Send + Sync + 'static {
     fn ask(&self, verb: &str, with: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
 }
 
+/// Knows no verb.
+pub struct Nobody;
+
+impl Operator for Nobody {
+    fn ask(&self, _verb: &str, _with: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>> {
+        Box::pin(std::future::ready(Err(Trouble::Unknown)))
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Trouble {
@@ -61,6 +70,6 @@ pub async fn status(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> 
 }
 
 async fn tell(edge: &Edge, verb: &str, with: Bytes) -> Result<Response, Fault> {
-    let answer = edge.operator.ask(verb, with).await?;
+    let answer = edge.beside.operator.ask(verb, with).await?;
     Ok(json_bytes(StatusCode::OK, answer))
 }

@@ -189,7 +189,7 @@ fn media(media: Media) -> &'static str {
     }
 }
 
-fn grants(grants: &Grants) -> Json {
+pub fn grants(grants: &Grants) -> Json {
     let list = |patterns: &Patterns| patterns.iter().map(|pattern| pattern.to_string()).collect::<Vec<_>>();
     json!({
         "subscribe": list(&grants.subscribe), "publish": list(&grants.publish), "history": list(&grants.history),

@@ -11,6 +11,8 @@ use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
 use super::manifest::Manifest;
+use super::route::PathPattern;
+use super::routed;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -20,23 +22,28 @@ use crate::kernel::pattern::{Pattern, Patterns};
 pub struct Program {
     pub units: Vec<Unit>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
+    pub own_paths: &'static [&'static str],
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
 
 impl Program {
-    pub fn new(
-        units: Vec<Unit>,
-        secrets: Secrets,
-        limits: Limits,
-        counters: Arc<Counters>,
-        commons: Arc<Commons>,
-    ) -> Program {
-        let breakers = units.iter().map(|_| Default::default()).collect();
-        Program { units, secrets, limits, counters, commons, breakers }
+    pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
+        Program {
+            breakers: units.iter().map(|_| Default::default()).collect(),
+            units,
+            secrets: config.secrets.clone(),
+            own_paths: config.own_paths,
+            reserved_events: config.reserved_events,
+            limits: config.limits,
+            counters,
+            commons,
+        }
     }
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
@@ -62,6 +69,8 @@ pub struct Unit {
     /// The stores on disk and the shared tables it may open; scripts may all.
     pub kv: Option<Vec<String>>,
     pub shared: Option<Vec<String>>,
+    /// The paths that it may answer; scripts may all.
+    pub routes: Option<Vec<PathPattern>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -72,7 +81,12 @@ pub enum Event {
     Subscribe,
     Publish,
     History,
+    Transform,
+    Retain,
+    Retention,
+    View,
     Disconnect,
+    Route,
     Load,
     Unload,
 }
@@ -94,7 +108,12 @@ impl fmt::Display for Event {
             Event::Subscribe => "on.subscribe",
             Event::Publish => "on.publish",
             Event::History => "on.history",
+            Event::Transform => "on.transform",
+            Event::Retain => "on.retain",
+            Event::Retention => "on.retention",
+            Event::View => "on.view",
             Event::Disconnect => "on.disconnect",
+            Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         })
@@ -122,7 +141,12 @@ pub struct Registration {
 impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.event.fmt(f)?;
-        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
+        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
+        match &self.about {
+            About::Nothing => Ok(()),
+            About::View { name, .. } => write!(f, " {name}"),
+            About::Route(route) => write!(f, " {route}"),
+        }
     }
 }
 
@@ -150,9 +174,12 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let program = Arc::new(Program::new(units, config.secrets.clone(), config.limits, counters, commons));
+        let program = Arc::new(Program::new(units, config, counters, commons));
         let registrations = match Vm::build(&program) {
-            Ok(vm) => vm.registrations().to_vec(),
+            Ok(vm) => {
+                errors.extend(routed::clashes(vm.registrations()));
+                vm.registrations().to_vec()
+            }
             Err(wrong) => {
                 errors.extend(wrong);
                 Vec::new()
@@ -227,6 +254,7 @@ impl Unit {
             secrets: Some(manifest.permissions.secrets),
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
+            routes: Some(manifest.permissions.routes),
             config,
         })
     }
@@ -246,6 +274,7 @@ impl Unit {
             secrets: None,
             kv: None,
             shared: None,
+            routes: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -261,6 +290,7 @@ impl Unit {
             secrets: may.map(|may| may.secrets.clone()),
             kv: may.map(|may| may.kv.clone()),
             shared: may.map(|may| may.shared.clone()),
+            routes: may.map(|may| may.routes.clone()),
             name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
             version: String::new(),
             root: dir.display().to_string(),
@@ -279,7 +309,8 @@ impl Unit {
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
-        channels.chain(named)
+        let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
+        channels.chain(named).chain(routes)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {

@@ -6,11 +6,11 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::ready;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
@@ -18,18 +18,21 @@ use super::asked::Asked;
 use super::change::{self, Change};
 use super::commons::Commons;
 use super::duty::Duty;
+use super::effect::Effect;
 use super::evidence::Evidence;
 use super::generation::Generation;
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
-use super::trace::{Followed, Following};
+use super::shadow::{Outcome, Shadow};
+use super::trace::{Concluded, Followed, Following};
 use super::{Counters, HostConfig, LoadError, Sources, handover};
 use crate::kernel::hooks::{
     Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Request, Sight,
 };
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
+use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::Policy;
 
 /// Generations that were in charge and can be again.
@@ -40,10 +43,11 @@ pub struct Host {
     /// The newest last. Held for as long as a change takes: they come one after the other.
     past: Mutex<VecDeque<Arc<Rules>>>,
     latest: Mutex<Latest>,
-    sources: Sources,
+    pub(super) sources: Sources,
     pub(super) commons: Arc<Commons>,
-    counters: Arc<Counters>,
-    pub(super) world: OnceLock<Box<dyn World>>,
+    pub(super) counters: Arc<Counters>,
+    /// A candidate that is asked the same.
+    pub(super) shadow: ArcSwapOption<Shadow>,
 }
 
 /// What a change of rules means outside of them.
@@ -53,7 +57,11 @@ pub trait World: Send + Sync {
     /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
     fn rules_changed(&self);
     /// A session that is connected now.
-    fn session(&self, id: &str) -> Option<Arc<Client>>;
+    fn session(&self, _id: &str) -> Option<Arc<Client>> {
+        None
+    }
+    /// What these channels keep and promise is to be asked again. Must not block.
+    fn policies_changed(&self, channels: Patterns);
 }
 
 /// How the last attempt at a change went.
@@ -100,7 +108,7 @@ impl Host {
             sources,
             commons,
             counters,
-            world: OnceLock::new(),
+            shadow: ArcSwapOption::empty(),
         }))
     }
 
@@ -115,17 +123,24 @@ impl Host {
     /// Whom to tell of changes.
     pub fn live_in(&self, world: impl World + 'static) {
         // The first world is the only one.
-        let _ = self.world.set(Box::new(world));
+        let _ = self.commons.world.set(Box::new(world));
     }
 
     /// Reads everything anew. All of it is good and in charge when this returns, or nothing has changed.
     pub fn reload(&self) -> Result<Change, LoadError> {
+        self.change_to(|| {
+            let config = (self.sources)()?;
+            let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
+            Ok(Arc::new(Rules::new(next, config.policy)))
+        })
+    }
+
+    /// Puts in charge what `build` makes, or changes nothing.
+    pub(super) fn change_to(&self, build: impl FnOnce() -> Result<Arc<Rules>, LoadError>) -> Result<Change, LoadError> {
         let began = Instant::now();
         let mut past = self.past.lock();
         let before = self.current.load_full();
-        let built = (self.sources)().and_then(|config| {
-            let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
-            let next = Arc::new(Rules::new(next, config.policy));
+        let built = build().and_then(|next| {
             handover::take(&next.generation, &handover::leave(&before.generation)?)?;
             Ok(next)
         });
@@ -136,14 +151,14 @@ impl Host {
                 if past.len() > KEPT {
                     past.pop_front();
                 }
-                tracing::info!(generation = change.generation, "the rules were reloaded:\n{change}");
+                tracing::info!(generation = change.generation, "other rules are in charge:\n{change}");
                 Ok(change)
             }
             Err(error) => {
                 let mut latest = self.latest.lock();
                 latest.failures += 1;
                 latest.failed = Some((self.commons.now(), error.clone()));
-                tracing::error!("the rules were not reloaded, those in charge stay:\n{error}");
+                tracing::error!("the rules were not changed, those in charge stay:\n{error}");
                 Err(error)
             }
         }
@@ -168,7 +183,7 @@ impl Host {
     }
 
     fn put_in_charge(&self, before: &Arc<Rules>, next: Arc<Rules>, began: Instant) -> Change {
-        let channels = self.world.get().map_or_else(Vec::new, |world| world.channels());
+        let channels = self.commons.world.get().map_or_else(Vec::new, |world| world.channels());
         let change = change::between(before, &next, &channels);
         // What the old ones do by themselves ends before the new ones begin.
         drop(before.duty.write().take());
@@ -180,7 +195,7 @@ impl Host {
         latest.failed = None;
         latest.reloads += 1;
         drop(latest);
-        if let Some(world) = self.world.get() {
+        if let Some(world) = self.commons.world.get() {
             world.rules_changed();
         }
         Change { took: began.elapsed(), ..change }
@@ -193,17 +208,34 @@ impl Host {
     }
 
     /// Asks the rules, and writes down what they decided if somebody may want to know.
-    fn watched<T>(&self, asked: Asked<'_>, ask: impl FnOnce(&Rules) -> Result<T, Refusal>) -> Result<T, Refusal> {
+    fn watched<T>(&self, asked: Asked<'_>, ask: impl FnOnce(&Rules) -> Result<T, Refusal>) -> Result<T, Refusal>
+    where
+        for<'a> Effect: From<&'a T>,
+    {
         let rules = self.rules();
-        let following = Following::begin(false);
+        let shadow = self.shadow.load();
+        let shadow = shadow.as_ref().filter(|shadow| shadow.wants());
+        let following = Following::begin(shadow.is_some());
         let answer = ask(&rules);
-        if let Some(Followed { steps, concluded }) = following.end()
-            && concluded.kept
-        {
-            let evidence = Evidence::new(&rules.generation, asked, steps);
-            self.commons.recorder.keep(concluded.record, Some(Arc::new(evidence)));
+        match following.end() {
+            Some(Followed { steps, concluded: Concluded { record, kept } }) => {
+                if let Some(shadow) = shadow {
+                    let effect = answer.as_ref().ok().map(Effect::from);
+                    shadow.offer(asked, &steps, Outcome { record: record.clone(), effect });
+                }
+                if kept {
+                    let evidence = Evidence::new(&rules.generation, asked, steps);
+                    self.commons.recorder.keep(record, Some(Arc::new(evidence)));
+                }
+            }
+            None => shadow.into_iter().for_each(|shadow| shadow.pass_over()),
         }
         answer
+    }
+
+    /// Runs what belongs to one request, judged by `rules`.
+    pub(super) fn judged_by(rules: Arc<Rules>, request: Request<'_>) -> Request<'_> {
+        Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
     }
 
     pub fn counters(&self) -> &Counters {
@@ -282,6 +314,9 @@ impl Host {
 /// VMs live on for a moment, each with its thread; they must not keep the store open.
 impl Drop for Host {
     fn drop(&mut self) {
+        if let Some(shadow) = self.shadow.swap(None) {
+            shadow.stop();
+        }
         drop(self.current.load().duty.write().take());
         self.commons.kv.move_to(None);
     }

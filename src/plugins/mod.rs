@@ -22,6 +22,7 @@
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
 mod about;
+mod admit;
 mod api;
 mod asked;
 mod bounded;
@@ -31,6 +32,7 @@ mod commons;
 mod decision;
 mod departures;
 mod duty;
+mod effect;
 mod evidence;
 mod generation;
 mod handles;
@@ -40,19 +42,28 @@ mod keys;
 mod kv;
 mod legible;
 mod manifest;
+mod msg;
 mod operator;
 mod record;
+mod redact;
 mod rehearsal;
 mod remembered;
 mod resident;
+mod retention;
+mod route;
+mod routed;
 mod rules;
 mod running;
+mod scan;
 mod schema;
+mod shadow;
 mod shared;
 mod shown;
 pub mod testing;
 mod trace;
 mod value;
+mod view;
+mod visit;
 mod vm;
 mod watchdog;
 mod who;
@@ -74,6 +85,9 @@ pub use host::{Host, Latest, World};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
+pub use route::Auth;
+pub use routed::{Call, Routed};
+pub use visit::{RouteAnswer, Visit};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -90,9 +104,13 @@ pub struct HostConfig {
     /// Every `*.lua` and `*.luau` directly in it, sorted; what lies deeper can be required, `tests/` is left out.
     pub scripts: Option<PathBuf>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Paths that the hub answers itself; no plugin's route may.
+    pub own_paths: &'static [&'static str],
 }
 
 impl Default for HostConfig {
@@ -101,9 +119,11 @@ impl Default for HostConfig {
             plugins: Vec::new(),
             scripts: None,
             secrets: Arc::new(|_| None),
+            reserved_events: &[],
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            own_paths: &[],
         }
     }
 }
@@ -149,7 +169,9 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub attrs: serde_json::Value,
+    /// Through which view it sees channels that have some, unless a vote names one; and the rule that said so.
     pub view: Option<String>,
+    pub said_at: String,
     /// How long an HTTP credential's verdict may be remembered.
     pub ttl: Option<Duration>,
 }

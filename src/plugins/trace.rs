@@ -14,7 +14,7 @@ use super::vm::Failure;
 use crate::kernel::message::Micros;
 
 /// Steps that are kept of one decision; a rule that reads more has read more than anybody will look at.
-const MAX_STEPS: usize = 256;
+pub const MAX_STEPS: usize = 256;
 
 /// One thing that happened on the way to a decision.
 #[derive(Clone, Debug)]
@@ -37,9 +37,16 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub enum Said {
     Nothing,
-    Allow { view: Option<String> },
+    /// It let the message pass, as it is or changed.
+    Passed,
+    Allow {
+        view: Option<String>,
+    },
     Deny(Deny),
-    Broke { why: String, rests: bool },
+    Broke {
+        why: String,
+        rests: bool,
+    },
 }
 
 /// What a script asked of the world beyond its arguments, and what it was told.
@@ -177,16 +184,25 @@ pub fn known_credential() {
     note(|| Step::KnownCredential);
 }
 
-pub fn voted(hook: usize, vote: &Result<Vote, Failure>) {
+pub fn voted(hook: usize, vote: &Vote) {
     note(|| {
         let said = match vote {
-            Ok(Vote::None) => Said::Nothing,
-            Ok(Vote::Allow(allow)) => Said::Allow { view: allow.view.clone() },
-            Ok(Vote::Deny(deny)) => Said::Deny(deny.clone()),
-            Err(Failure { why, rests }) => Said::Broke { why: why.clone(), rests: *rests },
+            Vote::None => Said::Nothing,
+            Vote::Allow(allow) => Said::Allow { view: allow.view.clone() },
+            Vote::Deny(deny) => Said::Deny(deny.clone()),
         };
         Step::Said(hook, said)
     });
+}
+
+/// A transform's or a retain hook's answer.
+pub fn passed(hook: usize, deny: Option<&Deny>) {
+    note(|| Step::Said(hook, deny.map_or(Said::Passed, |deny| Said::Deny(deny.clone()))));
+}
+
+pub fn broke(hook: usize, failure: Failure) -> Failure {
+    note(|| Step::Said(hook, Said::Broke { why: failure.why.clone(), rests: failure.rests }));
+    failure
 }
 
 /// Something that a rule would do and that does not happen in a rehearsal; whether it does.

@@ -76,7 +76,7 @@ impl Vm {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let handles = Handles::new(&lua).map_err(wrong)?;
+        let handles = Handles::new(&lua, program.reserved_events).map_err(wrong)?;
         Ok(Vm {
             watched,
             handles,
@@ -111,7 +111,9 @@ impl Vm {
         {
             deny.place.clone_from(&self.registrations[hook].place);
         }
-        trace::voted(hook, &vote);
+        if let Ok(vote) = &vote {
+            trace::voted(hook, vote);
+        }
         vote
     }
 
@@ -134,7 +136,7 @@ impl Vm {
                 counters.broken_off.fetch_add(1, Relaxed);
             }
             let why = format!("{}: it broke too often of late, and rests", registration.place);
-            return Err(Failure { why, rests: true });
+            return Err(trace::broke(hook, Failure { why, rests: true }));
         }
         if !rehearsal {
             counters.lua_entries.fetch_add(1, Relaxed);
@@ -159,18 +161,18 @@ impl Vm {
         }
         self.look_at_memory(stopped);
         if rehearsal {
-            return outcome.map_err(|why| Failure { why, rests: false });
+            return outcome.map_err(|why| trace::broke(hook, Failure { why, rests: false }));
         }
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
-            Err(_) => breaker.failed(&limits.breaker, commons.now()),
+            Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
         };
         if let Some(turn) = turn {
             self.tell_turn(registration, turn);
         }
         outcome.map_err(|why| {
             counters.errors.fetch_add(1, Relaxed);
-            Failure { why, rests: false }
+            trace::broke(hook, Failure { why, rests: false })
         })
     }
 

@@ -10,10 +10,13 @@ mod kv;
 mod log;
 mod on;
 pub mod pattern;
+mod retention;
+mod route;
 pub mod secret;
 mod shared;
 mod store;
 pub mod verdict;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -43,12 +46,14 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         on::ENTRIES,
         verdict::ENTRIES,
         forget::ENTRIES,
+        route::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
         json::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
+        retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,

@@ -4,8 +4,8 @@ use serde_json::{Value as Json, json};
 
 use super::ask::WhatIf;
 use super::{Trouble, read};
-use crate::kernel::hooks::{Identity, Refusal};
-use crate::plugins::asked::{Asked, Question};
+use crate::plugins::asked::Question;
+use crate::plugins::effect::Effect;
 use crate::plugins::evidence::Evidence;
 use crate::plugins::record::Record;
 use crate::plugins::rehearsal::Rehearsal;
@@ -25,7 +25,7 @@ impl Host {
         if let Some(request) = what_if.request()? {
             let (made, followed) = rehearse(Rehearsal::at(self.commons.now()), || rules.who(&request));
             let question = Question::Connect(request);
-            answers.push(explained(&rules, question, followed, made.as_ref().ok().map(who)));
+            answers.push(explained(&rules, question, followed, made.as_ref().ok().map(Effect::from)));
             match made {
                 Ok(made) => identity = Some(made),
                 Err(_) => return Ok(json!({"what_if": true, "decisions": answers})),
@@ -33,7 +33,7 @@ impl Host {
         }
         if let Some(question) = what_if.question(self, identity)? {
             let rehearsal = Rehearsal::at(self.commons.now());
-            let (effect, followed) = rehearse(rehearsal, || again(&rules, question.asked()));
+            let (effect, followed) = rehearse(rehearsal, || Effect::of(&rules, question.asked()));
             answers.push(explained(&rules, question, followed, effect.ok()));
         }
         if answers.is_empty() {
@@ -67,55 +67,8 @@ pub fn rehearse<R>(rehearsal: Rehearsal, ask: impl FnOnce() -> R) -> (R, Option<
     (answer, following.end())
 }
 
-/// Asks once more, and says what came of it beside the yes.
-pub fn again(rules: &Rules, asked: Asked<'_>) -> Result<Json, Refusal> {
-    match asked {
-        Asked::Connect(request) => rules.who(request).map(|identity| who(&identity)),
-        Asked::Refresh(client, token) => rules.who_now(client, token).map(|identity| who(&identity)),
-        Asked::Subscribe(client, channel) => {
-            rules.subscribe(client, channel).map(|sight| json!({"view": sight.as_ref().map(|view| view.name())}))
-        }
-        Asked::History(client, channel, resume) => {
-            rules.history(client, channel, resume).map(|sight| json!({"view": sight.as_ref().map(|view| view.name())}))
-        }
-        Asked::Publish(client, draft) => {
-            rules.publish(client, draft.clone()).map(|admission| said(draft, &admission.draft))
-        }
-    }
-}
-
-/// What became of a message.
-fn said(before: &crate::kernel::message::Draft, after: &crate::kernel::message::Draft) -> Json {
-    let changed = before.message != after.message;
-    let mut said = json!({"changed": changed, "kept": !after.fleeting});
-    if changed {
-        said["payload"] = legible::payload(&after.message.payload);
-    }
-    if after.ttl != before.ttl {
-        said["ttl_ms"] = after.ttl.map(|ttl| ttl.as_millis() as u64).into();
-    }
-    said
-}
-
-/// Who somebody is.
-pub fn who(identity: &Identity) -> Json {
-    let client = crate::kernel::hooks::Client {
-        id: String::new(),
-        identity: identity.clone(),
-        ip: None,
-        dialect: "native",
-        transport: "",
-        credential: true,
-        connected: 0,
-    };
-    let mut shown = Question::Refresh(client, String::new()).to_json()["session"].take();
-    if let Json::Object(fields) = &mut shown {
-        fields.retain(|name, _| ["user", "tenant", "attrs", "view", "grants"].contains(&name.as_str()));
-    }
-    shown
-}
-
-fn explained(rules: &Rules, question: Question, followed: Option<Followed>, effect: Option<Json>) -> Json {
+fn explained(rules: &Rules, question: Question, followed: Option<Followed>, effect: Option<Effect>) -> Json {
+    let effect = effect.map(|effect| effect.to_json(&question));
     let Some(Followed { steps, concluded }) = followed else {
         // Only a remembered credential is answered without a decision.
         return json!({"asked": question.to_json(), "allowed": true, "rule": "the credential is remembered: no hook was asked", "hooks": [], "gives": effect});
@@ -210,6 +163,7 @@ fn hooks(evidence: &Evidence) -> Vec<Json> {
 fn tell(hook: &mut Json, said: &Said) {
     match said {
         Said::Nothing => hook["verdict"] = "nothing".into(),
+        Said::Passed => hook["verdict"] = "passed".into(),
         Said::Allow { view } => {
             hook["verdict"] = "allow".into();
             if let Some(view) = view {

@@ -2,6 +2,7 @@
 
 mod ask;
 mod explain;
+mod shadow;
 
 use serde_json::{Value as Json, json};
 
@@ -31,6 +32,10 @@ impl Host {
             "reload" => told(self.reload()?),
             "rollback" => told(self.rollback()?),
             "explain" => self.explain(with)?,
+            "shadow_start" => self.shadow_start(with)?,
+            "shadow_diff" => self.shadow_diff()?,
+            "shadow_promote" => self.shadow_promote()?,
+            "shadow_stop" => self.shadow_stop()?,
             _ => return Err(Trouble::Unknown),
         };
         Ok(said)

@@ -331,6 +331,39 @@ end)",
 }
 
 #[test]
+fn a_message_that_is_rejected_and_a_view_that_nobody_knows_are_explained() {
+    let (host, _dir) = script(
+        "aether.on.transform('a', function(ch, msg)
+	if msg:get('bad') then return nil, 'no bad words' end
+	return msg:with_json({ text = msg:get('text'), seen = true })
+end)
+aether.on.transform('b', function(ch, msg) return 7 end)
+aether.on.view('a', 'public', { drop = { 'email' } })
+aether.on.subscribe('a', function() return aether.allow({ view = 'pubic' }) end)
+aether.on.history('a', function() return aether.allow({ view = 'public' }) end)
+aether.on.retain('a', function() return false end)",
+    );
+    let all = client(Some("ann"), granted(&["a", "b"]));
+    let it = explained(&host, &publish(&host, &all, "a", r#"{"bad":1}"#).unwrap_err());
+    assert_eq!((&it["code"], &it["why"]), (&json!("rejected"), &json!("no bad words")));
+    ends(&it["hooks"][0]["at"], "rules.lua:1");
+    let it = explained(&host, &publish(&host, &all, "b", "{}").unwrap_err());
+    assert_eq!(it["code"], "rule_error");
+    has(&it["hooks"][0]["why"], "rules.lua:5: on.transform b: expected msg");
+    let it = explained(&host, &subscribe(&host, &all, "a").unwrap_err());
+    assert_eq!((&it["code"], &it["hooks"][0]["view"]), (&json!("rule_error"), &json!("pubic")));
+    ends(&it["hooks"][0]["place"], "rules.lua:7");
+    has(&it["why"], "pubic");
+    ends(&it["place"], "rules.lua:7");
+    // And what comes of what is allowed.
+    let grants = json!({"publish": ["a"], "history": []});
+    let it = what_if(&host, json!({"grants": grants, "publish": "a", "payload": "{\"text\":\"x\"}"})).remove(0);
+    assert_eq!(it["gives"], json!({"changed": true, "kept": false, "payload": {"text": "x", "seen": true}}), "{it:#}");
+    assert_eq!((&it["hooks"][0]["verdict"], &it["hooks"][1]["hook"]), (&json!("passed"), &json!("on.retain a")));
+    assert_eq!(what_if(&host, json!({"history": "a"}))[0]["gives"], json!({"view": "public"}));
+}
+
+#[test]
 fn the_recorder_stays_within_its_bytes() {
     let (host, _dir) = script("aether.on.publish('a', function() return aether.deny('no') end)");
     let payload = format!("\"{}\"", "x".repeat(100_000));

@@ -7,10 +7,16 @@ mod hostile;
 mod library;
 mod loading;
 mod record;
+mod redact;
 mod reload;
 mod remembered;
+mod retention;
+mod routes;
 mod rules;
 mod safety;
+mod shadow;
+mod transform;
+mod views;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
