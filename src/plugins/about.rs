@@ -1,6 +1,7 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
 use super::redact::Rule;
+use super::route::Route;
 
 /// A variant per kind of hook that has something to say.
 #[derive(Clone, PartialEq, Default, Debug)]
@@ -8,5 +9,9 @@ pub enum About {
     #[default]
     Nothing,
     /// A view's name, and what it leaves of a payload if no function says so.
-    View { name: String, rule: Option<Rule> },
+    View {
+        name: String,
+        rule: Option<Rule>,
+    },
+    Route(Route),
 }

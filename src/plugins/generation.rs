@@ -11,6 +11,8 @@ use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
 use super::manifest::Manifest;
+use super::route::PathPattern;
+use super::routed;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -25,6 +27,7 @@ pub struct Program {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
+    pub own_paths: &'static [&'static str],
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -36,9 +39,10 @@ impl Program {
         limits: Limits,
         counters: Arc<Counters>,
         commons: Arc<Commons>,
+        own_paths: &'static [&'static str],
     ) -> Program {
         let breakers = units.iter().map(|_| Default::default()).collect();
-        Program { units, secrets, reserved_events: &[], limits, counters, commons, breakers }
+        Program { units, secrets, reserved_events: &[], limits, counters, commons, own_paths, breakers }
     }
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
@@ -64,6 +68,8 @@ pub struct Unit {
     /// The stores on disk and the shared tables it may open; scripts may all.
     pub kv: Option<Vec<String>>,
     pub shared: Option<Vec<String>>,
+    /// The paths that it may answer; scripts may all.
+    pub routes: Option<Vec<PathPattern>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -79,6 +85,7 @@ pub enum Event {
     Retention,
     View,
     Disconnect,
+    Route,
     Load,
     Unload,
 }
@@ -105,6 +112,7 @@ impl fmt::Display for Event {
             Event::Retention => "on.retention",
             Event::View => "on.view",
             Event::Disconnect => "on.disconnect",
+            Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         })
@@ -135,6 +143,7 @@ impl fmt::Display for Registration {
         self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
         match &self.about {
             About::View { name, .. } => write!(f, " {name}"),
+            About::Route(route) => write!(f, " {route}"),
             About::Nothing => Ok(()),
         }
     }
@@ -164,11 +173,15 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let mut program = Program::new(units, config.secrets.clone(), config.limits, counters, commons);
+        let (secrets, own_paths) = (config.secrets.clone(), config.own_paths);
+        let mut program = Program::new(units, secrets, config.limits, counters, commons, own_paths);
         program.reserved_events = config.reserved_events;
         let program = Arc::new(program);
         let registrations = match Vm::build(&program) {
-            Ok(vm) => vm.registrations().to_vec(),
+            Ok(vm) => {
+                errors.extend(routed::clashes(vm.registrations()));
+                vm.registrations().to_vec()
+            }
             Err(wrong) => {
                 errors.extend(wrong);
                 Vec::new()
@@ -243,6 +256,7 @@ impl Unit {
             secrets: Some(manifest.permissions.secrets),
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
+            routes: Some(manifest.permissions.routes),
             config,
         })
     }
@@ -262,6 +276,7 @@ impl Unit {
             secrets: None,
             kv: None,
             shared: None,
+            routes: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -277,6 +292,7 @@ impl Unit {
             secrets: may.map(|may| may.secrets.clone()),
             kv: may.map(|may| may.kv.clone()),
             shared: may.map(|may| may.shared.clone()),
+            routes: may.map(|may| may.routes.clone()),
             name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
             version: String::new(),
             root: dir.display().to_string(),
@@ -295,7 +311,8 @@ impl Unit {
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
-        channels.chain(named)
+        let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
+        channels.chain(named).chain(routes)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {

@@ -45,6 +45,8 @@ mod redact;
 mod remembered;
 mod resident;
 mod retention;
+mod route;
+mod routed;
 mod rules;
 mod running;
 mod scan;
@@ -54,6 +56,7 @@ mod shown;
 pub mod testing;
 mod value;
 mod view;
+mod visit;
 mod vm;
 mod watchdog;
 mod who;
@@ -75,6 +78,9 @@ pub use host::{Host, Latest, World};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
+pub use route::Auth;
+pub use routed::{Call, Routed};
+pub use visit::{RouteAnswer, Visit};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -96,6 +102,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Paths that the hub answers itself; no plugin's route may.
+    pub own_paths: &'static [&'static str],
 }
 
 impl Default for HostConfig {
@@ -108,6 +116,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            own_paths: &[],
         }
     }
 }

@@ -14,6 +14,7 @@ use super::generation::{Event, Generation, Program};
 use super::msg::Lent;
 use super::record::Record;
 use super::resident::with_vm;
+use super::routed::Routes;
 use super::view::{self, Named};
 use super::vm::Failure;
 use super::{Counters, Policies};
@@ -30,6 +31,7 @@ pub struct Rules {
     /// By registration.
     pub views: Box<[Sight]>,
     policy: Policies,
+    pub routes: Routes,
     pub counters: Arc<Counters>,
     /// What runs beside the questions, while this generation is in charge.
     pub duty: RwLock<Option<Duty>>,
@@ -93,6 +95,7 @@ impl Rules {
             concerns: DashMap::default(),
             views: view::all(&generation),
             policy,
+            routes: Routes::of(&generation),
             counters: generation.program.counters.clone(),
             duty: RwLock::default(),
             generation,

@@ -15,6 +15,7 @@ use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
+use crate::edges::routes::OWN_PATHS;
 use crate::kernel::hub::Hub;
 use crate::kernel::message::ChannelName;
 use crate::kernel::pattern::Patterns;
@@ -52,6 +53,7 @@ fn host_config(config: &Config, keys: &Keys) -> HostConfig {
         secrets: Arc::new(move |name| secrets.secret(name)),
         reserved_events: &RESERVED_EVENTS,
         policy: Arc::new(move |channel| policies.policy(channel)),
+        own_paths: OWN_PATHS,
         ..HostConfig::default()
     }
 }

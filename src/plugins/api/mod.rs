@@ -11,6 +11,7 @@ mod log;
 mod on;
 pub mod pattern;
 mod retention;
+mod route;
 pub mod secret;
 mod shared;
 mod store;
@@ -44,6 +45,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         on::ENTRIES,
         verdict::ENTRIES,
         forget::ENTRIES,
+        route::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,

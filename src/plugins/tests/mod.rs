@@ -10,6 +10,7 @@ mod redact;
 mod reload;
 mod remembered;
 mod retention;
+mod routes;
 mod rules;
 mod safety;
 mod transform;

@@ -31,7 +31,7 @@ fn shown(sight: &Sight, channel: &str, payload: &str) -> Option<String> {
 
 fn shown_as(media: Media, sight: &Sight, channel: &str, payload: &str) -> Option<String> {
     let message = Message { payload: Bytes::copy_from_slice(payload.as_bytes()), media, ..Message::default() };
-    let publication = Publication { offset: 1, time: 0, expires: None, message };
+    let publication = Publication { offset: 1, time: 0, expires: None, once: None, message };
     let seen = sight.as_ref().unwrap().render(&name(channel), &publication)?;
     Some(String::from_utf8(seen.payload.to_vec()).unwrap())
 }
