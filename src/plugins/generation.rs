@@ -234,7 +234,7 @@ impl Unit {
             used.channels.as_ref().map(|texts| narrow(texts, &manifest.permissions.channels, &used.at, &mut errors));
         let mut wrong = Vec::new();
         let config = schema::check(&manifest.config, &used.config, "", &mut wrong);
-        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.at)));
+        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.place_of(&why))));
         let sources = read_sources(&used.dir).map_err(|why| vec![why])?;
         let entry = ["main.lua", "main.luau"].into_iter().find(|entry| sources.contains_key(*entry));
         if entry.is_none() {

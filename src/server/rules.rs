@@ -68,6 +68,7 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
         channels: plugin.channels.as_ref().map(patterns),
         config: plugin.config.clone(),
         at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
+        places: plugin.places.clone(),
     }
 }
 
