@@ -8,10 +8,10 @@ use super::route::Route;
 pub enum About {
     #[default]
     Nothing,
+    Route(Route),
     /// A view's name, and what it leaves of a payload if no function says so.
     View {
         name: String,
         rule: Option<Rule>,
     },
-    Route(Route),
 }

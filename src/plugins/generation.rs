@@ -33,16 +33,17 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(
-        units: Vec<Unit>,
-        secrets: Secrets,
-        limits: Limits,
-        counters: Arc<Counters>,
-        commons: Arc<Commons>,
-        own_paths: &'static [&'static str],
-    ) -> Program {
-        let breakers = units.iter().map(|_| Default::default()).collect();
-        Program { units, secrets, reserved_events: &[], limits, counters, commons, own_paths, breakers }
+    pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
+        Program {
+            breakers: units.iter().map(|_| Default::default()).collect(),
+            units,
+            secrets: config.secrets.clone(),
+            own_paths: config.own_paths,
+            reserved_events: config.reserved_events,
+            limits: config.limits,
+            counters,
+            commons,
+        }
     }
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
@@ -142,9 +143,9 @@ impl fmt::Display for Registration {
         self.event.fmt(f)?;
         self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
         match &self.about {
+            About::Nothing => Ok(()),
             About::View { name, .. } => write!(f, " {name}"),
             About::Route(route) => write!(f, " {route}"),
-            About::Nothing => Ok(()),
         }
     }
 }
@@ -173,10 +174,7 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let (secrets, own_paths) = (config.secrets.clone(), config.own_paths);
-        let mut program = Program::new(units, secrets, config.limits, counters, commons, own_paths);
-        program.reserved_events = config.reserved_events;
-        let program = Arc::new(program);
+        let program = Arc::new(Program::new(units, config, counters, commons));
         let registrations = match Vm::build(&program) {
             Ok(vm) => {
                 errors.extend(routed::clashes(vm.registrations()));
@@ -236,7 +234,7 @@ impl Unit {
             used.channels.as_ref().map(|texts| narrow(texts, &manifest.permissions.channels, &used.at, &mut errors));
         let mut wrong = Vec::new();
         let config = schema::check(&manifest.config, &used.config, "", &mut wrong);
-        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.at)));
+        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.place_of(&why))));
         let sources = read_sources(&used.dir).map_err(|why| vec![why])?;
         let entry = ["main.lua", "main.luau"].into_iter().find(|entry| sources.contains_key(*entry));
         if entry.is_none() {

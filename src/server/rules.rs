@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +16,7 @@ use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
+use crate::edges::roster::{Order, Roster};
 use crate::edges::routes::OWN_PATHS;
 use crate::kernel::hub::Hub;
 use crate::kernel::message::ChannelName;
@@ -66,14 +68,19 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
         channels: plugin.channels.as_ref().map(patterns),
         config: plugin.config.clone(),
         at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
+        places: plugin.places.clone(),
     }
 }
 
 /// What lies around the rules.
 pub struct Outside {
     pub hub: Weak<Hub>,
-    pub front: tokio::runtime::Handle,
+    pub roster: Arc<Roster>,
+    pub front: Handle,
 }
+
+/// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
+const RECONSIDERED_PER_SECOND: u32 = 5000;
 
 impl World for Outside {
     fn channels(&self) -> Vec<ChannelName> {
@@ -83,6 +90,11 @@ impl World for Outside {
 
     fn rules_changed(&self) {
         self.resolve_again(|_| true);
+        let roster = self.roster.clone();
+        self.front.spawn(async move {
+            let asked = roster.each_slowly(&Order::Reconsider, RECONSIDERED_PER_SECOND).await;
+            tracing::info!(connections = asked, "everybody was asked about again, because the rules changed");
+        });
     }
 
     fn policies_changed(&self, channels: Patterns) {

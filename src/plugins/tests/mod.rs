@@ -109,7 +109,14 @@ fn complaints(code: &str) -> Vec<String> {
 
 fn plugin_use(name: &str, dir: &Path, config: serde_json::Value) -> PluginUse {
     let config = config.as_object().cloned().unwrap_or_default();
-    PluginUse { name: name.into(), dir: dir.into(), channels: None, config, at: "aether.toml:41".into() }
+    PluginUse {
+        name: name.into(),
+        dir: dir.into(),
+        channels: None,
+        config,
+        at: "aether.toml:41".into(),
+        ..PluginUse::default()
+    }
 }
 
 fn now<T>(mut answer: Answer<'_, T>) -> Result<T, Refusal> {

@@ -1,6 +1,6 @@
 //! What channels keep, as far as rules say.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::time::Duration;
 
 use super::*;
@@ -81,7 +81,7 @@ impl World for Seen {
     }
     fn rules_changed(&self) {}
     fn policies_changed(&self, channels: Patterns) {
-        self.0.lock().unwrap().extend(channels.iter().map(|pattern| pattern.to_string()));
+        self.0.lock().extend(channels.iter().map(|pattern| pattern.to_string()));
     }
 }
 
@@ -92,7 +92,7 @@ fn a_refresh_reaches_the_world_and_only_from_a_hook() {
     let seen = Seen::default();
     host.live_in(seen.clone());
     publish(&host, &nobody(), "a", "1").unwrap();
-    assert_eq!(*seen.0.lock().unwrap(), ["room.*"]);
+    assert_eq!(*seen.0.lock(), ["room.*"]);
     let errors = complaints("aether.retention.refresh('room.*')");
     assert!(errors[0].contains("rules.lua:1: retention.refresh is for hooks"), "{errors:?}");
 }
