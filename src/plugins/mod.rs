@@ -21,6 +21,7 @@
 //! * A VM belongs to the thread that built it, is bounded in memory and watched; a script reaches nothing but `aether`.
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
+mod about;
 mod api;
 mod bounded;
 mod breaker;
@@ -36,12 +37,16 @@ mod host;
 mod keys;
 mod kv;
 mod manifest;
+mod operator;
 mod record;
 mod remembered;
 mod resident;
 mod rules;
+mod running;
 mod schema;
 mod shared;
+mod shown;
+pub mod testing;
 mod value;
 mod vm;
 mod watchdog;
@@ -61,6 +66,7 @@ pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
 pub use host::{Host, Latest, World};
+pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 

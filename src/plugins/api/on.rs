@@ -6,6 +6,7 @@ use mlua::{Lua, MultiValue, Value};
 
 use super::pattern::read_pattern;
 use super::{Entry, Seat, function};
+use crate::plugins::about::About;
 use crate::plugins::generation::{Event, Registration};
 use crate::plugins::value::{caller, describe, raise};
 
@@ -73,7 +74,8 @@ fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::R
     let args: Vec<&Value> = args.iter().collect();
     match args[..] {
         [Value::Function(hook)] => {
-            let registration = Registration { event, pattern: None, unit: seat.at, place: caller(lua) };
+            let registration =
+                Registration { event, pattern: None, unit: seat.at, place: caller(lua), about: About::Nothing };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
         _ => complain(lua, seat, &format!("{event} takes one function, got {}", all(&args))),
@@ -98,7 +100,13 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
     };
     match read_pattern(pattern) {
         Ok(pattern) if seat.unit().may_register(&pattern) => {
-            let registration = Registration { event, pattern: Some(pattern), unit: seat.at, place: caller(lua) };
+            let registration = Registration {
+                event,
+                pattern: Some(pattern),
+                unit: seat.at,
+                place: caller(lua),
+                about: About::Nothing,
+            };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
         Ok(pattern) => complain(

@@ -1,0 +1,8 @@
+//! What a hook was registered with, beside its kind, its pattern and its function.
+
+/// A variant per kind of hook that has something to say.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub enum About {
+    #[default]
+    Nothing,
+}
