@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aether::edges::http::{Edge, Settings, Surface, routes};
+use aether::edges::http::{Beside, Edge, Settings, Surface, routes};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::operator::{Operator, Trouble};
 use aether::edges::origin::Origins;
 use aether::edges::roster::Roster;
+use aether::edges::routes::{Found, Routes};
 use aether::edges::session::{self, Frame, Pulse};
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use aether::kernel::message::{ChannelName, Draft};
@@ -77,6 +78,12 @@ impl Operator for Nobody {
     }
 }
 
+impl Routes for Nobody {
+    fn find(&self, _: &str, _: &str) -> Found {
+        Found::Nothing
+    }
+}
+
 fn shared() -> Arc<session::Shared> {
     let second = Duration::from_secs(1);
     let pulse = Pulse { interval: 30 * second, timeout: None, write_timeout: 10 * second, drain: second };
@@ -100,8 +107,8 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         sse_retry: Duration::from_secs(1),
     };
     let delivery = tokio::runtime::Handle::current();
-    let edge =
-        Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, Arc::new(Vec::new), Arc::new(Nobody));
+    let beside = Beside { counters: Arc::new(Vec::new), operator: Arc::new(Nobody), routes: Arc::new(Nobody) };
+    let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, beside);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut http = Http::connect(listener.local_addr().unwrap(), None).await;
     tokio::spawn(warp::serve(routes(edge, Surface::Whole)).incoming(listener).run());

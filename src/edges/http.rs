@@ -345,7 +345,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
     });
     let of_plugins = taken.untuple_one().and(warp::body::stream());
-    let of_plugins = of_plugins.then(|edge, caller, taken, body| answer(routes::serve(edge, caller, taken, body)));
+    let of_plugins =
+        of_plugins.then(|edge, caller, taken, body| answer(edge, |edge| routes::serve(edge, caller, taken, body)));
     let of_plugins = of_plugins.boxed();
 
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
