@@ -170,6 +170,39 @@ end)
 }
 
 #[test]
+fn routes_answer_in_a_test_as_they_do_over_http() {
+    let dir = plugin(
+        r#"
+t.case("anybody", function()
+	local answer = t.allowed(t.route("POST", "/rooms/42", { json = { user = "bob" }, headers = { ["X-Trace"] = "7" } }))
+	t.equal(answer.status, 201)
+	t.equal(answer.json, { room = "42", user = "bob", trace = "7" })
+	t.matches(answer.headers["content-type"], "json")
+	t.denied(t.route("POST", "/rooms/closed", { json = {} }), "closed")
+end)
+t.case("admins", function()
+	t.raises(function() t.route("GET", "/rooms/42", { who = "bob" }) end, "is for admins")
+	t.equal(t.route("GET", "/rooms/42", { who = { user = "op", grants = { admin = true } } }).body, "op")
+	t.denied(t.route("GET", "/rooms/42"), "unauthorized")
+	t.raises(function() t.route("PUT", "/rooms/42") end, "answers only to")
+	t.raises(function() t.route("GET", "/elsewhere") end, "no route")
+end)
+"#,
+    );
+    dir.write("plugins/p/plugin.toml", &MANIFEST.replace("kv = [", "routes = [\"/rooms/*\"]\nkv = ["));
+    let routes = r#"
+aether.http.route("POST", "/rooms/{room}", { auth = "none" }, function(req)
+	if req.params.room == "closed" then return aether.deny("closed", "not now") end
+	return { status = 201, json = { room = req.params.room, user = req:json().user, trace = req:header("x-trace") } }
+end)
+aether.http.route("GET", "/rooms/{room}", function(req) return { body = req.user } end)
+"#;
+    dir.write("plugins/p/main.lua", &format!("{MAIN}{routes}"));
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn coverage_names_the_lines_that_did_not_run() {
     let dir = plugin(r#"t.case("one", function() t.allowed(t.subscribe("bob", "room.1")) end)"#);
     let output = aether(dir.path(), &["test", "p", "--coverage"]);

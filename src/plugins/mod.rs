@@ -42,6 +42,8 @@ mod operator;
 mod record;
 mod remembered;
 mod resident;
+mod route;
+mod routed;
 mod rules;
 mod running;
 mod schema;
@@ -49,6 +51,7 @@ mod shared;
 mod shown;
 pub mod testing;
 mod value;
+mod visit;
 mod vm;
 mod watchdog;
 mod who;
@@ -71,6 +74,9 @@ pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
+pub use route::Auth;
+pub use routed::{Call, Routed};
+pub use visit::{RouteAnswer, Visit};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -90,6 +96,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Paths that the hub answers itself; no plugin's route may.
+    pub own_paths: &'static [&'static str],
 }
 
 impl Default for HostConfig {
@@ -101,6 +109,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            own_paths: &[],
         }
     }
 }

@@ -13,7 +13,8 @@ use std::fmt;
 use functions::Functions;
 use tokens::{Kind, tokens};
 
-use super::generation::{Event, Generation, Unit};
+use super::about::About;
+use super::generation::{Event, Generation, Registration, Unit};
 
 /// What `aether` has that waits: a hook that runs on the threads which serve everybody must not call it.
 const WAITS: [&str; 2] = ["aether.http", "aether.memo"];
@@ -151,6 +152,17 @@ fn permissions(unit: &Unit, generation: &Generation, found: &mut Vec<Finding>) {
             generation.registrations.iter().filter(|hook| std::ptr::eq(&generation.program.units[hook.unit], unit));
         own.filter_map(|hook| hook.pattern.as_ref()).any(|pattern| allowed.meets(pattern))
     };
+    for path in unit.routes.iter().flatten() {
+        let own = |hook: &&Registration| std::ptr::eq(&generation.program.units[hook.unit], unit);
+        let used = generation.registrations.iter().filter(own).any(|hook| match &hook.about {
+            About::Route(route) => path.covers(&route.path),
+            _ => false,
+        });
+        if !used {
+            let path = path.to_string();
+            found.push(warn(&place(&path), format!("[permissions] routes: {} has no route at {path}", unit.name)));
+        }
+    }
     // Who publishes makes names that are written nowhere.
     let publishes = unit.sources.values().any(|source| source.contains("aether.publish"));
     for allowed in unit.may.iter().flat_map(|may| may.iter()).filter(|allowed| !publishes && !used(allowed)) {
