@@ -125,7 +125,7 @@ fn only_the_server_names_several_layers() {
         let allowed: Vec<_> = setting_up.into_iter().chain(["kernel"]).collect();
         assert_names_only(file, &allowed);
     }
-    let of_server: BTreeSet<_> = sources("server.rs").iter().flat_map(|(_, text)| named_modules(text)).collect();
+    let of_server: BTreeSet<_> = sources("server").iter().flat_map(|(_, text)| named_modules(text)).collect();
     for layer in ["kernel", "stores", "plugins", "edges"] {
         assert!(of_server.contains(layer), "the server names {layer}");
     }

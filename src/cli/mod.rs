@@ -5,7 +5,9 @@
 mod check;
 mod completions;
 mod key;
+mod operator;
 mod publish;
+mod reload;
 mod remote;
 mod serve;
 mod subscribe;
@@ -36,7 +38,8 @@ Letting others in:
   aether key --name shop --publish 'order.*'               a key for a back end, and the lines for aether.toml
 
 Settings: flags, then AETHER_<SECTION>_<KEY>, then aether.toml (which documents every key), then defaults.
-  aether check                             says everything that is wrong with them"#;
+  aether check                             says everything that is wrong with them
+  aether reload                            puts changed rules in charge on the running hub; `aether rollback` the old ones"#;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed (refused, unreachable), 2 the command line is wrong, 3 a gap was seen (sub --strict).";
@@ -59,6 +62,8 @@ enum Verb {
     Key(key::Key),
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
+    Reload(reload::Reload),
+    Rollback(reload::Rollback),
     Completions(completions::Completions),
 }
 
@@ -73,6 +78,8 @@ pub fn main() -> ExitCode {
         Some(Verb::Key(key)) => key.run(),
         Some(Verb::Pub(publish)) => publish.run(),
         Some(Verb::Sub(subscribe)) => subscribe.run(),
+        Some(Verb::Reload(reload)) => reload.run(),
+        Some(Verb::Rollback(rollback)) => rollback.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {

@@ -29,6 +29,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     );
     found.period("server.header_timeout", server.header_timeout, "100ms", "10m");
     found.period("server.write_timeout", server.write_timeout, "100ms", "10m");
+    found.period("server.peer_timeout", server.peer_timeout, "2s", "1h");
     found.number("server.front_workers", server.front_workers, 0, 1024);
     found.number("server.delivery_workers", server.delivery_workers, 0, 1024);
 
@@ -91,6 +92,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("limits.connections", limits.connections, 1, 100_000_000);
     found.number("limits.connections_per_ip", limits.connections_per_ip, 0, 100_000_000);
     found.number("limits.handshakes_per_second", limits.handshakes_per_second, 0, 10_000_000);
+    found.number("limits.refusals_per_minute", limits.refusals_per_minute, 0, 10_000_000);
 
     found.kept("retention.default_ttl", retention.default_ttl, |ttl| ttl > Period::default());
     found.kept("retention.default_max_count", retention.default_max_count, |count| count.0 > 0);

@@ -23,6 +23,8 @@ pub const OWN_PATHS: &[&str] = &[
     "/api/v1/presence",
     "/api/v1/publish",
     "/api/v1/publish/batch",
+    "/api/v1/rules",
+    "/api/v1/rules/{verb}",
     "/api/v1/sessions",
     "/api/v1/unsubscribe",
     "/api/v2/publish/batch",
@@ -123,7 +125,8 @@ pub async fn serve<B: Buf>(
     let client = entered?;
     let settings = &edge.settings;
     let body = read_body(&caller, body, settings.max_payload, settings.body_timeout).await?;
-    let visit = Visit { request: caller.request, body, client };
+    let request = caller.with_meant_cookies(&settings.origins)?.into_owned();
+    let visit = Visit { request, body, client };
     let answer = route.answer(visit).await.map_err(|refusal| match refusal.kind {
         RefusalKind::Broken => Fault::Broken(refusal),
         RefusalKind::Denied | RefusalKind::Busy => Fault::Forbidden { refusal, what: None },

@@ -11,6 +11,7 @@ use super::generation::Event;
 use super::handles::Request;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
+use super::shown::Shown;
 use super::vm::Vm;
 use crate::kernel::hooks::{Client, ConnectRequest, Identity, Refusal, RefusalKind};
 
@@ -33,7 +34,9 @@ impl Rules {
         let allow = self.ask_who(Event::Connect, Asker::from(request), |_, _| Ok(Request(request.clone())))?;
         let ttl = allow.ttl;
         let identity = identity(allow);
-        if let (Some(name), Some(ttl)) = (name, ttl) {
+        // An answer that a cookie may have had a part in is not the credential's alone.
+        let alone = request.header("cookie").is_none();
+        if let (Some(name), Some(ttl), true) = (name, ttl, alone) {
             remembered.keep_identity(mark, name, &identity, ttl, commons.now());
         }
         Ok(identity)
@@ -41,7 +44,7 @@ impl Rules {
 
     /// Who `client` is from now on, having shown `token`. It stays the same user: its subscriptions go on.
     pub fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
-        let asker = Asker { credential: Some(token), ..Asker::from(client) };
+        let asker = Asker { shown: Shown::Token(token), ..Asker::from(client) };
         let allow = if self.hooks_of(Event::Refresh).next().is_some() {
             self.ask_who(Event::Refresh, asker, |vm, lua| Ok((vm.handles.session(lua, client)?, token)))?
         } else {
@@ -91,9 +94,9 @@ impl Rules {
             Ok(Vote::Deny(deny)) => Err(self.refuse(No::Denied(asked, deny), None, asker)),
             Err(failure) => Err(self.refuse(No::Broken(asked, failure), None, asker)),
             Ok(Vote::None) => {
-                let why = match asker.credential {
-                    Some(_) => "no rule knows this credential",
-                    None => "a credential is required",
+                let why = match asker.shown.is_credential() {
+                    true => "no rule knows this credential",
+                    false => "a credential is required",
                 };
                 Err(self.refuse_by_default(event, "unauthorized", why, None, asker))
             }
