@@ -4,6 +4,7 @@ mod common;
 
 mod attacks;
 mod auth;
+mod author_tools;
 mod cli_clients;
 mod config_and_cli;
 mod cookies;
@@ -14,6 +15,7 @@ mod frames;
 mod http;
 mod idempotency;
 mod idle_channels;
+mod kv;
 mod layers;
 mod limits;
 mod log_contract;

@@ -101,6 +101,7 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+#[derive(Clone)]
 pub struct SledLog {
     inner: Arc<Inner>,
     /// Why nothing is written any more. After an I/O error sled's `flush` can wait for ever, so it is never called again,
@@ -215,7 +216,13 @@ impl SledLog {
     /// What rules keep, beside the log.
     pub fn kv(&self) -> Result<SledKv, OpenError> {
         let tree = self.inner.db.open_tree("kv");
-        tree.map(SledKv).map_err(|error| OpenError::Damaged(self.inner.path.clone(), error.to_string()))
+        let kept = tree.map(|tree| SledKv { tree, log: self.clone() });
+        kept.map_err(|error| OpenError::Damaged(self.inner.path.clone(), error.to_string()))
+    }
+
+    /// Comes back when everything that was written before is on disk.
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.write(Inner::sync)
     }
 
     /// How often `fdatasync` has been called.
