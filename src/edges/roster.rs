@@ -34,6 +34,8 @@ struct Line {
 #[derive(Clone, Debug)]
 pub enum Order {
     Leave,
+    /// The same, for a reason of the rules.
+    Kick(Arc<str>),
     Unsubscribe(ChannelName),
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
+use super::words::Words;
 use crate::kernel::hooks::Farewell;
 use crate::kernel::message::ChannelName;
 use crate::kernel::session::{Batch, Session};
@@ -215,9 +216,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                     self.wake_by(until);
                 }
                 Event::Orders(orders) => {
-                    if !self.obey(orders) {
-                        return Err(Ending::Kicked);
-                    }
+                    self.obey(orders)?;
                 }
                 Event::Time => {
                     if let Some(ending) = self.look_at_the_clock() {
@@ -288,11 +287,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
-    /// False if it is to leave.
-    fn obey(&mut self, orders: Vec<Order>) -> bool {
+    /// An ending if it is to leave.
+    fn obey(&mut self, orders: Vec<Order>) -> Result<(), Ending> {
         for order in orders {
             match order {
-                Order::Leave => return false,
+                Order::Leave => return Err(Ending::Kicked),
+                Order::Kick(why) => return Err(Ending::SentAway(Words::new(&why))),
                 Order::Unsubscribe(channel) => {
                     if self.session.unsubscribe(channel.as_str()) {
                         self.dialect.unsubscribed(&channel, &mut self.owed);
@@ -300,7 +300,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 }
             }
         }
-        true
+        Ok(())
     }
 
     async fn answer(&mut self, frame: Frame) -> Result<(), Ending> {

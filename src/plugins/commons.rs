@@ -1,6 +1,6 @@
 //! What all VMs of a host share, and what outlives a generation.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::decision::LogRate;
@@ -9,6 +9,7 @@ use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
 use super::testing::Witness;
+use super::world::World;
 use crate::kernel::message::Micros;
 
 /// Unix time.
@@ -25,6 +26,8 @@ pub struct Commons {
     pub log_rate: LogRate,
     pub shelves: Shelves,
     pub kv: House,
+    /// Empty until there is a hub.
+    pub world: OnceLock<Box<dyn World>>,
     /// Sees, in place of the world, what the plugins under test do.
     pub witness: Option<Arc<Witness>>,
 }
@@ -39,6 +42,7 @@ impl Commons {
             log_rate: LogRate::default(),
             shelves: Shelves::default(),
             kv: House::new(),
+            world: OnceLock::new(),
             witness: None,
         })
     }

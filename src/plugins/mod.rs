@@ -52,8 +52,10 @@ pub mod testing;
 mod value;
 mod visit;
 mod vm;
+mod voice;
 mod watchdog;
 mod who;
+mod world;
 
 #[cfg(test)]
 mod tests;
@@ -68,13 +70,14 @@ pub use api::{Entry, registry};
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
-pub use host::{Host, Latest, World};
+pub use host::{Host, Latest};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
+pub use world::{Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;

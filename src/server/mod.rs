@@ -5,6 +5,7 @@
 
 mod routes;
 mod rules;
+mod world;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -45,7 +46,8 @@ use crate::stores::sled::SledLog;
 
 use routes::OfPlugins;
 pub use rules::load_plugins;
-use rules::{Desk, Outside, Watch};
+use rules::{Desk, Watch};
+use world::Outside;
 
 /// The settings, read anew.
 pub type Again = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -153,8 +155,10 @@ impl Running {
             let hub = hub.clone();
             async move { hub.herald().await }
         });
-        host.live_in(Outside { hub: Arc::downgrade(&hub) });
         let roster = Arc::new(Roster::default());
+        let (outside, speaking) = Outside::new(&hub, &roster);
+        front.spawn(speaking);
+        host.live_in(outside);
         let door = Door::new(door::Limits {
             connections: config.limits.connections,
             per_ip: config.limits.connections_per_ip,

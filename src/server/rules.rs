@@ -4,7 +4,7 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +15,8 @@ use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::operator::{Operator, Trouble};
 use crate::edges::routes::OWN_PATHS;
-use crate::kernel::hub::Hub;
-use crate::kernel::message::ChannelName;
 use crate::keys::Keys;
-use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse, World};
+use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse};
 
 /// How often a watched directory is looked at. What has changed is loaded once it stands still for as long.
 const WATCH: Duration = Duration::from_millis(500);
@@ -64,20 +62,6 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
         config: plugin.config.clone(),
         at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
     }
-}
-
-/// What lies around the rules.
-pub struct Outside {
-    pub hub: Weak<Hub>,
-}
-
-impl World for Outside {
-    fn channels(&self) -> Vec<ChannelName> {
-        let hub = self.hub.upgrade();
-        hub.map_or_else(Vec::new, |hub| hub.channels(|_| true).iter().map(|channel| channel.name.clone()).collect())
-    }
-
-    fn rules_changed(&self) {}
 }
 
 /// The operator's questions, brought to the host.
