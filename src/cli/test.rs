@@ -94,6 +94,9 @@ impl Test {
         let mut all: Vec<Played> = Vec::new();
         for suite in suites {
             let troupe = Troupe::new(suite.clone(), coverage.clone()).context("the tests have no threads")?;
+            if coverage.is_some() {
+                troupe.look_at_all();
+            }
             for file in troupe.files() {
                 let mut heading = Some(format!("{}/{file}\n", suite.dir.display()));
                 let mut broken = Ok(());

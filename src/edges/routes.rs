@@ -92,7 +92,7 @@ pub enum Taken {
 
 /// The plugin's part of a request, if there is one on this listener.
 pub fn find(edge: &Edge, method: &Method, path: &str, surface: Surface) -> Option<Taken> {
-    match edge.routes.find(method.as_str(), path) {
+    match edge.beside.routes.find(method.as_str(), path) {
         Found::Nothing => None,
         Found::Methods(methods) => Some(Taken::Methods(methods)),
         // What is the operator's is on the operator's listener.

@@ -161,8 +161,8 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let program =
-            Arc::new(Program::new(units, config.secrets.clone(), config.limits, counters, commons, config.own_paths));
+        let (secrets, own_paths) = (config.secrets.clone(), config.own_paths);
+        let program = Arc::new(Program::new(units, secrets, config.limits, counters, commons, own_paths));
         let registrations = match Vm::build(&program) {
             Ok(vm) => {
                 errors.extend(routed::clashes(vm.registrations()));

@@ -110,8 +110,8 @@ impl Call {
     pub async fn answer(self, visit: Visit) -> Result<RouteAnswer, Refusal> {
         let Call { rules, hook, params, .. } = self;
         let user = visit.client.as_ref().and_then(|client| client.identity.user.clone());
-        let shown = visit.request.clone();
-        let asker = || Asker { user: user.as_deref(), ..Asker::from(&shown) };
+        let request = visit.request.clone();
+        let asker = || Asker { user: user.as_deref(), ..Asker::from(&request) };
         let (reply, answer) = oneshot::channel();
         let letter = Letter { hook, visitor: Visitor { visit, params }, reply };
         let reception = rules.routes.reception.get_or_init(|| Reception::open(&rules.generation)).as_ref();

@@ -164,11 +164,14 @@ impl Running {
             per_ip: config.limits.connections_per_ip,
             per_second: config.limits.handshakes_per_second,
         });
-        let beside = Beside { operator: Arc::new(Desk(host.clone())), routes: Arc::new(OfPlugins(host.clone())) };
         // When the hub is full its operator still gets in.
         let admin_door = Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
-        let counters = counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]);
-        let edge = edge(config, hub.clone(), &roster, counters, beside, delivery.handle().clone());
+        let beside = Beside {
+            counters: counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]),
+            operator: Arc::new(Desk(host.clone())),
+            routes: Arc::new(OfPlugins(host.clone())),
+        };
+        let edge = edge(config, hub.clone(), &roster, beside, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
@@ -293,7 +296,6 @@ fn edge(
     config: &Config,
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
-    counters: metrics::Others,
     beside: Beside,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
@@ -324,7 +326,7 @@ fn edge(
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
-    Edge::new(hub, settings, ws, sse, delivery, counters, beside)
+    Edge::new(hub, settings, ws, sse, delivery, beside)
 }
 
 /// The certificate that the settings name, if they name one.
