@@ -2,6 +2,7 @@
 
 mod common;
 
+mod actions;
 mod attacks;
 mod auth;
 mod author_tools;

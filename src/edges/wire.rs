@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::words::Words;
 use crate::kernel::hooks::{Refusal, RefusalKind};
 use crate::kernel::hub::{PublishError, ReadError};
 use crate::kernel::message::NameError;
@@ -243,6 +244,8 @@ pub enum Ending {
     Draining,
     /// The operator sent it away.
     Kicked,
+    /// A rule did, and says why.
+    SentAway(Words),
     Lagged,
     Expired,
     /// It asked in vain too often.
@@ -276,17 +279,18 @@ impl Ending {
             Ending::TooLarge => Some(1009),
             Ending::Lagged => Some(1012),
             Ending::Expired => Some(4401),
-            Ending::Kicked => Some(4403),
+            Ending::Kicked | Ending::SentAway(_) => Some(4403),
             Ending::Refused => Some(4429),
         }
     }
 
-    pub fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
             Ending::Gone => "gone",
             Ending::Closed => "",
             Ending::Draining => "server shutting down",
             Ending::Kicked => "disconnected by the operator",
+            Ending::SentAway(why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
             Ending::TooLarge => "frame too large",
@@ -303,7 +307,7 @@ impl Ending {
             Ending::Gone | Ending::Closed => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
-            Ending::Expired | Ending::Kicked => "server",
+            Ending::Expired | Ending::Kicked | Ending::SentAway(_) => "server",
             Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }

@@ -5,12 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bounded::Bounded;
 use super::decision::LogRate;
-use super::host::World;
 use super::kv::House;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
 use super::testing::Witness;
+use super::world::World;
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::policy::Policy;
 
@@ -32,7 +32,7 @@ pub struct Commons {
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
     pub mask_key: [u8; 32],
-    /// What rules reach beside themselves, once there is something.
+    /// Empty until there is a hub.
     pub world: OnceLock<Box<dyn World>>,
     /// Sees, in place of the world, what the plugins under test do.
     pub witness: Option<Arc<Witness>>,
