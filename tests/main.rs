@@ -21,6 +21,7 @@ mod kv;
 mod layers;
 mod limits;
 mod log_contract;
+mod masked;
 mod metrics;
 mod model;
 mod once;

@@ -18,6 +18,7 @@ use super::change::{self, Change};
 use super::commons::Commons;
 use super::duty::Duty;
 use super::generation::Generation;
+use super::inspect::{Finding, inspect};
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
@@ -221,6 +222,11 @@ impl Host {
     /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
     pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
         self.commons.recorder.find(filter)
+    }
+
+    /// What one should look at in what is loaded, though nothing of it keeps the hub from starting.
+    pub fn findings(&self) -> Vec<Finding> {
+        inspect(&self.current.load().generation)
     }
 
     /// A line per plugin and script, and a line per hook.
