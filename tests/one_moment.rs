@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aether::edges::http::{Edge, Settings, Surface, routes};
+use aether::edges::http::{Beside, Edge, Settings, Surface, routes};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::origin::Origins;
 use aether::edges::roster::Roster;
@@ -70,7 +70,7 @@ fn shared() -> Arc<session::Shared> {
     Arc::new(session::Shared { pulse, roster: Arc::new(Roster::default()) })
 }
 
-const LIMITS: Limits = Limits { channels_per_request: 10, channels_per_connection: 10 };
+const LIMITS: Limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 0 };
 
 #[tokio::test]
 async fn what_an_http_request_asks_it_asks_as_one() {
@@ -87,7 +87,7 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         sse_retry: Duration::from_secs(1),
     };
     let delivery = tokio::runtime::Handle::current();
-    let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, Arc::new(Vec::new));
+    let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, Beside::default());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut http = Http::connect(listener.local_addr().unwrap(), None).await;
     tokio::spawn(warp::serve(routes(edge, Surface::Whole)).incoming(listener).run());
@@ -110,7 +110,7 @@ async fn what_a_frame_asks_it_asks_as_one() {
         line.frames.lock().push_back(Frame::Text(frame.into()));
     }
     let session = Session::new(kernel.hub.clone(), client("ann"), kernel.format.clone());
-    let dialect = WsDialect { limits: LIMITS, heartbeat: false };
+    let dialect = WsDialect::new(LIMITS, false);
     let running = tokio::spawn(session::run(line.clone(), dialect, session, shared()));
     until("the frames are answered", async || rules.asked.lock().len() == 4).await;
     running.abort();

@@ -51,6 +51,13 @@ pub struct Beside {
     pub routes: Arc<dyn Routes>,
 }
 
+/// Nobody: a hub whose rules are not written in Lua has no plugins to ask.
+impl Default for Beside {
+    fn default() -> Self {
+        Beside { counters: Arc::new(Vec::new), operator: Arc::new(operator::Nobody), routes: Arc::new(routes::Nothing) }
+    }
+}
+
 /// What all requests share.
 pub struct Edge {
     pub hub: Arc<Hub>,

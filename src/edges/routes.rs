@@ -43,6 +43,15 @@ pub trait Routes: Send + Sync + 'static {
     fn find(&self, method: &str, path: &str) -> Found;
 }
 
+/// No path is anybody's.
+pub struct Nothing;
+
+impl Routes for Nothing {
+    fn find(&self, _method: &str, _path: &str) -> Found {
+        Found::Nothing
+    }
+}
+
 /// What a request is for.
 pub enum Found {
     /// No plugin's.

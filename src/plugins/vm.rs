@@ -75,7 +75,7 @@ impl Vm {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let handles = Handles::new(&lua).map_err(wrong)?;
+        let handles = Handles::new(&lua, program.reserved_events).map_err(wrong)?;
         Ok(Vm {
             watched,
             handles,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::voice::Voice;
 use crate::kernel::hooks::Client;
 use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::pattern::Patterns;
 
 /// The hub, as the rules may act on it. Nothing here waits.
 pub trait World: Send + Sync {
@@ -12,6 +13,8 @@ pub trait World: Send + Sync {
     fn channels(&self) -> Vec<ChannelName>;
     /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
     fn rules_changed(&self);
+    /// What these channels keep and promise is to be asked again. Must not block.
+    fn policies_changed(&self, channels: Patterns);
     /// Publishes soon, after what was given before. False if too much waits already.
     fn publish(&self, said: Said) -> bool;
     /// Who listens to a channel.

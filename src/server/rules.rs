@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
+use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
 use crate::edges::routes::OWN_PATHS;
 use crate::keys::Keys;
@@ -47,6 +48,7 @@ fn host_config(config: &Config, keys: &Keys) -> HostConfig {
         plugins: config.plugin.iter().map(|plugin| plugin_use(config, plugin)).collect(),
         scripts: config.scripts_dir(),
         secrets: Arc::new(move |name| secrets.secret(name)),
+        reserved_events: &RESERVED_EVENTS,
         policy: Arc::new(move |channel| policies.policy(channel)),
         own_paths: OWN_PATHS,
         ..HostConfig::default()
@@ -61,6 +63,7 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
         channels: plugin.channels.as_ref().map(patterns),
         config: plugin.config.clone(),
         at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
+        places: plugin.places.clone(),
     }
 }
 

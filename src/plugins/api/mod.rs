@@ -11,12 +11,14 @@ mod log;
 mod on;
 pub mod pattern;
 mod publish;
+mod retention;
 mod route;
 pub mod secret;
 mod sessions;
 mod shared;
 mod store;
 pub mod verdict;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -54,6 +56,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         json::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
+        retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,

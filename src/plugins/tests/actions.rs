@@ -26,6 +26,7 @@ impl World for Ear {
         Vec::new()
     }
     fn rules_changed(&self) {}
+    fn policies_changed(&self, _channels: Patterns) {}
     fn publish(&self, said: Said) -> bool {
         let full = self.full.load(Ordering::Relaxed);
         if !full {
@@ -213,4 +214,12 @@ fn a_plugin_does_only_what_its_manifest_says() {
         wrong.contains("p/plugin.toml:5:13: permissions.sessions: \"kik\" is none of list, kick; did you mean kick?"),
         "{wrong}"
     );
+}
+
+#[test]
+fn a_log_line_says_which_plugin_hook_and_line_spoke() {
+    let log = why("aether.log.warn('slow down', { n = 1 })");
+    for part in ["plugin=\"rules\"", "hook=\"on.publish\"", "rules.lua:1\"", "fields=\"{\\\"n\\\":1}\"", "slow down"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
 }
