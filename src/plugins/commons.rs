@@ -32,7 +32,7 @@ pub struct Commons {
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
     pub mask_key: [u8; 32],
-    /// Empty until there is a hub.
+    /// What rules reach beside themselves, once there is something.
     pub world: OnceLock<Box<dyn World>>,
     /// Sees, in place of the world, what the plugins under test do.
     pub witness: Option<Arc<Witness>>,

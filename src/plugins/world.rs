@@ -13,7 +13,7 @@ pub trait World: Send + Sync {
     fn channels(&self) -> Vec<ChannelName>;
     /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
     fn rules_changed(&self);
-    /// What these channels keep and promise is to be asked again.
+    /// What these channels keep and promise is to be asked again. Must not block.
     fn policies_changed(&self, channels: Patterns);
     /// Publishes soon, after what was given before. False if too much waits already.
     fn publish(&self, said: Said) -> bool;

@@ -156,7 +156,7 @@ impl Running {
             async move { hub.herald().await }
         });
         let roster = Arc::new(Roster::default());
-        let (outside, speaking) = Outside::new(&hub, &roster, front.handle());
+        let (outside, speaking) = Outside::new(&hub, &roster, front.handle().clone());
         front.spawn(speaking);
         host.live_in(outside);
         let door = Door::new(door::Limits {

@@ -18,30 +18,31 @@ const QUEUE: usize = 1000;
 /// Of those, how many may share a group commit.
 const TOGETHER: usize = 100;
 
+/// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
+const RECONSIDERED_PER_SECOND: u32 = 5000;
+
 /// What lies around the rules.
 pub struct Outside {
     hub: Weak<Hub>,
     roster: Arc<Roster>,
-    said: mpsc::Sender<Said>,
-    /// Where what follows a change runs; it may take a while.
     front: Handle,
+    said: mpsc::Sender<Said>,
 }
-
-/// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
-const RECONSIDERED_PER_SECOND: u32 = 5000;
 
 impl Outside {
     /// The world, and what must run for as long as plugins may publish.
     pub fn new(
         hub: &Arc<Hub>,
         roster: &Arc<Roster>,
-        front: &Handle,
-    ) -> (Outside, impl Future<Output = ()> + Send + use<>) {
+        front: Handle,
+    ) -> (Outside, impl Future<Output = ()> + Send + 'static) {
         let (said, waiting) = mpsc::channel(QUEUE);
         let hub = Arc::downgrade(hub);
-        (Outside { hub: hub.clone(), roster: roster.clone(), said, front: front.clone() }, speak(hub, waiting))
+        (Outside { hub: hub.clone(), roster: roster.clone(), front, said }, speak(hub, waiting))
     }
+}
 
+impl Outside {
     /// What channels keep and promise is asked again; whoever changed the rules does not wait for it.
     fn resolve_again(&self, wanted: impl Fn(&str) -> bool + Send + Sync + 'static) {
         let Some(hub) = self.hub.upgrade() else { return };

@@ -70,7 +70,13 @@ fn read(
         };
         let flag = || value.as_boolean().ok_or_else(|| wrong("true or false"));
         match name.as_str() {
-            "event" => message.event = Some(text(MAX_NAME)?.into()),
+            "event" => {
+                let event = text(MAX_NAME)?;
+                if seat.program.reserved_events.contains(&event.as_str()) {
+                    return Err(format!("event: {event} is a name that the stream itself uses; choose another"));
+                }
+                message.event = Some(event.into());
+            }
             "meta" => {
                 let meta = lua_to_json(&value).map_err(|why| format!("meta: {why}"))?;
                 message.meta = Some(meta.to_string().into());

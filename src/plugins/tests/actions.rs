@@ -7,9 +7,9 @@ use crate::plugins::{Said, World};
 
 /// Hears what is done to it.
 #[derive(Clone, Default)]
-pub struct Ear {
+struct Ear {
     said: Arc<Mutex<Vec<Said>>>,
-    pub ordered: Arc<Mutex<Vec<String>>>,
+    ordered: Arc<Mutex<Vec<String>>>,
     /// Sessions that are there.
     clients: Arc<Mutex<Vec<Arc<Client>>>>,
     full: Arc<std::sync::atomic::AtomicBool>,
@@ -26,10 +26,7 @@ impl World for Ear {
         Vec::new()
     }
     fn rules_changed(&self) {}
-    fn policies_changed(&self, channels: Patterns) {
-        let all = channels.iter().map(|pattern| format!("policy of {pattern}"));
-        self.ordered.lock().extend(all);
-    }
+    fn policies_changed(&self, _channels: Patterns) {}
     fn publish(&self, said: Said) -> bool {
         let full = self.full.load(Ordering::Relaxed);
         if !full {
@@ -217,4 +214,12 @@ fn a_plugin_does_only_what_its_manifest_says() {
         wrong.contains("p/plugin.toml:5:13: permissions.sessions: \"kik\" is none of list, kick; did you mean kick?"),
         "{wrong}"
     );
+}
+
+#[test]
+fn a_log_line_says_which_plugin_hook_and_line_spoke() {
+    let log = why("aether.log.warn('slow down', { n = 1 })");
+    for part in ["plugin=\"rules\"", "hook=\"on.publish\"", "rules.lua:1\"", "fields=\"{\\\"n\\\":1}\"", "slow down"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
 }

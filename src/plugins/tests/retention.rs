@@ -1,10 +1,11 @@
 //! What channels keep, as far as rules say.
 
+use parking_lot::Mutex;
 use std::time::Duration;
 
-use super::actions::Ear;
 use super::*;
 use crate::kernel::policy::{Ack, Lag, Policy, Retention};
+use crate::plugins::World;
 
 fn policy(host: &Host, channel: &str) -> Policy {
     host.policy(&name(channel))
@@ -71,14 +72,42 @@ fn a_rule_that_breaks_leaves_the_policy_as_it_was() {
     }
 }
 
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl World for Seen {
+    fn publish(&self, _said: crate::plugins::Said) -> bool {
+        false
+    }
+    fn listeners(&self, _channel: &ChannelName) -> Vec<Arc<Client>> {
+        Vec::new()
+    }
+    fn sessions(&self, _wanted: &dyn Fn(&Client) -> bool) -> Vec<Arc<Client>> {
+        Vec::new()
+    }
+    fn kick(&self, _meant: &dyn Fn(&Client) -> bool, _why: &str) -> usize {
+        0
+    }
+    fn unsubscribe(&self, _meant: &dyn Fn(&Client) -> bool, _channel: &ChannelName) -> usize {
+        0
+    }
+    fn channels(&self) -> Vec<ChannelName> {
+        Vec::new()
+    }
+    fn rules_changed(&self) {}
+    fn policies_changed(&self, channels: Patterns) {
+        self.0.lock().extend(channels.iter().map(|pattern| pattern.to_string()));
+    }
+}
+
 #[test]
 fn a_refresh_reaches_the_world_and_only_from_a_hook() {
     let (host, _dir) = script("aether.on.publish('a', function() aether.retention.refresh('room.*') return true end)");
     publish(&host, &nobody(), "a", "1").unwrap();
-    let seen = Ear::default();
+    let seen = Seen::default();
     host.live_in(seen.clone());
     publish(&host, &nobody(), "a", "1").unwrap();
-    assert_eq!(*seen.ordered.lock(), ["policy of room.*"]);
+    assert_eq!(*seen.0.lock(), ["room.*"]);
     let errors = complaints("aether.retention.refresh('room.*')");
     assert!(errors[0].contains("rules.lua:1: retention.refresh is for hooks"), "{errors:?}");
 }
