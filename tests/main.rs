@@ -4,6 +4,7 @@ mod common;
 
 mod attacks;
 mod auth;
+mod author_tools;
 mod cli_clients;
 mod config_and_cli;
 mod cookies;

@@ -11,6 +11,7 @@ mod reload;
 mod remote;
 mod serve;
 mod subscribe;
+mod test;
 mod token;
 mod trust;
 
@@ -65,6 +66,7 @@ enum Verb {
     Sub(subscribe::Subscribe),
     Reload(reload::Reload),
     Rollback(reload::Rollback),
+    Test(test::Test),
     Completions(completions::Completions),
 }
 
@@ -81,19 +83,26 @@ pub fn main() -> ExitCode {
         Some(Verb::Sub(subscribe)) => subscribe.run(),
         Some(Verb::Reload(reload)) => reload.run(),
         Some(Verb::Rollback(rollback)) => rollback.run(),
+        Some(Verb::Test(test)) => test.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough (`| head -1`); that is no failure.
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
+        // Its lines have said it all.
+        Err(error) if error.is::<test::CasesFailed>() => ExitCode::FAILURE,
         Err(error) => {
             match error.downcast_ref::<ConfigError>() {
                 // Its lines begin with their places, and stay that way so that editors can jump to them.
                 Some(problems) => eprintln!("{problems}"),
                 None => eprintln!("error: {error:#}"),
             }
-            if error.is::<subscribe::GapSeen>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+            match error {
+                error if error.is::<subscribe::GapSeen>() => ExitCode::from(3),
+                error if error.is::<Misused>() => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -109,6 +118,18 @@ impl std::fmt::Display for ReaderGone {
 }
 
 impl std::error::Error for ReaderGone {}
+
+/// The command line asks for what is not there.
+#[derive(Debug)]
+struct Misused(String);
+
+impl std::fmt::Display for Misused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misused {}
 
 /// Writes bytes to standard output, as they are and at once.
 fn print(bytes: &[u8]) -> anyhow::Result<()> {

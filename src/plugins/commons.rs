@@ -8,6 +8,7 @@ use super::kv::House;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::testing::Witness;
 use crate::kernel::message::Micros;
 
 /// Unix time.
@@ -24,6 +25,8 @@ pub struct Commons {
     pub log_rate: LogRate,
     pub shelves: Shelves,
     pub kv: House,
+    /// Sees, in place of the world, what the plugins under test do.
+    pub witness: Option<Arc<Witness>>,
 }
 
 impl Commons {
@@ -36,6 +39,7 @@ impl Commons {
             log_rate: LogRate::default(),
             shelves: Shelves::default(),
             kv: House::new(),
+            witness: None,
         })
     }
 

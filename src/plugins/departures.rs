@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::generation::{Event, Generation};
 use super::handles::farewell;
 use super::resident::with_vm;
+use super::vm::Failure;
 use crate::kernel::hooks::{Client, Farewell};
 
 type Departure = (Arc<Client>, Farewell);
@@ -60,30 +61,29 @@ impl Drop for Departures {
 }
 
 fn run(generation: &Arc<Generation>, waiting: &Receiver<Departure>, closing: &AtomicBool) {
-    let hooks: Vec<usize> = (0..generation.registrations.len())
-        .filter(|at| generation.registrations[*at].event == Event::Disconnect)
-        .collect();
     let mut end = None;
     while let Ok((client, why)) = waiting.recv() {
         if closing.load(Ordering::Acquire) && Instant::now() > *end.get_or_insert_with(|| Instant::now() + LAST) {
             break;
         }
-        let told = with_vm(generation, |vm| {
-            for &hook in &hooks {
-                let answer = vm.ask(hook, generation.program.limits.connect, &[], |lua| {
-                    Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?))
-                });
-                if let Err(failure) = answer
-                    && !failure.rests
-                {
-                    tracing::error!(target: "aether::plugin", why = failure.why, "a disconnect hook broke");
-                }
-            }
-            vm.handles.forget_session(&client);
-            Ok(())
-        });
-        if let Err(failure) = told {
-            tracing::error!(target: "aether::plugin", why = failure.why, "disconnect hooks have no VM");
+        for failure in tell(generation, &client, &why).into_iter().filter(|failure| !failure.rests) {
+            tracing::error!(target: "aether::plugin", why = failure.why, "a disconnect hook broke");
         }
     }
+}
+
+/// Tells every disconnect hook; the failures of those that broke.
+pub fn tell(generation: &Arc<Generation>, client: &Client, why: &Farewell) -> Vec<Failure> {
+    let hooks = generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == Event::Disconnect);
+    let told = with_vm(generation, |vm| {
+        let answers = hooks.map(|(hook, _)| {
+            vm.ask(hook, generation.program.limits.connect, &[], |lua| {
+                Ok((vm.handles.session(lua, client)?, farewell(lua, why)?))
+            })
+        });
+        let broke = answers.filter_map(Result::err).collect();
+        vm.handles.forget_session(client);
+        Ok(broke)
+    });
+    told.unwrap_or_else(|failure| vec![failure])
 }

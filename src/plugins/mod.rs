@@ -46,6 +46,7 @@ mod running;
 mod schema;
 mod shared;
 mod shown;
+pub mod testing;
 mod value;
 mod vm;
 mod watchdog;

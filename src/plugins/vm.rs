@@ -15,6 +15,7 @@ use super::decision::Vote;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
 use super::running::during;
+use super::testing::coverage;
 use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
 
@@ -26,6 +27,8 @@ pub struct Vm {
     program: Arc<Program>,
     /// Its memory stays full even after a collection: somebody keeps everything. It serves no further call.
     exhausted: Cell<bool>,
+    /// Which of its lines run is counted.
+    counted: bool,
 }
 
 /// A hook that broke, or was not run because it breaks all the time.
@@ -46,6 +49,7 @@ impl Vm {
         let wrong = |e: mlua::Error| vec![format!("a Lua VM cannot be built: {}", first_line(&e))];
         let (lua, base) = sandbox(program.limits.memory).map_err(wrong)?;
         let watched = Watched::new(&lua);
+        let counted = coverage::begin(&lua, program);
         let (mut hooks, mut registrations, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for (at, unit) in program.units.iter().enumerate() {
             let seat = Rc::new(Seat::new(program.clone(), at));
@@ -65,11 +69,22 @@ impl Vm {
                 hooks.push(function);
             }
         }
+        if counted {
+            coverage::read(&lua);
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
         let handles = Handles::new(&lua).map_err(wrong)?;
-        Ok(Vm { watched, handles, hooks, registrations, program: program.clone(), exhausted: Cell::new(false) })
+        Ok(Vm {
+            watched,
+            handles,
+            hooks,
+            registrations,
+            program: program.clone(),
+            exhausted: Cell::new(false),
+            counted,
+        })
     }
 
     pub fn registrations(&self) -> &[Registration] {
@@ -128,6 +143,9 @@ impl Vm {
             Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
             Err(error) => Err(located(&error, place)),
         };
+        if self.counted {
+            coverage::read(self.watched.lua());
+        }
         self.look_at_memory(stopped);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
@@ -170,7 +188,7 @@ impl Vm {
 }
 
 /// A VM without what would let a script out, and the table of what all scripts share.
-fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
+pub fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
     // Without it `table.move({}, 1, 2^31 - 2, 2, {})` copies nothing for 30 seconds, out of the watchdog's reach.
     static MOVE: LazyLock<Result<(), ()>> = LazyLock::new(|| Lua::set_fflag("LuauTableMoveTimeoutFix", true));
     MOVE.map_err(|()| mlua::Error::runtime("this Luau does not know LuauTableMoveTimeoutFix any more"))?;
@@ -186,7 +204,7 @@ fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
 }
 
 /// A unit's own globals, over what all share. Without `safeenv` library calls are five times slower.
-fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> {
+pub fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> {
     let env = lua.create_table()?;
     let meta = lua.create_table()?;
     meta.raw_set("__index", base)?;
@@ -199,14 +217,13 @@ fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> 
     Ok(env)
 }
 
-fn load(lua: &Lua, env: &Table, unit: &Unit, path: &str) -> mlua::Result<Function> {
+pub fn load(lua: &Lua, env: &Table, unit: &Unit, path: &str) -> mlua::Result<Function> {
     let source = unit.sources.get(path).map_or("", String::as_str);
     // Text always: mlua would accept bytecode, which Luau does not check.
-    lua.load(source)
-        .set_name(format!("={}", unit.shown(path)))
-        .set_mode(ChunkMode::Text)
-        .set_environment(env.clone())
-        .into_function()
+    let chunk = lua.load(source).set_name(format!("={}", unit.shown(path))).set_mode(ChunkMode::Text);
+    let function = chunk.set_environment(env.clone()).into_function()?;
+    coverage::keep(lua, || unit.shown(path), &function);
+    Ok(function)
 }
 
 fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
