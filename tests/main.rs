@@ -31,6 +31,7 @@ mod poll;
 mod real_clients;
 mod reload;
 mod resume;
+mod routes;
 mod slow_readers;
 mod sse;
 mod stopping;

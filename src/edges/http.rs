@@ -22,6 +22,7 @@ use super::native::Limits;
 use super::operator::{self, Operator};
 use super::origin::Origins;
 use super::poll::PollFormat;
+use super::routes::{self, Routes};
 use super::session;
 use super::wire::{ErrorBody, Fault};
 use super::{admin, history, metrics, poll, publish, sse, upgrade};
@@ -43,6 +44,13 @@ pub struct Settings {
     pub sse_retry: Duration,
 }
 
+/// What others than the edges answer.
+pub struct Beside {
+    pub counters: metrics::Others,
+    pub operator: Arc<dyn Operator>,
+    pub routes: Arc<dyn Routes>,
+}
+
 /// What all requests share.
 pub struct Edge {
     pub hub: Arc<Hub>,
@@ -52,8 +60,7 @@ pub struct Edge {
     /// Where connections live once they are more than a request.
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
-    pub others: metrics::Others,
-    pub operator: Arc<dyn Operator>,
+    pub beside: Beside,
     pub formats: Formats,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
@@ -86,8 +93,7 @@ impl Edge {
         ws: Arc<session::Shared>,
         sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
-        others: metrics::Others,
-        operator: Arc<dyn Operator>,
+        beside: Beside,
     ) -> Arc<Edge> {
         Arc::new(Edge {
             run: hub.now(),
@@ -97,8 +103,7 @@ impl Edge {
             sse,
             delivery,
             ready: AtomicBool::new(false),
-            others,
-            operator,
+            beside,
             formats: Formats::new(),
             sessions: AtomicU64::new(0),
         })
@@ -327,10 +332,18 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
     let ruling = asked.or(rules).unify().boxed();
     let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
+    let taken = api().and(warp::method()).and_then(move |edge: Arc<Edge>, caller: Caller, method: Method| {
+        let taken = routes::find(&edge, &method, &caller.request.path, surface);
+        std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
+    });
+    let of_plugins = taken.untuple_one().and(warp::body::stream());
+    let of_plugins = of_plugins.then(|edge, caller, taken, body| answer(routes::serve(edge, caller, taken, body)));
+    let of_plugins = of_plugins.boxed();
+
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
     match surface {
-        Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),
-        Surface::Public => public.recover(unrouted).unify().boxed(),
+        Surface::Whole => public.or(operating).unify().or(of_plugins).unify().recover(unrouted).unify().boxed(),
+        Surface::Public => public.or(of_plugins).unify().recover(unrouted).unify().boxed(),
     }
 }
 
@@ -375,7 +388,7 @@ pub fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-fn refuse(fault: &Fault) -> Response {
+pub fn refuse(fault: &Fault) -> Response {
     #[derive(Serialize)]
     struct Refused<'a> {
         ok: bool,
@@ -439,7 +452,7 @@ async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
 
 async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
-    let mut response = Response::new(Bytes::from(metrics::render(&edge.hub, &edge.others)).into());
+    let mut response = Response::new(Bytes::from(metrics::render(&edge.hub, &edge.beside.counters)).into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)

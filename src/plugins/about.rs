@@ -1,8 +1,11 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
+use super::route::Route;
+
 /// A variant per kind of hook that has something to say.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub enum About {
     #[default]
     Nothing,
+    Route(Route),
 }

@@ -11,6 +11,8 @@ use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
 use super::manifest::Manifest;
+use super::route::PathPattern;
+use super::routed;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -23,6 +25,7 @@ pub struct Program {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
+    pub own_paths: &'static [&'static str],
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -34,9 +37,10 @@ impl Program {
         limits: Limits,
         counters: Arc<Counters>,
         commons: Arc<Commons>,
+        own_paths: &'static [&'static str],
     ) -> Program {
         let breakers = units.iter().map(|_| Default::default()).collect();
-        Program { units, secrets, limits, counters, commons, breakers }
+        Program { units, secrets, limits, counters, commons, own_paths, breakers }
     }
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
@@ -62,6 +66,8 @@ pub struct Unit {
     /// The stores on disk and the shared tables it may open; scripts may all.
     pub kv: Option<Vec<String>>,
     pub shared: Option<Vec<String>>,
+    /// The paths that it may answer; scripts may all.
+    pub routes: Option<Vec<PathPattern>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -73,6 +79,7 @@ pub enum Event {
     Publish,
     History,
     Disconnect,
+    Route,
     Load,
     Unload,
 }
@@ -95,6 +102,7 @@ impl fmt::Display for Event {
             Event::Publish => "on.publish",
             Event::History => "on.history",
             Event::Disconnect => "on.disconnect",
+            Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         })
@@ -122,7 +130,8 @@ pub struct Registration {
 impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.event.fmt(f)?;
-        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
+        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
+        if let About::Route(route) = &self.about { write!(f, " {route}") } else { Ok(()) }
     }
 }
 
@@ -150,9 +159,13 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let program = Arc::new(Program::new(units, config.secrets.clone(), config.limits, counters, commons));
+        let (secrets, own_paths) = (config.secrets.clone(), config.own_paths);
+        let program = Arc::new(Program::new(units, secrets, config.limits, counters, commons, own_paths));
         let registrations = match Vm::build(&program) {
-            Ok(vm) => vm.registrations().to_vec(),
+            Ok(vm) => {
+                errors.extend(routed::clashes(vm.registrations()));
+                vm.registrations().to_vec()
+            }
             Err(wrong) => {
                 errors.extend(wrong);
                 Vec::new()
@@ -227,6 +240,7 @@ impl Unit {
             secrets: Some(manifest.permissions.secrets),
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
+            routes: Some(manifest.permissions.routes),
             config,
         })
     }
@@ -246,6 +260,7 @@ impl Unit {
             secrets: None,
             kv: None,
             shared: None,
+            routes: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -261,6 +276,7 @@ impl Unit {
             secrets: may.map(|may| may.secrets.clone()),
             kv: may.map(|may| may.kv.clone()),
             shared: may.map(|may| may.shared.clone()),
+            routes: may.map(|may| may.routes.clone()),
             name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
             version: String::new(),
             root: dir.display().to_string(),
@@ -279,7 +295,8 @@ impl Unit {
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
-        channels.chain(named)
+        let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
+        channels.chain(named).chain(routes)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {

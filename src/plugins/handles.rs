@@ -251,34 +251,49 @@ impl UserData for MessageHandle {
 /// `req` of the connect hooks.
 pub struct Request(pub ConnectRequest);
 
+impl AsRef<ConnectRequest> for Request {
+    fn as_ref(&self) -> &ConnectRequest {
+        &self.0
+    }
+}
+
 impl UserData for Request {
     fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        fields.add_field_method_get("ip", |_, req| Ok(req.0.ip.map(|ip| ip.to_string())));
-        fields.add_field_method_get("path", |lua, req| lua.create_string(&req.0.path));
-        fields.add_field_method_get("method", |lua, req| lua.create_string(&req.0.method));
-        fields.add_field_method_get("transport", |_, req| Ok(req.0.transport));
-        fields.add_field_method_get("query", |lua, req| {
-            let table = lua.create_table()?;
-            // The first of several counts, as it does for the hub itself.
-            for (key, value) in req.0.query.iter().rev() {
-                table.raw_set(key.as_str(), value.as_str())?;
-            }
-            Ok(frozen(table))
-        });
+        add_request_fields(fields);
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("bearer", |_, req, ()| Ok(req.0.bearer.clone()));
-        methods.add_method("header", |_, req, name: String| {
-            Ok(req.0.header(&name.to_ascii_lowercase()).map(str::to_owned))
-        });
-        methods.add_method("cookie", |_, req, name: String| {
-            let cookies =
-                req.0.headers.iter().filter(|(header, _)| header == "cookie").flat_map(|(_, all)| all.split(';'));
-            let mut pairs = cookies.filter_map(|pair| pair.trim().split_once('='));
-            Ok(pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim_matches('"').to_owned()))
-        });
+        add_request_methods(methods);
     }
+}
+
+/// What every `req` has.
+pub fn add_request_fields<R: AsRef<ConnectRequest>, F: UserDataFields<R>>(fields: &mut F) {
+    fields.add_field_method_get("ip", |_, req| Ok(req.as_ref().ip.map(|ip| ip.to_string())));
+    fields.add_field_method_get("path", |lua, req| lua.create_string(&req.as_ref().path));
+    fields.add_field_method_get("method", |lua, req| lua.create_string(&req.as_ref().method));
+    fields.add_field_method_get("transport", |_, req| Ok(req.as_ref().transport));
+    fields.add_field_method_get("query", |lua, req| {
+        let table = lua.create_table()?;
+        // The first of several counts, as it does for the hub itself.
+        for (key, value) in req.as_ref().query.iter().rev() {
+            table.raw_set(key.as_str(), value.as_str())?;
+        }
+        Ok(frozen(table))
+    });
+}
+
+pub fn add_request_methods<R: AsRef<ConnectRequest>, M: UserDataMethods<R>>(methods: &mut M) {
+    methods.add_method("bearer", |_, req, ()| Ok(req.as_ref().bearer.clone()));
+    methods.add_method("header", |_, req, name: String| {
+        Ok(req.as_ref().header(&name.to_ascii_lowercase()).map(str::to_owned))
+    });
+    methods.add_method("cookie", |_, req, name: String| {
+        let headers = req.as_ref().headers.iter();
+        let cookies = headers.filter(|(header, _)| header == "cookie").flat_map(|(_, all)| all.split(';'));
+        let mut pairs = cookies.filter_map(|pair| pair.trim().split_once('='));
+        Ok(pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim_matches('"').to_owned()))
+    });
 }
 
 /// `why` of the disconnect hooks.

@@ -185,6 +185,11 @@ impl Host {
         pinned.unwrap_or_else(|_| self.current.load_full())
     }
 
+    /// Runs what belongs to one request, judged by `rules`.
+    pub(super) fn judged_by(rules: Arc<Rules>, request: Request<'_>) -> Request<'_> {
+        Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

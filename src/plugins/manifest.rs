@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 use toml_edit::{ImDocument, Item, TableLike, Value};
 
+use super::route::PathPattern;
 use super::schema::{self, Knob, Schema, Type, hint};
 use crate::kernel::pattern::{Pattern, Patterns};
 
@@ -25,6 +26,7 @@ pub struct Permissions {
     pub secrets: Vec<String>,
     pub kv: Vec<String>,
     pub shared: Vec<String>,
+    pub routes: Vec<PathPattern>,
 }
 
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
@@ -75,6 +77,12 @@ impl Manifest {
             self.permissions.secrets = names("secrets");
             self.permissions.kv = names("kv");
             self.permissions.shared = names("shared");
+            for (text, span) in reader.strings(permissions, "routes") {
+                match PathPattern::parse(&text) {
+                    Ok(path) => self.permissions.routes.push(path),
+                    Err(why) => reader.error(span, &format!("permissions.routes: {why}")),
+                }
+            }
             for (text, span) in reader.strings(permissions, "channels") {
                 match Pattern::parse(&text) {
                     Ok(pattern) => self.permissions.channels.extend([pattern]),

@@ -41,6 +41,8 @@ mod operator;
 mod record;
 mod remembered;
 mod resident;
+mod route;
+mod routed;
 mod rules;
 mod running;
 mod schema;
@@ -48,6 +50,7 @@ mod shared;
 mod shown;
 pub mod testing;
 mod value;
+mod visit;
 mod vm;
 mod watchdog;
 mod who;
@@ -69,6 +72,9 @@ pub use host::{Host, Latest, World};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
+pub use route::Auth;
+pub use routed::{Call, Routed};
+pub use visit::{RouteAnswer, Visit};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -88,6 +94,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Paths that the hub answers itself; no plugin's route may.
+    pub own_paths: &'static [&'static str],
 }
 
 impl Default for HostConfig {
@@ -99,6 +107,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            own_paths: &[],
         }
     }
 }

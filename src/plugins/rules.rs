@@ -13,6 +13,7 @@ use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
 use super::record::Record;
 use super::resident::with_vm;
+use super::routed::Routes;
 use super::vm::Failure;
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
@@ -26,6 +27,7 @@ pub struct Rules {
     votes: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
     policy: Policies,
+    pub routes: Routes,
     pub counters: Arc<Counters>,
     /// What runs beside the questions, while this generation is in charge.
     pub duty: RwLock<Option<Duty>>,
@@ -68,6 +70,7 @@ impl Rules {
             votes: generation.registrations.iter().any(|hook| hook.pattern.is_some()),
             concerns: DashMap::default(),
             policy,
+            routes: Routes::of(&generation),
             counters: generation.program.counters.clone(),
             duty: RwLock::default(),
             generation: Arc::new(generation),

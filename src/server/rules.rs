@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::operator::{Operator, Trouble};
+use crate::edges::routes::OWN_PATHS;
 use crate::kernel::hub::Hub;
 use crate::kernel::message::ChannelName;
 use crate::keys::Keys;
@@ -49,6 +50,7 @@ fn host_config(config: &Config, keys: &Keys) -> HostConfig {
         scripts: config.scripts_dir(),
         secrets: Arc::new(move |name| secrets.secret(name)),
         policy: Arc::new(move |channel| policies.policy(channel)),
+        own_paths: OWN_PATHS,
         ..HostConfig::default()
     }
 }

@@ -10,6 +10,7 @@ mod kv;
 mod log;
 mod on;
 pub mod pattern;
+mod route;
 pub mod secret;
 mod shared;
 mod store;
@@ -42,6 +43,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         on::ENTRIES,
         verdict::ENTRIES,
         forget::ENTRIES,
+        route::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,

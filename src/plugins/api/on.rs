@@ -122,7 +122,7 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
     Ok(())
 }
 
-fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {
+pub fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {
     if seat.loading.get() {
         Ok(())
     } else {
@@ -130,10 +130,10 @@ fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()
     }
 }
 
-fn complain(lua: &Lua, seat: &Seat, why: &str) {
+pub fn complain(lua: &Lua, seat: &Seat, why: &str) {
     seat.errors.borrow_mut().push(format!("{}: {why}", caller(lua)));
 }
 
-fn all(args: &[&Value]) -> String {
+pub fn all(args: &[&Value]) -> String {
     if args.is_empty() { "nothing".into() } else { args.iter().map(|arg| describe(arg)).collect::<Vec<_>>().join(", ") }
 }

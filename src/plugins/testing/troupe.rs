@@ -123,7 +123,7 @@ impl Script {
         let manifest = Manifest::read(&dir.join("plugin.toml"), "plugin.toml").ok();
         let unit = Unit::tests(dir, file, manifest).map_err(Failed::plain)?;
         let (limits, counters) = (Limits::default(), Arc::new(Counters::default()));
-        let program = Program::new(vec![unit], Arc::new(|_| None), limits, counters, stage.commons.clone());
+        let program = Program::new(vec![unit], Arc::new(|_| None), limits, counters, stage.commons.clone(), &[]);
         let broken = |error: Error| Failed::of(&error, false);
         let (lua, base) = sandbox(limits.memory).map_err(broken)?;
         let watched = Watched::new(&lua);

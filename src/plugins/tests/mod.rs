@@ -8,6 +8,7 @@ mod loading;
 mod record;
 mod reload;
 mod remembered;
+mod routes;
 mod rules;
 mod safety;
 
