@@ -26,6 +26,7 @@ mod order;
 mod origin;
 mod page;
 mod payload;
+mod plugins_limits;
 mod policy_again;
 mod poll;
 mod real_clients;
