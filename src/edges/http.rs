@@ -267,37 +267,43 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let api = || with.clone().and(caller("http"));
 
     let publishing = warp::path!("api" / "v1" / "publish").and(warp::post()).and(api()).and(warp::body::stream());
-    let one = publishing.then(|edge, caller, body| answer(publish::one(edge, caller, body)));
+    let one = publishing.then(|edge, caller, body| answer(edge, |edge| publish::one(edge, caller, body)));
 
     let batch_path =
         warp::path!("api" / "v1" / "publish" / "batch").or(warp::path!("api" / "v2" / "publish" / "batch")).unify();
     let batch = batch_path.and(warp::post()).and(api()).and(warp::body::stream());
-    let batch = batch.then(|edge, caller, body| answer(publish::batch(edge, caller, body)));
+    let batch = batch.then(|edge, caller, body| answer(edge, |edge| publish::batch(edge, caller, body)));
 
     let history_path = || warp::path!("api" / "v1" / "history");
-    let read = history_path().and(get_or_head()).and(api()).then(|edge, caller| answer(history::read(edge, caller)));
-    let forget =
-        history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(history::forget(edge, caller)));
+    let read = history_path()
+        .and(get_or_head())
+        .and(api())
+        .then(|edge, caller| answer(edge, |edge| history::read(edge, caller)));
+    let forget = history_path()
+        .and(warp::delete())
+        .and(api())
+        .then(|edge, caller| answer(edge, |edge| history::forget(edge, caller)));
 
     let ws = warp::path!("ws").and(warp::get()).and(with.clone()).and(caller("ws")).and(warp::ext::optional());
-    let ws = ws.then(|edge, caller, upgrade| answer(upgrade::upgrade(edge, caller, upgrade)));
+    let ws = ws.then(|edge, caller, upgrade| answer(edge, |edge| upgrade::upgrade(edge, caller, upgrade)));
 
     let events = warp::path!("sse").and(warp::get()).and(with.clone()).and(caller("sse"));
-    let events = events.then(|edge, caller| answer(sse::open(edge, caller)));
+    let events = events.then(|edge, caller| answer(edge, |edge| sse::open(edge, caller)));
 
     let polled = warp::path!("poll").and(warp::get()).and(with.clone()).and(caller("poll"));
-    let polled = polled.then(|edge, caller| answer(poll::poll(edge, caller)));
+    let polled = polled.then(|edge, caller| answer(edge, |edge| poll::poll(edge, caller)));
 
     let channels = warp::path!("api" / "v1" / "channels").and(get_or_head()).and(api());
-    let channels = channels.then(|edge, caller| answer(admin::channels(edge, caller)));
+    let channels = channels.then(|edge, caller| answer(edge, |edge| admin::channels(edge, caller)));
     let sessions = warp::path!("api" / "v1" / "sessions").and(get_or_head()).and(api());
-    let sessions = sessions.then(|edge, caller| answer(admin::sessions(edge, caller)));
+    let sessions = sessions.then(|edge, caller| answer(edge, |edge| admin::sessions(edge, caller)));
     let presence = warp::path!("api" / "v1" / "presence").and(get_or_head()).and(api());
-    let presence = presence.then(|edge, caller| answer(admin::presence(edge, caller)));
+    let presence = presence.then(|edge, caller| answer(edge, |edge| admin::presence(edge, caller)));
     let disconnect = warp::path!("api" / "v1" / "disconnect").and(warp::post()).and(api()).and(warp::body::stream());
-    let disconnect = disconnect.then(|edge, caller, body| answer(admin::disconnect(edge, caller, body)));
+    let disconnect = disconnect.then(|edge, caller, body| answer(edge, |edge| admin::disconnect(edge, caller, body)));
     let unsubscribe = warp::path!("api" / "v1" / "unsubscribe").and(warp::post()).and(api()).and(warp::body::stream());
-    let unsubscribe = unsubscribe.then(|edge, caller, body| answer(admin::unsubscribe(edge, caller, body)));
+    let unsubscribe =
+        unsubscribe.then(|edge, caller, body| answer(edge, |edge| admin::unsubscribe(edge, caller, body)));
 
     let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
     let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
@@ -321,9 +327,11 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         }
     });
     let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(get_or_head()).and(api());
-    let metrics = metrics.then(|edge, caller| answer(metrics_page(edge, caller)));
-    let status =
-        warp::path!("status").and(get_or_head()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
+    let metrics = metrics.then(|edge, caller| answer(edge, |edge| metrics_page(edge, caller)));
+    let status = warp::path!("status")
+        .and(get_or_head())
+        .and(api())
+        .then(|edge, caller| answer(edge, |edge| status_page(edge, caller)));
 
     // Boxed by halves: the compiler's time, and its error messages, grow with the depth of the type.
     let publishing = one.or(batch).unify().or(read).unify().or(forget).unify().boxed();
@@ -347,8 +355,15 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     }
 }
 
-async fn answer(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
-    outcome.await.unwrap_or_else(|fault| refuse(&fault))
+/// A request is judged by the rules of one moment, from its first question to its last.
+async fn answer<F>(edge: Arc<Edge>, serve: impl FnOnce(Arc<Edge>) -> F) -> Response
+where
+    F: Future<Output = Result<Response, Fault>> + Send,
+{
+    let mut outcome = Err(Fault::Stopping);
+    let serving = serve(edge.clone());
+    edge.hub.hooks().as_one(Box::pin(async { outcome = serving.await })).await;
+    outcome.unwrap_or_else(|fault| refuse(&fault))
 }
 
 async fn unrouted(rejection: Rejection) -> Result<Response, Rejection> {

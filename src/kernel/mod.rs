@@ -39,6 +39,7 @@ pub mod kv;
 mod lane;
 pub mod log;
 pub mod message;
+mod once;
 pub mod pattern;
 pub mod policy;
 mod rendering;

@@ -149,7 +149,7 @@ impl Vm {
         self.look_at_memory(stopped);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
-            Err(_) => breaker.failed(&limits.breaker, commons.now()),
+            Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
         };
         if let Some(turn) = turn {
             self.tell_turn(registration, turn);

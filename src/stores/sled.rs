@@ -463,7 +463,13 @@ impl Inner {
         }
         part.last += 1;
         let (offset, time) = (part.last, entry.time);
-        part.publications.push(Publication { offset, time, expires: entry.expires, message: entry.message.clone() });
+        part.publications.push(Publication {
+            offset,
+            time,
+            expires: entry.expires,
+            once: entry.once,
+            message: entry.message.clone(),
+        });
         if let Some(key) = key {
             group.keys.insert(key, (offset, time));
         }
