@@ -307,9 +307,9 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
 
     let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
     let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
-    let asked = asked.then(|verb, edge, caller, body| answer(operator::ask(edge, verb, caller, body)));
+    let asked = asked.then(|verb, edge, caller, body| answer(edge, |edge| operator::ask(edge, verb, caller, body)));
     let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
-    let rules = rules.then(|edge, caller| answer(operator::status(edge, caller)));
+    let rules = rules.then(|edge, caller| answer(edge, |edge| operator::status(edge, caller)));
 
     let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
     let health = warp::path!("healthz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
@@ -345,7 +345,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
     });
     let of_plugins = taken.untuple_one().and(warp::body::stream());
-    let of_plugins = of_plugins.then(|edge, caller, taken, body| answer(routes::serve(edge, caller, taken, body)));
+    let of_plugins = of_plugins
+        .then(|edge, caller, taken, body| answer(edge, |edge| routes::serve(edge, caller, taken, body)));
     let of_plugins = of_plugins.boxed();
 
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
