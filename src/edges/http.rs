@@ -307,7 +307,7 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
 
     let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
     let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
-    let asked = asked.then(|verb, edge, caller, body| answer(edge, |edge| operator::ask(edge, verb, caller, body)));
+    let asked = asked.then(|verb, edge, caller, body| answer_freely(operator::ask(edge, verb, caller, body)));
     let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
     let rules = rules.then(|edge, caller| answer(edge, |edge| operator::status(edge, caller)));
 
@@ -345,8 +345,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
     });
     let of_plugins = taken.untuple_one().and(warp::body::stream());
-    let of_plugins = of_plugins
-        .then(|edge, caller, taken, body| answer(edge, |edge| routes::serve(edge, caller, taken, body)));
+    let of_plugins =
+        of_plugins.then(|edge, caller, taken, body| answer(edge, |edge| routes::serve(edge, caller, taken, body)));
     let of_plugins = of_plugins.boxed();
 
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
@@ -365,6 +365,11 @@ where
     let serving = serve(edge.clone());
     edge.hub.hooks().as_one(Box::pin(async { outcome = serving.await })).await;
     outcome.unwrap_or_else(|fault| refuse(&fault))
+}
+
+/// What may change the rules is not bound to those of the moment at which it began.
+async fn answer_freely(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
+    outcome.await.unwrap_or_else(|fault| refuse(&fault))
 }
 
 async fn unrouted(rejection: Rejection) -> Result<Response, Rejection> {
@@ -415,16 +420,13 @@ pub fn refuse(fault: &Fault) -> Response {
     let extra = match status {
         StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
         StatusCode::UPGRADE_REQUIRED => Some((header::UPGRADE, "websocket")),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "1")),
         // What is left of the body would be taken for the next request.
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => Some((header::CONNECTION, "close")),
         _ => None,
     };
     if let Some((name, value)) = extra {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        let seconds = fault.retry_ms().unwrap_or(1000).div_ceil(1000).max(1);
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }

@@ -1,5 +1,6 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
+use super::redact::Rule;
 use super::route::Route;
 
 /// A variant per kind of hook that has something to say.
@@ -8,4 +9,9 @@ pub enum About {
     #[default]
     Nothing,
     Route(Route),
+    /// A view's name, and what it leaves of a payload if no function says so.
+    View {
+        name: String,
+        rule: Option<Rule>,
+    },
 }

@@ -22,6 +22,8 @@ use crate::kernel::pattern::{Pattern, Patterns};
 pub struct Program {
     pub units: Vec<Unit>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
@@ -31,16 +33,17 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(
-        units: Vec<Unit>,
-        secrets: Secrets,
-        limits: Limits,
-        counters: Arc<Counters>,
-        commons: Arc<Commons>,
-        own_paths: &'static [&'static str],
-    ) -> Program {
-        let breakers = units.iter().map(|_| Default::default()).collect();
-        Program { units, secrets, limits, counters, commons, own_paths, breakers }
+    pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
+        Program {
+            breakers: units.iter().map(|_| Default::default()).collect(),
+            units,
+            secrets: config.secrets.clone(),
+            own_paths: config.own_paths,
+            reserved_events: config.reserved_events,
+            limits: config.limits,
+            counters,
+            commons,
+        }
     }
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
@@ -78,6 +81,10 @@ pub enum Event {
     Subscribe,
     Publish,
     History,
+    Transform,
+    Retain,
+    Retention,
+    View,
     Disconnect,
     Route,
     Load,
@@ -101,6 +108,10 @@ impl fmt::Display for Event {
             Event::Subscribe => "on.subscribe",
             Event::Publish => "on.publish",
             Event::History => "on.history",
+            Event::Transform => "on.transform",
+            Event::Retain => "on.retain",
+            Event::Retention => "on.retention",
+            Event::View => "on.view",
             Event::Disconnect => "on.disconnect",
             Event::Route => "http.route",
             Event::Load => "on.load",
@@ -131,7 +142,11 @@ impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.event.fmt(f)?;
         self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
-        if let About::Route(route) = &self.about { write!(f, " {route}") } else { Ok(()) }
+        match &self.about {
+            About::Nothing => Ok(()),
+            About::View { name, .. } => write!(f, " {name}"),
+            About::Route(route) => write!(f, " {route}"),
+        }
     }
 }
 
@@ -159,8 +174,7 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let (secrets, own_paths) = (config.secrets.clone(), config.own_paths);
-        let program = Arc::new(Program::new(units, secrets, config.limits, counters, commons, own_paths));
+        let program = Arc::new(Program::new(units, config, counters, commons));
         let registrations = match Vm::build(&program) {
             Ok(vm) => {
                 errors.extend(routed::clashes(vm.registrations()));
@@ -220,7 +234,7 @@ impl Unit {
             used.channels.as_ref().map(|texts| narrow(texts, &manifest.permissions.channels, &used.at, &mut errors));
         let mut wrong = Vec::new();
         let config = schema::check(&manifest.config, &used.config, "", &mut wrong);
-        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.at)));
+        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.place_of(&why))));
         let sources = read_sources(&used.dir).map_err(|why| vec![why])?;
         let entry = ["main.lua", "main.luau"].into_iter().find(|entry| sources.contains_key(*entry));
         if entry.is_none() {

@@ -22,6 +22,7 @@
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
 mod about;
+mod admit;
 mod api;
 mod bounded;
 mod breaker;
@@ -34,22 +35,28 @@ mod generation;
 mod handles;
 mod handover;
 mod host;
+mod inspect;
 mod keys;
 mod kv;
 mod manifest;
+mod msg;
 mod operator;
 mod record;
+mod redact;
 mod remembered;
 mod resident;
+mod retention;
 mod route;
 mod routed;
 mod rules;
 mod running;
+mod scan;
 mod schema;
 mod shared;
 mod shown;
 pub mod testing;
 mod value;
+mod view;
 mod visit;
 mod vm;
 mod watchdog;
@@ -58,6 +65,7 @@ mod who;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +77,7 @@ pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
 pub use host::{Host, Latest, World};
+pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
@@ -91,6 +100,8 @@ pub struct HostConfig {
     /// Every `*.lua` and `*.luau` directly in it, sorted; what lies deeper can be required, `tests/` is left out.
     pub scripts: Option<PathBuf>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
@@ -104,6 +115,7 @@ impl Default for HostConfig {
             plugins: Vec::new(),
             scripts: None,
             secrets: Arc::new(|_| None),
+            reserved_events: &[],
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
@@ -122,6 +134,22 @@ pub struct PluginUse {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Where the operator wrote this, for messages: `aether.toml:41`.
     pub at: String,
+    /// Where each setting stands, by its path: `keys.0.publish`.
+    pub places: BTreeMap<String, String>,
+}
+
+impl PluginUse {
+    /// Where the setting stands that a complaint is about, or what it lies in. A complaint begins with a path: `keys[1].publish`.
+    fn place_of(&self, complaint: &str) -> &str {
+        let path = complaint.split([':', ' ']).next().unwrap_or_default();
+        let steps = path.split(['.', '[']).map(|step| match step.strip_suffix(']').map(str::parse::<usize>) {
+            Some(Ok(number)) => number.saturating_sub(1).to_string(),
+            _ => step.to_owned(),
+        });
+        let steps: Vec<String> = steps.collect();
+        let known = (1..=steps.len()).rev().find_map(|length| self.places.get(&steps[..length].join(".")));
+        known.unwrap_or(&self.at)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -153,7 +181,9 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub attrs: serde_json::Value,
+    /// Through which view it sees channels that have some, unless a vote names one; and the rule that said so.
     pub view: Option<String>,
+    pub said_at: String,
     /// How long an HTTP credential's verdict may be remembered.
     pub ttl: Option<Duration>,
 }

@@ -11,9 +11,11 @@ use rustc_hash::FxBuildHasher;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
+use super::msg::Lent;
 use super::record::Record;
 use super::resident::with_vm;
 use super::routed::Routes;
+use super::view::{self, Named};
 use super::vm::Failure;
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
@@ -26,6 +28,8 @@ pub struct Rules {
     /// No hook votes on any channel, so none needs to be looked up.
     votes: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
+    /// By registration.
+    pub views: Box<[Sight]>,
     policy: Policies,
     pub routes: Routes,
     pub counters: Arc<Counters>,
@@ -33,19 +37,23 @@ pub struct Rules {
     pub duty: RwLock<Option<Duty>>,
 }
 
-/// The hooks that vote on one channel.
-struct Concern {
+/// The hooks that concern one channel.
+pub struct Concern {
     /// Stands for the channel in the VMs' caches.
-    id: u64,
+    pub id: u64,
     subscribe: Box<[usize]>,
     publish: Box<[usize]>,
     history: Box<[usize]>,
+    pub transform: Box<[usize]>,
+    pub retain: Box<[usize]>,
+    views: Box<[usize]>,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.
 const MAX_CONCERNS: usize = 1 << 16;
 
-const SUBSCRIBE_OPTIONS: [&str; 2] = ["ttl", "tags"];
+const SUBSCRIBE_OPTIONS: [&str; 3] = ["ttl", "tags", "view"];
+const HISTORY_OPTIONS: [&str; 1] = ["view"];
 
 /// What a hook said no with, or that it broke.
 pub enum No {
@@ -64,23 +72,40 @@ struct Question<'a> {
     resume: bool,
 }
 
+/// The hooks that said yes.
+#[derive(Default)]
+struct Allowed {
+    /// The last of them.
+    by: Option<usize>,
+    named: Vec<Named>,
+}
+
+impl Allowed {
+    fn add(&mut self, hook: usize, view: Option<Arc<str>>) {
+        self.by = self.by.max(Some(hook));
+        self.named.extend(view.map(|view| Named { hook, view }));
+    }
+}
+
 impl Rules {
     pub fn new(generation: Generation, policy: Policies) -> Rules {
+        let generation = Arc::new(generation);
         Rules {
             votes: generation.registrations.iter().any(|hook| hook.pattern.is_some()),
             concerns: DashMap::default(),
+            views: view::all(&generation),
             policy,
             routes: Routes::of(&generation),
             counters: generation.program.counters.clone(),
             duty: RwLock::default(),
-            generation: Arc::new(generation),
+            generation,
         }
     }
 
     pub fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
         let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
-        self.decide(&question).map(|()| None)
+        self.decide(&question)
     }
 
     pub fn publish(&self, client: &Client, draft: Draft) -> Result<Admission, Refusal> {
@@ -88,6 +113,7 @@ impl Rules {
         let granted = client.identity.grants.publish.matches(channel.as_str());
         let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
         self.decide(&question)?;
+        let draft = if self.votes { self.admit(client, draft)? } else { draft };
         Ok(draft.into())
     }
 
@@ -95,10 +121,11 @@ impl Rules {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
         let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
-        self.decide(&question).map(|()| None)
+        self.decide(&question)
     }
 
-    pub fn policy(&self, channel: &ChannelName) -> Policy {
+    /// What the settings say that a channel keeps.
+    pub fn policy_of_settings(&self, channel: &ChannelName) -> Policy {
         (self.policy)(channel)
     }
 
@@ -113,26 +140,29 @@ impl Rules {
         all.filter(move |(_, hook)| hook.event == event).map(|(at, _)| at)
     }
 
-    fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
+    pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {
+        let pattern = self.generation.registrations[hook].pattern.as_ref();
+        pattern.is_some_and(|pattern| pattern.matches(channel))
+            && self.generation.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
+    }
+
+    pub fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if let Some(concern) = self.concerns.get(channel) {
             return concern.clone();
         }
         let name = channel.as_str();
         let of = |event: Event| -> Box<[usize]> {
-            let concerned = |at: &usize| {
-                let hook = &self.generation.registrations[*at];
-                hook.event == event
-                    && hook.pattern.as_ref().is_some_and(|pattern| pattern.matches(name))
-                    && self.generation.unit_of(*at).only.as_ref().is_none_or(|only| only.matches(name))
-            };
-            (0..self.generation.registrations.len()).filter(concerned).collect()
+            self.hooks_of(event).filter(|hook| self.is_concerned(*hook, name)).collect()
         };
         let concern = Arc::new(Concern {
             id: NEXT.fetch_add(1, Relaxed),
             subscribe: of(Event::Subscribe),
             publish: of(Event::Publish),
             history: of(Event::History),
+            transform: of(Event::Transform),
+            retain: of(Event::Retain),
+            views: of(Event::View),
         });
         if self.concerns.len() >= MAX_CONCERNS {
             self.concerns.clear();
@@ -141,60 +171,91 @@ impl Rules {
         concern
     }
 
-    fn decide(&self, question: &Question<'_>) -> Result<(), Refusal> {
-        let asker = Asker::from(question.client);
-        let channel = Some(question.channel.as_str());
-        let (mut allowed, mut by) = (question.granted, None);
+    /// Whether it is a yes, and what is then seen.
+    fn decide(&self, question: &Question<'_>) -> Result<Sight, Refusal> {
+        let Question { event, client, channel, granted, .. } = *question;
+        let asker = Asker::from(client);
+        let mut allowed = Allowed::default();
+        let mut sight = None;
         if self.votes {
-            let concern = self.concern(question.channel);
-            let hooks = match question.event {
+            let concern = self.concern(channel);
+            let hooks = match event {
                 Event::Subscribe => &concern.subscribe,
                 Event::Publish => &concern.publish,
                 _ => &concern.history,
             };
             if !hooks.is_empty() {
-                by = self.vote(question, concern.id, hooks).map_err(|no| self.refuse(no, channel, asker))?;
-                allowed |= by.is_some();
+                let voted = self.vote(question, concern.id, hooks);
+                allowed = voted.map_err(|no| self.refuse(no, Some(channel.as_str()), asker))?;
+            }
+            if granted || allowed.by.is_some() {
+                sight = self.sight_of(question, &concern, &allowed.named)?;
             }
         }
-        if !allowed {
-            return Err(self.refuse_by_default(question.event, "not_allowed", "no rule allows this", channel, asker));
+        if !granted && allowed.by.is_none() {
+            let why = "no rule allows this";
+            return Err(self.refuse_by_default(event, "not_allowed", why, Some(channel.as_str()), asker));
         }
-        self.sample(question.event, by, channel, asker);
-        Ok(())
+        self.sample(event, allowed.by, Some(channel.as_str()), asker);
+        Ok(sight)
     }
 
-    /// The hook that allows it, the last if several do. The first no ends the voting, because nothing outvotes it.
-    fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+    fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
+        let Question { event, client, channel, resume, .. } = *question;
+        match event {
+            Event::Publish => Ok(None),
+            // Whoever resumes has been asked what it sees, and sees the past as it sees what happens now.
+            Event::History if named.is_empty() && (resume || concern.views.is_empty()) => Ok(None),
+            Event::History if named.is_empty() && client.identity.grants.admin => Ok(None),
+            // What a subscriber would not be shown nobody reads up on.
+            Event::History if named.is_empty() => self.subscribe(client, channel),
+            _ => self.sight(client, channel, &concern.views, named),
+        }
+    }
+
+    /// The first no ends the voting, because nothing outvotes it.
+    fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if question.event != Event::Subscribe {
             return self.ask(question, concern, hooks);
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
-        let now = commons.now();
-        let generation = self.generation.id;
-        let known = |hook: &usize| commons.remembered.vote((generation, *hook), client, question.channel, now);
-        let (known, open): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| known(hook));
-        self.counters.votes_known.fetch_add(known.len() as u64, Relaxed);
-        let allows = self.ask(question, concern, &open)?;
-        Ok(allows.or(known.last().copied()))
+        let (now, generation) = (commons.now(), self.generation.id);
+        let (mut known, mut open) = (Allowed::default(), Vec::new());
+        for &hook in hooks {
+            match commons.remembered.vote((generation, hook), client, question.channel, now) {
+                Some(view) => {
+                    self.counters.votes_known.fetch_add(1, Relaxed);
+                    known.add(hook, view);
+                }
+                None => open.push(hook),
+            }
+        }
+        let mut allowed = self.ask(question, concern, &open)?;
+        allowed.by = allowed.by.max(known.by);
+        allowed.named.append(&mut known.named);
+        Ok(allowed)
     }
 
-    fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
-        let Some(&first) = hooks.first() else { return Ok(None) };
+    fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
+        let Some(&first) = hooks.first() else { return Ok(Allowed::default()) };
         let Program { limits, commons, .. } = &*self.generation.program;
         let client = question.client;
         let mark = commons.remembered.mark();
         let mut asked = first;
+        let options: &[&str] = match question.event {
+            Event::Subscribe => &SUBSCRIBE_OPTIONS,
+            Event::History => &HISTORY_OPTIONS,
+            _ => &[],
+        };
         let votes = with_vm(&self.generation, |vm| {
-            let lease = question.draft.map(|draft| vm.handles.lend(draft, client.identity.user.as_deref()));
-            let mut allowed = None;
+            let lease = question.draft.map(|draft| vm.handles.desk.lend(Lent::of(draft, client)));
+            let mut allowed = Allowed::default();
             for &hook in hooks {
                 asked = hook;
                 let pattern = self.generation.registrations[hook].pattern.as_ref();
-                let options: &[&str] = if question.event == Event::Subscribe { &SUBSCRIBE_OPTIONS } else { &[] };
                 let vote = vm.ask(hook, limits.call, options, |lua| {
                     let about = match (&lease, question.event) {
-                        (Some(lease), _) => Value::UserData(lease.handle()),
+                        (Some(lease), _) => lease.handle(),
                         (None, Event::History) => vm.handles.read_request(question.resume),
                         _ => Value::Nil,
                     };
@@ -204,11 +265,12 @@ impl Rules {
                 match vote? {
                     Vote::None => {}
                     Vote::Allow(allow) => {
-                        allowed = Some(hook);
+                        let view: Option<Arc<str>> = allow.view.as_deref().map(Arc::from);
                         if let Some(ttl) = allow.ttl {
                             let whose = ((self.generation.id, hook), client, question.channel);
-                            commons.remembered.keep_vote(mark, whose, allow.tags, ttl, commons.now());
+                            commons.remembered.keep_vote(mark, whose, (allow.tags, view.clone()), ttl, commons.now());
                         }
+                        allowed.add(hook, view);
                     }
                     Vote::Deny(deny) => return Ok(Err(No::Denied(hook, deny))),
                 }
@@ -278,7 +340,9 @@ impl Rules {
 }
 
 impl Concern {
+    /// A view that is declared runs no Lua, but a channel with views is one that rules concern.
     fn is_empty(&self) -> bool {
-        self.subscribe.is_empty() && self.publish.is_empty() && self.history.is_empty()
+        let all = [&self.subscribe, &self.publish, &self.history, &self.transform, &self.retain, &self.views];
+        all.into_iter().all(|hooks| hooks.is_empty())
     }
 }

@@ -75,7 +75,7 @@ impl Vm {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let handles = Handles::new(&lua).map_err(wrong)?;
+        let handles = Handles::new(&lua, program.reserved_events).map_err(wrong)?;
         Ok(Vm {
             watched,
             handles,
@@ -85,6 +85,16 @@ impl Vm {
             exhausted: Cell::new(false),
             counted,
         })
+    }
+
+    /// Where each hook's function begins: the file as messages show it, and the line.
+    pub fn origins(&self) -> Vec<(String, usize)> {
+        let origin = |hook: &Function| {
+            let info = hook.info();
+            let source = info.source.unwrap_or_default();
+            (source.trim_start_matches('=').to_owned(), info.line_defined.unwrap_or_default())
+        };
+        self.hooks.iter().map(origin).collect()
     }
 
     pub fn registrations(&self) -> &[Registration] {

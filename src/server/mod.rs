@@ -153,8 +153,9 @@ impl Running {
             let hub = hub.clone();
             async move { hub.herald().await }
         });
-        host.live_in(Outside { hub: Arc::downgrade(&hub) });
         let roster = Arc::new(Roster::default());
+        let outside = Outside { hub: Arc::downgrade(&hub), roster: roster.clone(), front: front.handle().clone() };
+        host.live_in(outside);
         let door = Door::new(door::Limits {
             connections: config.limits.connections,
             per_ip: config.limits.connections_per_ip,

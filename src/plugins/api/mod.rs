@@ -10,11 +10,13 @@ mod kv;
 mod log;
 mod on;
 pub mod pattern;
+mod retention;
 mod route;
 pub mod secret;
 mod shared;
 mod store;
 pub mod verdict;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -50,6 +52,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         json::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
+        retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,

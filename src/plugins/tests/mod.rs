@@ -6,11 +6,15 @@ mod hostile;
 mod library;
 mod loading;
 mod record;
+mod redact;
 mod reload;
 mod remembered;
+mod retention;
 mod routes;
 mod rules;
 mod safety;
+mod transform;
+mod views;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -105,7 +109,14 @@ fn complaints(code: &str) -> Vec<String> {
 
 fn plugin_use(name: &str, dir: &Path, config: serde_json::Value) -> PluginUse {
     let config = config.as_object().cloned().unwrap_or_default();
-    PluginUse { name: name.into(), dir: dir.into(), channels: None, config, at: "aether.toml:41".into() }
+    PluginUse {
+        name: name.into(),
+        dir: dir.into(),
+        channels: None,
+        config,
+        at: "aether.toml:41".into(),
+        ..PluginUse::default()
+    }
 }
 
 fn now<T>(mut answer: Answer<'_, T>) -> Result<T, Refusal> {
