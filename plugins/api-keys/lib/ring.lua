@@ -5,6 +5,7 @@
 
 local cfg, crypto = aether.config, aether.crypto
 local store = aether.kv("keys")
+local spell = require("./spell")
 
 local ring = {}
 
@@ -104,14 +105,9 @@ local function has_name(name)
 	return false
 end
 
--- 32 random bytes, so that their SHA-256 keeps them secret.
-function ring.spell(bytes)
-	return "aek_" .. crypto.base64.url_encode(bytes)
-end
-
 -- Gives a key a new secret, which is known to nobody but whoever gets it now.
 local function arm(key)
-	local secret = ring.spell(crypto.random(32))
+	local secret = spell(crypto.random(32))
 	key.hash, key.prefix = crypto.sha256(secret), string.sub(secret, 1, 8)
 	store:set({ "hash", key.hash }, key.id)
 	return secret
