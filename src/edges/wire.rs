@@ -72,6 +72,9 @@ pub struct ErrorBody<'a> {
     pub decision: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<&'a str>,
+    /// After which time it makes sense to ask again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
 }
 
 impl Fault {
@@ -87,12 +90,14 @@ impl Fault {
             Fault::TooManyInRequest { .. } => (400, 40011),
             Fault::TooManyOnConnection { .. } => (400, 40012),
             Fault::Upgrade(_) => (426, 42601),
+            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. }
+                if refusal.kind == RefusalKind::Busy =>
+            {
+                (429, 42901)
+            }
             Fault::Unauthorized { api: true, .. } => (401, 40101),
             Fault::Unauthorized { api: false, .. } => (401, 40102),
-            Fault::Forbidden { refusal, .. } => match refusal.kind {
-                RefusalKind::Denied | RefusalKind::Broken => (403, 40301),
-                RefusalKind::Busy => (429, 42901),
-            },
+            Fault::Forbidden { .. } => (403, 40301),
             Fault::Broken(_) => (500, 50001),
             Fault::NotAdmin => (403, 40302),
             Fault::Origin(_) => (403, 40303),
@@ -157,6 +162,7 @@ impl Fault {
             Fault::Unauthorized { refusal, .. } => refusal.why.as_str().into(),
             Fault::Broken(_) => "the plugin that answers here failed".into(),
             Fault::Forbidden { refusal, what: None } => refusal.why.as_str().into(),
+            Fault::Forbidden { refusal, .. } if refusal.kind == RefusalKind::Busy => refusal.why.as_str().into(),
             Fault::Forbidden { refusal, what: Some(channel) } => {
                 format!("unauthorized channel: {channel}: {}", refusal.why).into()
             }
@@ -186,12 +192,27 @@ impl Fault {
             Fault::Forbidden { refusal, what } => (Some(refusal.decision.as_str()), what.as_deref()),
             _ => (None, None),
         };
-        ErrorBody { code: self.numbers().1, message: self.message(), reason: self.reason(), decision, channel }
+        ErrorBody {
+            code: self.numbers().1,
+            message: self.message(),
+            reason: self.reason(),
+            decision,
+            channel,
+            retry_ms: self.retry_ms(),
+        }
+    }
+
+    /// When to come back, where somebody knows.
+    pub fn retry_ms(&self) -> Option<u64> {
+        match self {
+            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. } => refusal.retry_ms,
+            _ => None,
+        }
     }
 
     /// A refusal of somebody who may not do this here: one who showed no credential at all may still show one.
     pub fn refused(refusal: Refusal, credential: bool, api: bool, channel: &str) -> Fault {
-        if credential {
+        if credential || refusal.kind == RefusalKind::Busy {
             Fault::Forbidden { refusal, what: Some(channel.to_owned()) }
         } else {
             Fault::Unauthorized { refusal, api }

@@ -316,7 +316,13 @@ impl Rules {
                 Decision { kind: RefusalKind::Broken, code: "rule_error", why, told, rests: *rests, ..decision }
             }
         };
-        decision.refuse(&self.generation.program.commons)
+        let refusal = decision.refuse(&self.generation.program.commons);
+        match no {
+            No::Denied(_, Deny { retry_ms: Some(retry), .. }) => {
+                Refusal { kind: RefusalKind::Busy, retry_ms: Some(retry), ..refusal }
+            }
+            _ => refusal,
+        }
     }
 
     /// Writes down one yes of many.
