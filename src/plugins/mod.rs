@@ -35,6 +35,7 @@ mod generation;
 mod handles;
 mod handover;
 mod host;
+mod inspect;
 mod keys;
 mod kv;
 mod manifest;
@@ -58,8 +59,10 @@ mod value;
 mod view;
 mod visit;
 mod vm;
+mod voice;
 mod watchdog;
 mod who;
+mod world;
 
 #[cfg(test)]
 mod tests;
@@ -75,13 +78,15 @@ pub use api::{Entry, registry};
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
-pub use host::{Host, Latest, World};
+pub use host::{Host, Latest};
+pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
+pub use world::{Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
