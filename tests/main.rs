@@ -2,6 +2,7 @@
 
 mod common;
 
+mod actions;
 mod attacks;
 mod auth;
 mod author_tools;
@@ -22,6 +23,7 @@ mod kv;
 mod layers;
 mod limits;
 mod log_contract;
+mod masked;
 mod metrics;
 mod model;
 mod once;
@@ -31,6 +33,8 @@ mod order;
 mod origin;
 mod page;
 mod payload;
+mod plugins_api_keys;
+mod plugins_limits;
 mod policy_again;
 mod poll;
 mod presence_hooks;

@@ -10,6 +10,7 @@ mod operator;
 mod publish;
 mod reload;
 mod remote;
+mod replay;
 mod serve;
 mod shadow;
 mod subscribe;
@@ -71,6 +72,7 @@ enum Verb {
     Rollback(reload::Rollback),
     Explain(explain::Explain),
     Shadow(shadow::Shadow),
+    Replay(replay::Replay),
     Test(test::Test),
     Completions(completions::Completions),
 }
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Rollback(rollback)) => rollback.run(),
         Some(Verb::Explain(explain)) => explain.run(),
         Some(Verb::Shadow(shadow)) => shadow.run(),
+        Some(Verb::Replay(replay)) => replay.run(),
         Some(Verb::Test(test)) => test.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
@@ -98,7 +101,7 @@ pub fn main() -> ExitCode {
         // Whoever reads has seen enough (`| head -1`); that is no failure.
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         // Its lines have said it all.
-        Err(error) if error.is::<test::CasesFailed>() => ExitCode::FAILURE,
+        Err(error) if error.is::<AlreadyTold>() => ExitCode::FAILURE,
         Err(error) => {
             match error.downcast_ref::<ConfigError>() {
                 // Its lines begin with their places, and stay that way so that editors can jump to them.
@@ -125,6 +128,18 @@ impl std::fmt::Display for ReaderGone {
 }
 
 impl std::error::Error for ReaderGone {}
+
+/// Something failed, and what was printed has said it all.
+#[derive(Debug)]
+struct AlreadyTold;
+
+impl std::fmt::Display for AlreadyTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("something failed")
+    }
+}
+
+impl std::error::Error for AlreadyTold {}
 
 /// The command line asks for what is not there.
 #[derive(Debug)]

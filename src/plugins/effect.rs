@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::asked::{Asked, Question};
-use super::legible;
 use super::rules::Rules;
+use super::{legible, voice};
 use crate::kernel::hooks::{Admission, Client, Identity, Refusal, Sight};
 use crate::kernel::message::Message;
 
@@ -54,7 +54,9 @@ impl Effect {
             Asked::History(client, channel, resume) => {
                 rules.history(client, channel, resume).map(|sight| (&sight).into())
             }
-            Asked::Publish(client, draft) => rules.publish(client, draft.clone()).map(|admission| (&admission).into()),
+            Asked::Publish(client, draft) => {
+                voice::heard(client, || rules.publish(client, draft.clone())).map(|admission| (&admission).into())
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::ready;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -21,18 +22,19 @@ use super::duty::Duty;
 use super::effect::Effect;
 use super::evidence::Evidence;
 use super::generation::Generation;
+use super::inspect::{Finding, inspect};
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
 use super::shadow::{Outcome, Shadow};
 use super::trace::{Concluded, Followed, Following};
-use super::{Counters, HostConfig, LoadError, Sources, handover};
+use super::world::World;
+use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{
     Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Request, Sight,
 };
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
-use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::Policy;
 
 /// Generations that were in charge and can be again.
@@ -48,20 +50,8 @@ pub struct Host {
     pub(super) counters: Arc<Counters>,
     /// A candidate that is asked the same.
     pub(super) shadow: ArcSwapOption<Shadow>,
-}
-
-/// What a change of rules means outside of them.
-pub trait World: Send + Sync {
-    /// The channels that are in use.
-    fn channels(&self) -> Vec<ChannelName>;
-    /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
-    fn rules_changed(&self);
-    /// A session that is connected now.
-    fn session(&self, _id: &str) -> Option<Arc<Client>> {
-        None
-    }
-    /// What these channels keep and promise is to be asked again. Must not block.
-    fn policies_changed(&self, channels: Patterns);
+    /// Ends the replay that runs, if one does.
+    pub(super) replaying: Mutex<Option<Arc<AtomicBool>>>,
 }
 
 /// How the last attempt at a change went.
@@ -109,6 +99,7 @@ impl Host {
             commons,
             counters,
             shadow: ArcSwapOption::empty(),
+            replaying: Mutex::default(),
         }))
     }
 
@@ -270,6 +261,11 @@ impl Host {
         self.commons.recorder.find(filter).into_iter().map(|kept| kept.record).collect()
     }
 
+    /// What one should look at in what is loaded, though nothing of it keeps the hub from starting.
+    pub fn findings(&self) -> Vec<Finding> {
+        inspect(&self.current.load().generation)
+    }
+
     /// A line per plugin and script, and a line per hook.
     pub fn summary(&self) -> Vec<String> {
         let rules = self.current.load();
@@ -337,7 +333,9 @@ impl Hooks for Host {
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
         let asked = draft.clone();
-        Box::pin(ready(self.watched(Asked::Publish(client, &asked), |rules| rules.publish(client, draft))))
+        let answer =
+            self.watched(Asked::Publish(client, &asked), |rules| voice::heard(client, || rules.publish(client, draft)));
+        Box::pin(ready(answer))
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {

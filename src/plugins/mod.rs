@@ -38,6 +38,7 @@ mod generation;
 mod handles;
 mod handover;
 mod host;
+mod inspect;
 mod keys;
 mod kv;
 mod legible;
@@ -65,12 +66,15 @@ mod value;
 mod view;
 mod visit;
 mod vm;
+mod voice;
 mod watchdog;
 mod who;
+mod world;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,13 +85,15 @@ pub use api::{Entry, registry};
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
-pub use host::{Host, Latest, World};
+pub use host::{Host, Latest};
+pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
+pub use world::{Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -138,6 +144,22 @@ pub struct PluginUse {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Where the operator wrote this, for messages: `aether.toml:41`.
     pub at: String,
+    /// Where each setting stands, by its path: `keys.0.publish`.
+    pub places: BTreeMap<String, String>,
+}
+
+impl PluginUse {
+    /// Where the setting stands that a complaint is about, or what it lies in. A complaint begins with a path: `keys[1].publish`.
+    fn place_of(&self, complaint: &str) -> &str {
+        let path = complaint.split([':', ' ']).next().unwrap_or_default();
+        let steps = path.split(['.', '[']).map(|step| match step.strip_suffix(']').map(str::parse::<usize>) {
+            Some(Ok(number)) => number.saturating_sub(1).to_string(),
+            _ => step.to_owned(),
+        });
+        let steps: Vec<String> = steps.collect();
+        let known = (1..=steps.len()).rev().find_map(|length| self.places.get(&steps[..length].join(".")));
+        known.unwrap_or(&self.at)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

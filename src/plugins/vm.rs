@@ -88,6 +88,16 @@ impl Vm {
         })
     }
 
+    /// Where each hook's function begins: the file as messages show it, and the line.
+    pub fn origins(&self) -> Vec<(String, usize)> {
+        let origin = |hook: &Function| {
+            let info = hook.info();
+            let source = info.source.unwrap_or_default();
+            (source.trim_start_matches('=').to_owned(), info.line_defined.unwrap_or_default())
+        };
+        self.hooks.iter().map(origin).collect()
+    }
+
     pub fn registrations(&self) -> &[Registration] {
         &self.registrations
     }

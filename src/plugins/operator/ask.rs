@@ -102,7 +102,7 @@ impl WhatIf {
 
     fn client(&self, host: &Host, identity: Option<Identity>) -> Result<Client, Trouble> {
         if let Some(id) = &self.session {
-            let found = host.commons.world.get().and_then(|world| world.session(id));
+            let found = host.commons.world.get().and_then(|world| world.sessions(&|client| client.id == *id).pop());
             let found = found.ok_or_else(|| Trouble::Failed(vec![format!("there is no session {id} now")]))?;
             return Ok(copy(&found));
         }

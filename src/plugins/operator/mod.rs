@@ -2,6 +2,7 @@
 
 mod ask;
 mod explain;
+mod replay;
 mod shadow;
 
 use serde_json::{Value as Json, json};
@@ -32,6 +33,8 @@ impl Host {
             "reload" => told(self.reload()?),
             "rollback" => told(self.rollback()?),
             "explain" => self.explain(with)?,
+            "replay" => self.replay(with)?,
+            "replay_stop" => self.replay_stop()?,
             "shadow_start" => self.shadow_start(with)?,
             "shadow_diff" => self.shadow_diff()?,
             "shadow_promote" => self.shadow_promote()?,

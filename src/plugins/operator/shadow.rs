@@ -33,7 +33,7 @@ pub struct Elsewhere {
 }
 
 impl Elsewhere {
-    fn shown(&self) -> String {
+    pub fn shown(&self) -> String {
         let named = |what: &str, dir: &Option<PathBuf>| dir.as_ref().map(|dir| format!("{what} {}", dir.display()));
         let parts: Vec<String> =
             [named("scripts", &self.scripts), named("plugins", &self.plugins)].into_iter().flatten().collect();

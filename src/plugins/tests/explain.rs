@@ -261,6 +261,8 @@ aether.on.publish('a', function(s, ch, msg)
 	table:push('list', 2)
 	table:pop('list')
 	aether.forget({ user = 'ann' })
+	aether.publish('elsewhere', { 1 })
+	aether.kick({ user = 'ann' })
 	aether.log.warn('hello')
 	if not pace:take('it') then return aether.deny('too_fast') end
 	if store:get('k') ~= 'changed' or #store:scan() ~= 2 or #table:keys() ~= 1 then error('it does not see itself') end
@@ -280,8 +282,12 @@ aether.on.connect(function(req) return aether.allow({ user = 'ann', ttl = '1m' }
             let it = what_if(&host, json!({"user": "bob", "publish": "a", "payload": "{}"})).remove(0);
             assert_eq!((&it["code"], &it["why"]), (&json!("done"), &json!("1 2")), "{it:#}");
             let hook = &it["hooks"][0];
-            has(&hook["logged"][0], "rules.lua:10: hello");
+            has(&hook["logged"][0], "rules.lua:12: hello");
             has(&hook["withheld"][0], "forget");
+            assert_eq!(
+                hook["withheld"].as_array().unwrap()[1..],
+                [json!("publish to elsewhere"), json!("kick user ann")]
+            );
             assert_eq!(hook["reads"].as_array().unwrap().len(), 11, "{hook:#}");
             what_if(&host, json!({"user": "bob", "subscribe": "a"}));
         }

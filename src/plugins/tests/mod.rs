@@ -1,5 +1,6 @@
 //! The host, told from outside: files in, answers out.
 
+mod actions;
 mod auth;
 mod breaker;
 mod explain;
@@ -10,6 +11,7 @@ mod record;
 mod redact;
 mod reload;
 mod remembered;
+mod replay;
 mod retention;
 mod routes;
 mod rules;
@@ -111,7 +113,14 @@ fn complaints(code: &str) -> Vec<String> {
 
 fn plugin_use(name: &str, dir: &Path, config: serde_json::Value) -> PluginUse {
     let config = config.as_object().cloned().unwrap_or_default();
-    PluginUse { name: name.into(), dir: dir.into(), channels: None, config, at: "aether.toml:41".into() }
+    PluginUse {
+        name: name.into(),
+        dir: dir.into(),
+        channels: None,
+        config,
+        at: "aether.toml:41".into(),
+        ..PluginUse::default()
+    }
 }
 
 fn now<T>(mut answer: Answer<'_, T>) -> Result<T, Refusal> {
