@@ -5,4 +5,6 @@
 pub enum About {
     #[default]
     Nothing,
+    /// It says itself whether it waits: `{async = true}`.
+    Waits(bool),
 }

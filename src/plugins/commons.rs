@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::decision::LogRate;
+use super::http::Outside;
 use super::kv::House;
+use super::lanes::Lanes;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::turns::Turns;
 use crate::kernel::message::Micros;
 
 /// Unix time.
@@ -24,6 +27,9 @@ pub struct Commons {
     pub log_rate: LogRate,
     pub shelves: Shelves,
     pub kv: House,
+    pub lanes: Lanes,
+    pub outside: Outside,
+    pub turns: Turns,
 }
 
 impl Commons {
@@ -36,6 +42,9 @@ impl Commons {
             log_rate: LogRate::default(),
             shelves: Shelves::default(),
             kv: House::new(),
+            lanes: Lanes::default(),
+            outside: Outside::default(),
+            turns: Turns::default(),
         })
     }
 

@@ -59,17 +59,22 @@ impl Drop for Departures {
     }
 }
 
-fn run(generation: &Arc<Generation>, waiting: &Receiver<Departure>, closing: &AtomicBool) {
-    let hooks: Vec<usize> = (0..generation.registrations.len())
-        .filter(|at| generation.registrations[*at].event == Event::Disconnect)
-        .collect();
+fn run(generation: &Arc<Generation>, farewells: &Receiver<Departure>, closing: &AtomicBool) {
+    let all = (0..generation.registrations.len()).filter(|at| generation.registrations[*at].event == Event::Disconnect);
+    let (waiting, hot): (Vec<usize>, Vec<usize>) = all.partition(|hook| generation.waits(*hook));
     let mut end = None;
-    while let Ok((client, why)) = waiting.recv() {
+    while let Ok((client, why)) = farewells.recv() {
         if closing.load(Ordering::Acquire) && Instant::now() > *end.get_or_insert_with(|| Instant::now() + LAST) {
             break;
         }
+        for &hook in &waiting {
+            tell_waiting(generation, hook, &client, &why);
+        }
+        if hot.is_empty() {
+            continue;
+        }
         let told = with_vm(generation, |vm| {
-            for &hook in &hooks {
+            for &hook in &hot {
                 let answer = vm.ask(hook, generation.program.limits.connect, &[], |lua| {
                     Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?))
                 });
@@ -84,6 +89,22 @@ fn run(generation: &Arc<Generation>, waiting: &Receiver<Departure>, closing: &At
         });
         if let Err(failure) = told {
             tracing::error!(target: "aether::plugin", why = failure.why, "disconnect hooks have no VM");
+        }
+    }
+}
+
+/// It goes on by itself: a slow back end must not hold up the farewells of others.
+fn tell_waiting(generation: &Arc<Generation>, hook: usize, client: &Arc<Client>, why: &Farewell) {
+    let (client, why) = (client.clone(), why.clone());
+    let program = &generation.program;
+    let told = program.commons.lanes.tell(generation, hook, move |vm| async move {
+        let answer = vm.ask_waiting(hook, &[], |lua| Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?)));
+        answer.await.map(drop)
+    });
+    if !told {
+        let dropped = program.counters.farewells_dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "too many disconnect hooks wait, farewells are dropped");
         }
     }
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
+use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
+use super::scan::can_wait;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -23,6 +25,8 @@ pub struct Program {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
+    /// Calls that wait, by unit.
+    pub waiting: Vec<AtomicUsize>,
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -51,6 +55,10 @@ pub struct Unit {
     /// The stores on disk and the shared tables it may open; scripts may all.
     pub kv: Option<Vec<String>>,
     pub shared: Option<Vec<String>>,
+    /// Whom it may ask over HTTP; none: it has no `aether.http`.
+    pub http: Option<Arc<Allow>>,
+    /// Its code has functions that wait.
+    pub waits: bool,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -68,6 +76,12 @@ pub enum Event {
 
 impl Event {
     const KINDS: usize = Event::Unload as usize + 1;
+
+    /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
+    pub fn may_wait(self) -> bool {
+        use Event::{Connect, Disconnect, History, Load, Refresh, Subscribe, Unload};
+        matches!(self, Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
+    }
 }
 
 impl fmt::Display for Event {
@@ -129,14 +143,15 @@ impl Generation {
             }
         }
         if let Some(dir) = &config.scripts {
-            match Unit::scripts(dir) {
+            match Unit::scripts(dir, &config.private_http) {
                 Ok(scripts) => units.extend(scripts),
                 Err(wrong) => errors.push(wrong),
             }
         }
         let breakers = units.iter().map(|_| Default::default()).collect();
         let (secrets, limits) = (config.secrets.clone(), config.limits);
-        let program = Arc::new(Program { units, secrets, limits, counters, commons, breakers });
+        let waiting = units.iter().map(|_| AtomicUsize::new(0)).collect();
+        let program = Arc::new(Program { units, secrets, limits, counters, commons, waiting, breakers });
         let registrations = match Vm::build(&program) {
             Ok(vm) => vm.registrations().to_vec(),
             Err(wrong) => {
@@ -147,7 +162,13 @@ impl Generation {
         if !errors.is_empty() {
             return Err(LoadError(errors));
         }
-        Ok(Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations })
+        let generation = Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations };
+        if (0..generation.registrations.len()).any(|hook| generation.waits(hook)) {
+            let threads = generation.program.limits.waiting_threads;
+            let opened = generation.program.commons.lanes.open(threads);
+            opened.map_err(|error| LoadError(vec![format!("hooks that wait have no thread: {error}")]))?;
+        }
+        Ok(generation)
     }
 
     /// A VM for this thread. One that listens to other things than the checked one is refused: what it would decide
@@ -163,6 +184,15 @@ impl Generation {
         }
         self.program.counters.vms.fetch_add(1, Ordering::Relaxed);
         Ok(vm)
+    }
+
+    /// Whether a hook may wait, and so runs on a thread of those that do.
+    pub fn waits(&self, hook: usize) -> bool {
+        let registration = &self.registrations[hook];
+        match registration.about {
+            About::Waits(waits) => waits,
+            _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
+        }
     }
 
     pub fn unit_of(&self, hook: usize) -> &Unit {
@@ -202,6 +232,8 @@ impl Unit {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let waits = Unit::can_wait(&root, &sources, entry.unwrap_or_default());
+        let http = Allow { everybody: false, patterns: manifest.permissions.http, at: format!("{root}/plugin.toml") };
         Ok(Unit {
             name: manifest.name,
             version: manifest.version,
@@ -213,13 +245,18 @@ impl Unit {
             secrets: Some(manifest.permissions.secrets),
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
+            http: Some(http).filter(|http| !http.patterns.is_empty()).map(Arc::new),
+            waits,
             config,
         })
     }
 
     /// Every file directly in `dir` is a unit of its own; what lies deeper is there to be required.
-    fn scripts(dir: &Path) -> Result<Vec<Unit>, String> {
+    fn scripts(dir: &Path, private: &[String]) -> Result<Vec<Unit>, String> {
         let root = dir.display().to_string();
+        let patterns = private.iter().map(|text| UrlPattern::parse(text)).collect::<Result<_, _>>();
+        let patterns = patterns.map_err(|why| format!("plugins.private_http: {why}"))?;
+        let http = Some(Arc::new(Allow { everybody: true, patterns, at: "plugins.private_http".into() }));
         let sources = Arc::new(read_sources(dir)?);
         let unit = |entry: &String| Unit {
             name: entry.rsplit_once('.').map_or(entry.as_str(), |(name, _)| name).to_owned(),
@@ -232,6 +269,8 @@ impl Unit {
             secrets: None,
             kv: None,
             shared: None,
+            http: http.clone(),
+            waits: Unit::can_wait(&root, &sources, entry),
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -244,7 +283,9 @@ impl Unit {
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
-        channels.chain(named)
+        let http = self.may.is_some().then_some(self.http.as_ref()).flatten();
+        let urls = http.into_iter().flat_map(|http| http.patterns.iter().map(|url| ("http", url.as_str().to_owned())));
+        channels.chain(named).chain(urls)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {
@@ -256,8 +297,18 @@ impl Unit {
         format!("{}/{path}", self.root)
     }
 
+    fn can_wait(root: &str, sources: &BTreeMap<String, String>, entry: &str) -> bool {
+        can_wait(sources, entry, |from, wanted| resolve(root, sources, from, wanted).ok().map(str::to_owned))
+    }
+
     /// The file that `require(wanted)` means in the file `from`, both as paths below the root.
     pub fn resolve(&self, from: &str, wanted: &str) -> Result<&str, String> {
+        resolve(&self.root, &self.sources, from, wanted)
+    }
+}
+
+fn resolve<'a>(root: &str, sources: &'a BTreeMap<String, String>, from: &str, wanted: &str) -> Result<&'a str, String> {
+    {
         if !wanted.starts_with("./") && !wanted.starts_with("../") {
             return Err(format!("require takes a path that begins with ./, got {wanted:?}"));
         }
@@ -267,7 +318,7 @@ impl Unit {
             match part {
                 "." | "" => {}
                 ".." => {
-                    path.pop().ok_or_else(|| format!("require({wanted:?}) leaves {}", self.root))?;
+                    path.pop().ok_or_else(|| format!("require({wanted:?}) leaves {root}"))?;
                 }
                 part => path.push(part),
             }
@@ -275,9 +326,9 @@ impl Unit {
         let path = path.join("/");
         ["", ".lua", ".luau", "/init.lua", "/init.luau"]
             .iter()
-            .find_map(|end| self.sources.get_key_value(&format!("{path}{end}")))
+            .find_map(|end| sources.get_key_value(&format!("{path}{end}")))
             .map(|(path, _)| path.as_str())
-            .ok_or_else(|| format!("there is no {} (.lua or .luau)", self.shown(&path)))
+            .ok_or_else(|| format!("there is no {root}/{path} (.lua or .luau)"))
     }
 }
 

@@ -160,6 +160,28 @@ impl Handles {
     }
 }
 
+/// A message that is shown to one call alone, because many calls are under way at once.
+pub struct Own(Rc<RefCell<Option<Current>>>, AnyUserData);
+
+impl Own {
+    pub fn new(lua: &Lua, draft: &Draft, sender: Option<&str>) -> mlua::Result<Own> {
+        let current = Current { draft: draft.clone(), sender: sender.map(str::to_owned), json: None };
+        let current = Rc::new(RefCell::new(Some(current)));
+        let handle = lua.create_userdata(MessageHandle(current.clone()))?;
+        Ok(Own(current, handle))
+    }
+
+    pub fn handle(&self) -> AnyUserData {
+        self.1.clone()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        *self.0.borrow_mut() = None;
+    }
+}
+
 pub struct Lease<'a>(&'a Handles);
 
 impl Lease<'_> {

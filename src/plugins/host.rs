@@ -254,29 +254,40 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         drop(self.current.load().duty.write().take());
+        self.commons.lanes.close();
+        self.commons.outside.close();
         self.commons.kv.move_to(None);
     }
 }
 
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
-        Box::pin(ready(self.rules().who(request)))
+        let rules = self.rules();
+        Box::pin(async move { rules.who(request).await })
     }
 
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
-        Box::pin(ready(self.rules().who_now(client, token)))
+        let rules = self.rules();
+        Box::pin(async move { rules.who_now(client, token).await })
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(ready(self.rules().subscribe(client, channel)))
+        let rules = self.rules();
+        Box::pin(async move { rules.subscribe(client, channel).await })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
-        Box::pin(ready(self.rules().publish(client, draft)))
+        let rules = self.rules();
+        // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
+        match rules.place(client, &draft.channel) {
+            Ok(place) => Box::pin(async move { rules.publish(client, draft, place).await }),
+            Err(refusal) => Box::pin(ready(Err(refusal))),
+        }
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
-        Box::pin(ready(self.rules().history(client, channel, resume)))
+        let rules = self.rules();
+        Box::pin(async move { rules.history(client, channel, resume).await })
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

@@ -30,21 +30,28 @@ mod commons;
 mod decision;
 mod departures;
 mod duty;
+mod errand;
+mod floor;
 mod generation;
 mod handles;
 mod handover;
 mod host;
+mod http;
 mod keys;
 mod kv;
+mod lanes;
 mod manifest;
 mod record;
 mod remembered;
 mod resident;
 mod rules;
+mod scan;
 mod schema;
 mod shared;
+mod turns;
 mod value;
 mod vm;
+mod waiting;
 mod watchdog;
 mod who;
 
@@ -83,6 +90,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Private addresses that scripts may reach: `http://127.0.0.1:9000/*`.
+    pub private_http: Vec<String>,
 }
 
 impl Default for HostConfig {
@@ -94,6 +103,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            private_http: Vec::new(),
         }
     }
 }
@@ -120,6 +130,13 @@ pub struct Limits {
     pub load: Duration,
     /// Bytes per VM.
     pub memory: usize,
+    /// Threads for hooks that wait.
+    pub waiting_threads: usize,
+    /// How long a hook that waits may take, and how much processor time.
+    pub waiting_time: Duration,
+    pub waiting_budget: Duration,
+    /// Calls of one plugin that may wait at once; the next one is refused as busy.
+    pub waiting_calls: usize,
     pub breaker: BreakerLimits,
 }
 
@@ -130,6 +147,10 @@ impl Default for Limits {
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,
+            waiting_threads: 2,
+            waiting_time: Duration::from_secs(3),
+            waiting_budget: Duration::from_millis(20),
+            waiting_calls: 1000,
             breaker: BreakerLimits::default(),
         }
     }

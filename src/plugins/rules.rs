@@ -1,5 +1,6 @@
 //! The rules of one generation, asked: grants first, then the votes of the hooks that a channel concerns.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,8 +12,11 @@ use rustc_hash::FxBuildHasher;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
+use super::handles::Own;
+use super::lanes::Unheard;
 use super::record::Record;
 use super::resident::with_vm;
+use super::turns::Place;
 use super::vm::Failure;
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
@@ -49,6 +53,17 @@ const SUBSCRIBE_OPTIONS: [&str; 2] = ["ttl", "tags"];
 pub enum No {
     Denied(usize, Deny),
     Broken(usize, Failure),
+    /// Too many wait already.
+    Busy(usize, String),
+}
+
+impl No {
+    pub fn unheard(hook: usize, unheard: Unheard) -> No {
+        match unheard {
+            Unheard::Busy(why) => No::Busy(hook, why),
+            Unheard::Failed(failure) => No::Broken(hook, failure),
+        }
+    }
 }
 
 /// A question about a channel.
@@ -74,25 +89,29 @@ impl Rules {
         }
     }
 
-    pub fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
+    pub async fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
         let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
-        self.decide(&question).map(|()| None)
+        self.decide(&question).await.map(|()| None)
     }
 
-    pub fn publish(&self, client: &Client, draft: Draft) -> Result<Admission, Refusal> {
+    pub async fn publish(&self, client: &Client, draft: Draft, place: Option<Place>) -> Result<Admission, Refusal> {
         let channel = &draft.channel;
         let granted = client.identity.grants.publish.matches(channel.as_str());
         let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
-        self.decide(&question)?;
-        Ok(draft.into())
+        self.decide(&question).await?;
+        let turn = match place {
+            Some(place) => Some(Box::new(place.turn().await) as Box<dyn Any + Send>),
+            None => None,
+        };
+        Ok(Admission { draft, turn })
     }
 
-    pub fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
+    pub async fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
         let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
-        self.decide(&question).map(|()| None)
+        self.decide(&question).await.map(|()| None)
     }
 
     pub fn policy(&self, channel: &ChannelName) -> Policy {
@@ -138,7 +157,7 @@ impl Rules {
         concern
     }
 
-    fn decide(&self, question: &Question<'_>) -> Result<(), Refusal> {
+    async fn decide(&self, question: &Question<'_>) -> Result<(), Refusal> {
         let asker = Asker::from(question.client);
         let channel = Some(question.channel.as_str());
         let (mut allowed, mut by) = (question.granted, None);
@@ -150,7 +169,7 @@ impl Rules {
                 _ => &concern.history,
             };
             if !hooks.is_empty() {
-                by = self.vote(question, concern.id, hooks).map_err(|no| self.refuse(no, channel, asker))?;
+                by = self.vote(question, concern.id, hooks).await.map_err(|no| self.refuse(no, channel, asker))?;
                 allowed |= by.is_some();
             }
         }
@@ -162,9 +181,9 @@ impl Rules {
     }
 
     /// The hook that allows it, the last if several do. The first no ends the voting, because nothing outvotes it.
-    fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+    async fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
         if question.event != Event::Subscribe {
-            return self.ask(question, concern, hooks);
+            return self.ask_all(question, concern, hooks).await;
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
         let now = commons.now();
@@ -172,8 +191,71 @@ impl Rules {
         let known = |hook: &usize| commons.remembered.vote((generation, *hook), client, question.channel, now);
         let (known, open): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| known(hook));
         self.counters.votes_known.fetch_add(known.len() as u64, Relaxed);
-        let allows = self.ask(question, concern, &open)?;
+        let allows = self.ask_all(question, concern, &open).await?;
         Ok(allows.or(known.last().copied()))
+    }
+
+    /// Those that do not wait first: a no of theirs needs nobody to wait.
+    async fn ask_all(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+        if !hooks.iter().any(|hook| self.generation.waits(*hook)) {
+            return self.ask(question, concern, hooks);
+        }
+        let (waiting, hot): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| self.generation.waits(**hook));
+        let mut allowed = self.ask(question, concern, &hot)?;
+        for hook in waiting {
+            allowed = self.ask_waiting(question, concern, hook).await?.or(allowed);
+        }
+        Ok(allowed)
+    }
+
+    async fn ask_waiting(&self, question: &Question<'_>, concern: u64, hook: usize) -> Result<Option<usize>, No> {
+        let commons = &self.generation.program.commons;
+        let (mark, client) = (commons.remembered.mark(), question.client.with(question.client.identity.clone()));
+        let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
+        let (channel, generation) = (question.channel.clone(), self.generation.clone());
+        let options: &[&str] = if event == Event::Subscribe { &SUBSCRIBE_OPTIONS } else { &[] };
+        let vote = commons.lanes.run(&self.generation, hook, move |vm| async move {
+            let mut own = None;
+            let pattern = generation.registrations[hook].pattern.as_ref();
+            let asked = vm.ask_waiting(hook, options, |lua| {
+                let about = match (&draft, event) {
+                    (Some(draft), _) => {
+                        let message = own.insert(Own::new(lua, draft, client.identity.user.as_deref())?);
+                        Value::UserData(message.handle())
+                    }
+                    (None, Event::History) => vm.handles.read_request(resume),
+                    _ => Value::Nil,
+                };
+                let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
+                Ok((vm.handles.session(lua, &client)?, channel, about))
+            });
+            asked.await
+        });
+        match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
+            Vote::None => Ok(None),
+            Vote::Deny(deny) => Err(No::Denied(hook, deny)),
+            Vote::Allow(allow) => {
+                if let Some(ttl) = allow.ttl {
+                    let whose = ((self.generation.id, hook), question.client, question.channel);
+                    commons.remembered.keep_vote(mark, whose, allow.tags, ttl, commons.now());
+                }
+                Ok(Some(hook))
+            }
+        }
+    }
+
+    /// A place in line for a draft whose rules wait, or that must not overtake one; an error if the line is full.
+    pub fn place(&self, client: &Client, channel: &ChannelName) -> Result<Option<Place>, Refusal> {
+        let turns = &self.generation.program.commons.turns;
+        let waits = self.votes && self.concern(channel).publish.iter().any(|hook| self.generation.waits(*hook));
+        if !waits && !turns.is_used(channel) {
+            return Ok(None);
+        }
+        turns.stand(channel).map(Some).ok_or_else(|| {
+            let hook = self.hooks_of(Event::Publish).find(|hook| self.generation.waits(*hook)).unwrap_or_default();
+            let why = "too many drafts of this channel wait for the rules: come back later".to_owned();
+            self.refuse(No::Busy(hook, why), Some(channel.as_str()), Asker::from(client))
+        })
     }
 
     fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
@@ -217,7 +299,7 @@ impl Rules {
 
     pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
         self.counters.denied.fetch_add(1, Relaxed);
-        let (No::Denied(hook, _) | No::Broken(hook, _)) = &no;
+        let (No::Denied(hook, _) | No::Broken(hook, _) | No::Busy(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
         let decision = Decision {
             kind: RefusalKind::Denied,
@@ -236,6 +318,10 @@ impl Rules {
                 let said = deny.why.as_deref().unwrap_or("a rule denies this");
                 let told = deny.private.then_some("a rule denies this");
                 Decision { place: &deny.place, code: &deny.code, why: said, told, ..decision }
+            }
+            No::Busy(_, why) => {
+                let told = Some("too many calls wait for this rule: come back later");
+                Decision { kind: RefusalKind::Busy, code: "busy", why, told, ..decision }
             }
             No::Broken(_, Failure { why, rests }) => {
                 let told = Some("a rule failed, so this is denied");

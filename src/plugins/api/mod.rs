@@ -4,6 +4,7 @@
 mod config;
 mod crypto;
 mod forget;
+mod http;
 mod json;
 mod jwt;
 mod kv;
@@ -48,6 +49,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         json::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
+        http::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,

@@ -1,6 +1,7 @@
 //! The host, told from outside: files in, answers out.
 
 mod auth;
+mod backend;
 mod breaker;
 mod hostile;
 mod library;
@@ -10,6 +11,7 @@ mod reload;
 mod remembered;
 mod rules;
 mod safety;
+mod waiting;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
