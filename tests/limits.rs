@@ -60,6 +60,57 @@ async fn a_flood_of_handshakes_is_held_to_its_rate_and_those_inside_notice_nothi
     until("the next second has room", async || hub.http().await.get("/healthz").await.status == 200).await;
 }
 
+#[tokio::test]
+async fn who_asks_in_vain_without_end_is_sent_away_for_a_while_and_costs_no_rule_meanwhile() {
+    let rules =
+        "aether.on.connect(function() return true end)\naether.on.subscribe('no.*', function() return false, 'no' end)";
+    let hub = TestHub::plan().toml("[limits]\nrefusals_per_minute = 50").rules(rules).start();
+    for flood in [
+        json!({"type": "subscribe", "channels": ["no.1"]}),
+        json!({"type": "subscribe", "channels": (0..100).map(|n| format!("no.{n}")).collect::<Vec<_>>()}),
+        json!({"type": "subscribe", "channels": (0..100).map(|n| format!("no.{n}")).collect::<Vec<_>>(), "dry_run": true}),
+        json!({"type": "publish", "channel": "no.1", "payload": 1}),
+        json!({"type": "history", "channel": "no.1"}),
+        json!({"type": "what?"}),
+        json!(["no object"]),
+    ] {
+        let mut ws = hub.ws_as(None).await;
+        let before = hub.metric("aether_rules_denied_total").await;
+        // As fast as it can, and without ever listening.
+        let text = flood.to_string();
+        for _ in 0..60 {
+            ws.send_text(&text).await;
+        }
+        let mut refusals = 0;
+        let last = loop {
+            match ws.next().await.unwrap_or_else(|end| panic!("{end:?} after {refusals}, {flood}")) {
+                frame if frame["code"] == 42901 => break frame,
+                frame if frame["type"] == "error" => refusals += 1,
+                frame => assert!(["subscribed"].contains(&frame["type"].as_str().unwrap()), "{frame}"),
+            }
+        };
+        assert_eq!(last["reason"], "too_many_refusals");
+        // A dry run says its refusals in one frame, which is not sent any more.
+        assert!(refusals == 50 || refusals == 51 || flood["dry_run"] == true, "{refusals}: {flood}");
+        let bye = ws.expect("bye").await;
+        assert_eq!(
+            (&bye["code"], bye["retry_ms"].as_u64().is_some_and(|ms| ms >= 10_000)),
+            (&json!(4429), true),
+            "{bye}"
+        );
+        assert!(matches!(ws.end().await, End::Closed(4429, _)));
+        let asked = hub.metric("aether_rules_denied_total").await - before;
+        assert!(asked <= 52.0, "{asked} decisions for {flood}");
+    }
+    let mut patient = hub.ws_as(None).await;
+    for _ in 0..40 {
+        patient.send(json!({"type": "subscribe", "channels": ["no.1"]})).await;
+        patient.expect("error").await;
+        patient.expect("subscribed").await;
+    }
+    patient.assert_silent().await;
+}
+
 async fn ip_of(http: &mut Http, headers: &[(&str, &str)]) -> String {
     let refused = http.send("POST", "/api/v1/publish", headers, br#"{"channel":"c","payload":1}"#).await;
     assert_eq!(refused.status, 401, "{}", refused.text());

@@ -16,10 +16,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aether::kernel::TailLimit;
-use aether::kernel::format::{Format, Notice};
+use aether::kernel::format::Format;
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Sight};
 use aether::kernel::hub::{Hub, Parts};
-use aether::kernel::message::{ChannelName, Draft, Epoch, Message, Offset, Position, Publication};
+use aether::kernel::message::{ChannelName, Draft, Epoch, Message, Offset};
 use aether::kernel::policy::{Ack, Lag, Policy, Retention};
 use aether::kernel::session::{Batch, Pace, Session, Start};
 use aether::stores::memory::MemoryLog;
@@ -28,6 +28,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
 use crate::common::TempDir;
+use crate::common::kernel::{Lines, now};
 
 const CHANNELS: [&str; 4] = ["kept", "few", "skipping", "fleeting"];
 const FEW: u64 = 8;
@@ -120,36 +121,6 @@ impl Hooks for Open {
     fn policy(&self, channel: &ChannelName) -> Policy {
         policy(channel.as_str())
     }
-}
-
-/// A line an event, so that any cut shows.
-struct Lines;
-
-impl Format for Lines {
-    fn publication(&self, channel: &ChannelName, epoch: Epoch, p: &Publication, out: &mut Vec<u8>) {
-        let payload = String::from_utf8_lossy(&p.message.payload);
-        out.extend_from_slice(format!("P {channel} {epoch} {} {payload}\n", p.offset).as_bytes());
-    }
-    fn notice(&self, channel: &ChannelName, at: Position, notice: &Notice, out: &mut Vec<u8>) {
-        let line = match notice {
-            Notice::Live => format!("L {channel} {} {}\n", at.epoch, at.offset),
-            Notice::Gap(gap) => {
-                let (from, to) = gap.missing.unwrap_or((0, 0));
-                format!(
-                    "G {channel} {} {} {} {from} {to} {}\n",
-                    at.epoch,
-                    gap.requested,
-                    gap.available,
-                    gap.cause.as_str()
-                )
-            }
-        };
-        out.extend_from_slice(line.as_bytes());
-    }
-}
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_micros() as u64)
 }
 
 fn client() -> Client {

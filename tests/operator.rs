@@ -57,7 +57,8 @@ async fn with_a_listener_apart_the_operator_is_answered_only_there_and_even_when
     for path in operators {
         assert_eq!(inside.get(path).await.status, 200, "{path}");
     }
-    assert_eq!(Http::connect(hub.admin_address, None).await.get("/metrics").await.status, 200);
+    let metrics = Http::connect(hub.admin_address, None).await.get("/metrics").await;
+    assert!(metrics.text().contains("\naether_connections_refused_total 1\n"), "{}", metrics.text());
     // The console speaks to where it comes from.
     inside.post("/api/v1/publish", r#"{"channel":"c","payload":1}"#).await.ok();
     ws.read_to("c", 1).await.assert_exactly(1, 1);

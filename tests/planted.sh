@@ -12,13 +12,13 @@ export CARGO_TARGET_DIR="${PLANTED_TARGET:-$root/target/planted}"
 # name | file | what stands there | what is planted
 bugs() { cat <<'BUGS'
 order: a group is shown backwards|src/kernel/lane.rs|in std::mem::take(&mut self.unsettled) {|in std::mem::take(&mut self.unsettled).into_iter().rev() {
-hole: what has left the store is not announced|src/kernel/session.rs|self.announce_hole(slot, upto + 1, &page, batch);|self.subscriptions[slot as usize].reached = upto;
-hole: a resume from before the oldest one says nothing|src/kernel/session.rs|return (first - 1, Some(gap(after, first, GapCause::Evicted)));|return (first - 1, None);
-hole: the rest of a half-written publication is dropped|src/kernel/session.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|
-duplicate: a half-written publication is sent again|src/kernel/session.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|{ carry.extend_from_slice(&batch.bytes[written..step.end]); break; }
+hole: what has left the store is not announced|src/kernel/turn.rs|self.announce_hole(slot, upto + 1, &page, batch);|self.subscriptions[slot as usize].reached = upto;
+hole: a resume from before the oldest one says nothing|src/kernel/subscription.rs|return (first - 1, Some(Gap::between(after, first, GapCause::Evicted)));|return (first - 1, None);
+hole: the rest of a half-written publication is dropped|src/kernel/turn.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|
+duplicate: a half-written publication is sent again|src/kernel/turn.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|{ carry.extend_from_slice(&batch.bytes[written..step.end]); break; }
 duplicate: a repeat of a key is a message|src/stores/sled.rs|if let Some((offset, time)) = self.known_key(&key, entry.time)? {|if let Some((offset, time)) = self.known_key(&key, u64::MAX)? {
 lost wake-up: the flag stays up|src/kernel/channel.rs|self.ringing.store(false, Ordering::Relaxed);|self.ringing.store(true, Ordering::Relaxed);
-lost wake-up: what was not taken is not queued again|src/kernel/session.rs|if has_more && subscription.seat.reader.claim() {|if has_more && whole && subscription.seat.reader.claim() {
+lost wake-up: what was not taken is not queued again|src/kernel/turn.rs|if has_more && subscription.seat.reader.claim() {|if has_more && whole && subscription.seat.reader.claim() {
 number: a restart begins anew|src/stores/sled.rs|open.last = head.last.max(stored);|open.last = head.last;
 BUGS
 }

@@ -165,3 +165,79 @@ fn a_pair_that_is_no_good_does_not_start_and_the_message_names_the_file() {
         assert!(code == Some(1) && said.contains(words), "{cert} {key}: {said}");
     }
 }
+
+#[tokio::test]
+async fn the_clients_of_the_shell_speak_tls_and_only_to_whom_they_trust() {
+    let dir = TempDir::new();
+    write_pair(dir.path());
+    dir.write("aether.toml", "[server]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n");
+    let hub = Spawned::start(dir.path());
+    let url = format!("https://{}", hub.address);
+    let ca = dir.path().join("cert.pem").display().to_string();
+    let elsewhere = TempDir::new();
+    let (key, token) = (hub.admin_key.clone(), hub.token(&["*"]));
+    let env = [("AETHER_KEY", key.as_str()), ("AETHER_TOKEN", token.as_str())];
+    let said = |at: &TempDir, arguments: &[&str]| {
+        let output = run(at.path(), arguments, &env);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let trusting = [&["--url", &url, "--ca", &ca][..], &["--url", &url, "--insecure"]];
+    for (n, trust) in (1..).zip(trusting) {
+        let (code, out, err) = said(&elsewhere, &[&["pub", "a", &n.to_string()], trust].concat());
+        assert!(code == Some(0) && out.contains(&format!("\"seq_id\":{n}")), "{trust:?}: {out}{err}");
+        let count = n.to_string();
+        let (code, out, err) = said(&elsewhere, &[&["sub", "a", "--since", "0", "--count", &count], trust].concat());
+        assert!(code == Some(0) && out.lines().count() == n, "{trust:?}: {out}{err}");
+    }
+    // By `wss`, and where the hub's own settings say who it is; its certificate is for another name than its address.
+    let wss = url.replace("https", "wss");
+    assert_eq!(
+        said(&elsewhere, &["sub", "a", "--since", "1", "--count", "1", "--url", &wss, "--ca", &ca]).1,
+        "a 2 2\n"
+    );
+    let addr = format!("[server]\naddr = \"{}\"\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", hub.address);
+    dir.write("aether.toml", &addr);
+    assert_eq!(said(&dir, &["sub", "a", "--since", "1", "--count", "1"]).1, "a 2 2\n");
+
+    write_pair(elsewhere.path());
+    let stranger = elsewhere.path().join("cert.pem").display().to_string();
+    for (arguments, word) in [
+        (&["--url", &url][..], "--ca FILE"),
+        (&["--url", &url, "--ca", &stranger], "--ca FILE"),
+        (&["--url", &url, "--ca", "absent.pem"], "absent.pem"),
+    ] {
+        for verb in [&["pub", "a", "1"][..], &["sub", "a"]] {
+            let (code, out, err) = said(&elsewhere, &[verb, arguments].concat());
+            assert!(code == Some(1) && out.is_empty() && err.contains(word), "{verb:?} {arguments:?}: {err}");
+        }
+    }
+    let plain = Spawned::start(elsewhere.path());
+    let (code, _, err) =
+        said(&elsewhere, &["pub", "a", "1", "--url", &format!("https://{}", plain.address), "--insecure"]);
+    assert!(code == Some(1) && err.contains("TLS"), "{err}");
+}
+
+#[tokio::test]
+async fn a_listener_for_the_operator_that_others_can_reach_speaks_tls_too() {
+    let dir = TempDir::new();
+    let cert = write_pair(dir.path());
+    // On all addresses: this machine reaches it by loopback, and so could others by theirs.
+    let hub = hub_with_tls(&dir, "admin_addr = \"0.0.0.0:0\"\n");
+    let admin = SocketAddr::from(([127, 0, 0, 1], hub.admin_address.port()));
+    let mut plain = Http::connect(admin, Some(hub.keys.admin_key())).await;
+    assert!(plain.try_send("GET", "/status", &[], b"").await.is_err(), "no answer without TLS");
+    let address = tunnel(admin, cert).await;
+    let mut operator = Http::connect(address, Some(hub.keys.admin_key())).await;
+    assert_eq!(operator.get("/status").await.status, 200);
+    assert_eq!(operator.get("/api/v1/channels").await.status, 200);
+
+    let dir = TempDir::new();
+    write_pair(dir.path());
+    let hub = hub_with_tls(&dir, "admin_addr = 0\n");
+    assert_eq!(
+        Http::connect(hub.admin_address, None).await.get("/metrics").await.status,
+        200,
+        "on loopback it needs none"
+    );
+}

@@ -5,6 +5,7 @@
 //! readers would pace them. Every subscriber is counted by itself: totals hide a lost message beside a doubled one.
 //! Machines are noisy; compare the ratios of one run. Traffic goes to loopback only.
 
+mod neighbour;
 mod process;
 mod soak;
 
@@ -28,12 +29,13 @@ const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, Bench); 6] = [
+    let runs: [(&str, Bench); 7] = [
         ("fan-out-ws", fan_out_ws),
         ("fan-out-sse", fan_out_sse),
         ("quiet", quiet),
         ("publish", publish),
         ("idle", idle),
+        ("neighbour", neighbour::neighbour),
         ("soak", soak::soak),
     ];
     for (name, run) in runs {

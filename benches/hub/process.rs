@@ -107,9 +107,31 @@ impl Publisher {
         self.send((head + body).as_bytes())
     }
 
+    /// Publishes and takes any answer; whether it was a yes.
+    pub fn ask(&mut self, channel: &str) -> Outcome<bool> {
+        let body = format!("{{\"channel\":\"{channel}\",\"payload\":1}}");
+        let head = format!(
+            "POST /api/v1/publish HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+            self.key,
+            body.len()
+        );
+        self.stream.write_all((head + &body).as_bytes())?;
+        let filled = self.answer()?;
+        Ok(self.buffer[..filled].starts_with(b"HTTP/1.1 200"))
+    }
+
     /// Sends a request and waits for its 200.
     fn send(&mut self, request: &[u8]) -> Outcome {
         self.stream.write_all(request)?;
+        let filled = self.answer()?;
+        if self.buffer[..filled].starts_with(b"HTTP/1.1 200") {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&self.buffer[..filled]).into_owned().into())
+    }
+
+    /// Reads an answer into the buffer; how long it is.
+    fn answer(&mut self) -> Outcome<usize> {
         let mut filled = 0;
         loop {
             if filled == self.buffer.len() {
@@ -117,12 +139,12 @@ impl Publisher {
             }
             let read = self.stream.read(&mut self.buffer[filled..])?;
             filled += read;
-            if read == 0 || !self.buffer.starts_with(&b"HTTP/1.1 200"[..filled.min(12)]) {
+            if read == 0 {
                 return Err(String::from_utf8_lossy(&self.buffer[..filled]).into_owned().into());
             }
             // The answer is one JSON object and a newline.
             if self.buffer[..filled].ends_with(b"}\n") {
-                return Ok(());
+                return Ok(filled);
             }
         }
     }

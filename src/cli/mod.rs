@@ -5,11 +5,15 @@
 mod check;
 mod completions;
 mod key;
+mod operator;
 mod publish;
+mod reload;
 mod remote;
 mod serve;
 mod subscribe;
+mod test;
 mod token;
+mod trust;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -36,7 +40,8 @@ Letting others in:
   aether key --name shop --publish 'order.*'               a key for a back end, and the lines for aether.toml
 
 Settings: flags, then AETHER_<SECTION>_<KEY>, then aether.toml (which documents every key), then defaults.
-  aether check                             says everything that is wrong with them"#;
+  aether check                             says everything that is wrong with them
+  aether reload                            puts changed rules in charge on the running hub; `aether rollback` the old ones"#;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed (refused, unreachable), 2 the command line is wrong, 3 a gap was seen (sub --strict).";
@@ -59,6 +64,9 @@ enum Verb {
     Key(key::Key),
     Pub(publish::Publish),
     Sub(subscribe::Subscribe),
+    Reload(reload::Reload),
+    Rollback(reload::Rollback),
+    Test(test::Test),
     Completions(completions::Completions),
 }
 
@@ -73,19 +81,28 @@ pub fn main() -> ExitCode {
         Some(Verb::Key(key)) => key.run(),
         Some(Verb::Pub(publish)) => publish.run(),
         Some(Verb::Sub(subscribe)) => subscribe.run(),
+        Some(Verb::Reload(reload)) => reload.run(),
+        Some(Verb::Rollback(rollback)) => rollback.run(),
+        Some(Verb::Test(test)) => test.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough (`| head -1`); that is no failure.
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
+        // Its lines have said it all.
+        Err(error) if error.is::<test::CasesFailed>() => ExitCode::FAILURE,
         Err(error) => {
             match error.downcast_ref::<ConfigError>() {
                 // Its lines begin with their places, and stay that way so that editors can jump to them.
                 Some(problems) => eprintln!("{problems}"),
                 None => eprintln!("error: {error:#}"),
             }
-            if error.is::<subscribe::GapSeen>() { ExitCode::from(3) } else { ExitCode::FAILURE }
+            match error {
+                error if error.is::<subscribe::GapSeen>() => ExitCode::from(3),
+                error if error.is::<Misused>() => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -101,6 +118,18 @@ impl std::fmt::Display for ReaderGone {
 }
 
 impl std::error::Error for ReaderGone {}
+
+/// The command line asks for what is not there.
+#[derive(Debug)]
+struct Misused(String);
+
+impl std::fmt::Display for Misused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Misused {}
 
 /// Writes bytes to standard output, as they are and at once.
 fn print(bytes: &[u8]) -> anyhow::Result<()> {

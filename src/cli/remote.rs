@@ -1,14 +1,20 @@
 //! A hub as its clients on the command line see it: where it is, what to show it, how to reach it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use http::Uri;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::Settings;
+use super::trust::Trust;
 use crate::banner::reachable;
 use crate::config::Config;
 use crate::keys::Keys;
@@ -19,22 +25,26 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Flags that say which hub is meant.
 #[derive(Args)]
 pub struct Remote {
-    /// The hub, as http://HOST:PORT [default: the one that the settings on this machine describe]
+    /// The hub, as http://HOST:PORT or https://HOST [default: the one that the settings on this machine describe]
     #[arg(long, value_name = "URL", value_parser = Place::parse)]
     url: Option<Place>,
+    #[command(flatten)]
+    trust: Trust,
     #[command(flatten)]
     settings: Settings,
 }
 
 impl Remote {
     pub fn place(&self) -> anyhow::Result<Place> {
-        match &self.url {
-            Some(place) => Ok(place.clone()),
-            None => {
-                let address = reachable(self.config()?.server.addr);
-                Ok(Place { host: address.ip().to_string(), port: address.port(), base: String::new() })
-            }
-        }
+        let Some(place) = &self.url else {
+            let server = self.config()?.server;
+            let address = reachable(server.addr);
+            let tls = server.tls_cert.0.map(|certificate| self.trust.config_for_own(&certificate)).transpose()?;
+            let (host, port, secure) = (address.ip().to_string(), address.port(), tls.is_some());
+            return Ok(Place { host, port, base: String::new(), secure, tls });
+        };
+        let tls = place.secure.then(|| self.trust.config()).transpose()?;
+        Ok(Place { tls, ..place.clone() })
     }
 
     /// A credential that the hub of this machine made. It is shown to this machine only: whoever sits at another address
@@ -57,28 +67,35 @@ impl Remote {
 }
 
 /// Where a hub listens, and the path below which a proxy shows it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Place {
     host: String,
     port: u16,
     base: String,
+    secure: bool,
+    /// Whom it trusts to be there, once that is known.
+    tls: Option<Arc<ClientConfig>>,
 }
+
+/// A connection to a hub, through TLS or not.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Place {
     fn parse(text: &str) -> Result<Place, String> {
-        let uri: Uri = text.parse().map_err(|error| format!("{error}; write http://HOST:PORT"))?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some("https" | "wss") => {
-                return Err("this client speaks no TLS yet; go to the hub itself, or through a tunnel (ssh -L)".into());
-            }
-            _ => return Err("write http://HOST:PORT".into()),
-        }
+        let uri: Uri = text.parse().map_err(|error| format!("{error}; write http://HOST:PORT or https://HOST"))?;
+        let secure = match uri.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
+            _ => return Err("write http://HOST:PORT or https://HOST".into()),
+        };
         if uri.query().is_some() {
             return Err("leave out what follows the ?; credentials have flags of their own".into());
         }
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        Ok(Place { host, port: uri.port_u16().unwrap_or(80), base: uri.path().trim_end_matches('/').to_owned() })
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        Ok(Place { host, port, base: uri.path().trim_end_matches('/').to_owned(), secure, tls: None })
     }
 
     pub fn authority(&self) -> String {
@@ -100,7 +117,7 @@ impl Place {
         ip.is_some_and(|ip| std::net::UdpSocket::bind((ip, 0)).is_ok())
     }
 
-    pub async fn connect(&self) -> Result<TcpStream, String> {
+    pub async fn connect(&self) -> Result<Box<dyn Stream>, String> {
         let reached = tokio::time::timeout(CONNECT, TcpStream::connect((self.host.as_str(), self.port))).await;
         let stream = match reached {
             Ok(Ok(stream)) => stream,
@@ -108,7 +125,17 @@ impl Place {
             Err(_) => return Err(format!("no answer within {} s", CONNECT.as_secs())),
         };
         let _ = stream.set_nodelay(true);
-        Ok(stream)
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(self.host.clone()).map_err(|error| format!("{}: {error}", self.host))?;
+        let shaken = tokio::time::timeout(CONNECT, TlsConnector::from(tls.clone()).connect(name, stream)).await;
+        match shaken {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                Err(format!("no TLS: {error}; if this is the right hub, --ca FILE says whose certificate is good"))
+            }
+            Ok(Err(error)) => Err(format!("no TLS: {error}; does it speak https there?")),
+            Err(_) => Err(format!("no TLS handshake within {} s", CONNECT.as_secs())),
+        }
     }
 
     /// For one who was never there.
@@ -234,7 +261,9 @@ mod tests {
         assert_eq!(place("http://127.0.0.1:8080").unwrap(), ("127.0.0.1:8080".into(), "/ws".into()));
         assert_eq!(place("ws://hub.internal/push/").unwrap(), ("hub.internal:80".into(), "/push/ws".into()));
         assert_eq!(place("http://[::1]:9").unwrap().0, "[::1]:9");
-        for bad in ["hub", "ftp://hub", "https://hub", "http://hub?token=x", ""] {
+        assert_eq!(place("https://hub.example").unwrap().0, "hub.example:443");
+        assert_eq!(place("wss://hub.example:8443/push").unwrap().0, "hub.example:8443");
+        for bad in ["hub", "ftp://hub", "https://hub?token=x", "http://hub?token=x", ""] {
             assert!(place(bad).is_err(), "{bad}");
         }
     }

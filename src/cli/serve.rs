@@ -1,5 +1,7 @@
 //! `aether serve`: the hub itself.
 
+use std::sync::Arc;
+
 use clap::Args;
 
 use super::Settings;
@@ -29,6 +31,9 @@ impl Serve {
             ("log.format", self.log_format, "--log-format"),
         ];
         let given = flags.into_iter().filter_map(|(key, value, at)| Some(Setting { key, value: value?, at }));
-        crate::server::run(self.settings.load(given.collect())?)
+        let given: Vec<_> = given.collect();
+        let config = self.settings.load(given.clone())?;
+        let settings = self.settings;
+        crate::server::run(config, Arc::new(move || settings.load(given.clone())))
     }
 }

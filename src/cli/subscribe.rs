@@ -16,13 +16,12 @@ use futures_util::{FutureExt, SinkExt, StreamExt};
 use http::header;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use super::remote::{Backoff, Place, Refused, Remote, given, runtime};
+use super::remote::{Backoff, Place, Refused, Remote, Stream, given, runtime};
 use super::{EXIT_CODES, channel, print};
 use crate::keys::DEMO_TOKEN;
 
@@ -184,7 +183,7 @@ struct Asking<'a> {
 
 const CREDENTIAL: &str = "--token or AETHER_TOKEN";
 
-type Socket = WebSocketStream<TcpStream>;
+type Socket = WebSocketStream<Box<dyn Stream>>;
 
 impl Listener {
     async fn listen(mut self) -> anyhow::Result<()> {

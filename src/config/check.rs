@@ -17,7 +17,19 @@ pub struct Finding {
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     let Config {
-        server, store, channels, publish, websocket, sse, limits, retention, shutdown, secrets, plugin, ..
+        server,
+        store,
+        channels,
+        publish,
+        websocket,
+        sse,
+        limits,
+        retention,
+        shutdown,
+        secrets,
+        plugins,
+        plugin,
+        ..
     } = config;
 
     found.size("server.max_payload_size", server.max_payload_size, Size(1), Size::mib(64));
@@ -29,6 +41,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     );
     found.period("server.header_timeout", server.header_timeout, "100ms", "10m");
     found.period("server.write_timeout", server.write_timeout, "100ms", "10m");
+    found.period("server.peer_timeout", server.peer_timeout, "2s", "1h");
     found.number("server.front_workers", server.front_workers, 0, 1024);
     found.number("server.delivery_workers", server.delivery_workers, 0, 1024);
 
@@ -91,6 +104,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("limits.connections", limits.connections, 1, 100_000_000);
     found.number("limits.connections_per_ip", limits.connections_per_ip, 0, 100_000_000);
     found.number("limits.handshakes_per_second", limits.handshakes_per_second, 0, 10_000_000);
+    found.number("limits.refusals_per_minute", limits.refusals_per_minute, 0, 10_000_000);
 
     found.kept("retention.default_ttl", retention.default_ttl, |ttl| ttl > Period::default());
     found.kept("retention.default_max_count", retention.default_max_count, |count| count.0 > 0);
@@ -129,6 +143,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
             found.that(&key, secret.reveal().len() >= SHORTEST_KEY, format!("must have at least {SHORTEST_KEY} bytes"));
         }
     }
+
+    found.number("plugins.waiting_threads", plugins.waiting_threads, 1, 64);
+    found.period("plugins.waiting_timeout", plugins.waiting_timeout, "10ms", "1m");
+    found.period("plugins.waiting_budget", plugins.waiting_budget, "1ms", "10s");
+    found.number("plugins.waiting_calls", plugins.waiting_calls, 1, 100_000);
 
     for (i, entry) in plugin.iter().enumerate() {
         let key = format!("plugin.{i}.use");

@@ -71,6 +71,8 @@ pub struct Server {
     pub max_batch_size: Size,
     pub header_timeout: Period,
     pub write_timeout: Period,
+    /// How long a peer that has vanished may go unnoticed.
+    pub peer_timeout: Period,
     /// 0: one per core.
     pub front_workers: usize,
     /// 0: one per core.
@@ -92,6 +94,7 @@ impl Default for Server {
             max_batch_size: Size::mib(4),
             header_timeout: Period::seconds(10),
             write_timeout: Period::seconds(10),
+            peer_timeout: Period::seconds(60),
             front_workers: 0,
             delivery_workers: 0,
             trusted_proxies: Vec::new(),
@@ -205,6 +208,8 @@ pub struct Limits {
     pub connections_per_ip: usize,
     /// New connections, all in all; 0: no bound.
     pub handshakes_per_second: usize,
+    /// Noes that one connection may hear; 0: no bound.
+    pub refusals_per_minute: usize,
 }
 
 impl Default for Limits {
@@ -215,6 +220,7 @@ impl Default for Limits {
             connections: 100_000,
             connections_per_ip: 10_000,
             handshakes_per_second: 10_000,
+            refusals_per_minute: 1000,
         }
     }
 }
@@ -358,11 +364,29 @@ pub struct Plugins {
     pub dir: PathBuf,
     /// The operator's own rules, loaded after the plugins.
     pub scripts: PathBuf,
+    /// Whether a file that changes is loaded at once.
+    pub watch: bool,
+    /// Threads for hooks that wait.
+    pub waiting_threads: usize,
+    pub waiting_timeout: Period,
+    pub waiting_budget: Period,
+    pub waiting_calls: usize,
+    /// Private addresses that scripts may ask over HTTP.
+    pub private_http: Vec<String>,
 }
 
 impl Default for Plugins {
     fn default() -> Self {
-        Plugins { dir: "plugins".into(), scripts: "scripts".into() }
+        Plugins {
+            dir: "plugins".into(),
+            scripts: "scripts".into(),
+            watch: false,
+            waiting_threads: 2,
+            waiting_timeout: Period::seconds(3),
+            waiting_budget: Period(std::time::Duration::from_millis(20)),
+            waiting_calls: 1000,
+            private_http: Vec::new(),
+        }
     }
 }
 
@@ -412,6 +436,11 @@ impl Config {
             lag: rule.lag.unwrap_or(defaults.default_lag).into(),
             max_lag: rule.max_lag.unwrap_or(defaults.default_max_lag).0.map(|count| count.0),
         }
+    }
+
+    /// Where rules are: what a watching hub looks at.
+    pub fn rule_dirs(&self) -> Vec<PathBuf> {
+        vec![self.plugins.dir.clone(), self.plugins.scripts.clone()]
     }
 
     /// The directory with the operator's own rules, if there is one.

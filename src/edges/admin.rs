@@ -89,8 +89,8 @@ pub async fn channels(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault
         subscribers: channel.subscribers(),
         seq_id: channel.head().offset,
         epoch: channel.epoch.to_string(),
-        history: channel.policy.history.is_some(),
-        ack: ack_word(channel.policy.ack),
+        history: channel.is_kept(),
+        ack: ack_word(channel.policy().ack),
     });
     Ok(json(StatusCode::OK, &Listed { ok: true, channels: channels.collect(), has_more }))
 }

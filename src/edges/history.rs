@@ -11,7 +11,7 @@ use super::frames::put_messages;
 use super::http::{Caller, Edge, json, json_bytes};
 use super::wire::Fault;
 use crate::kernel::hooks::Client;
-use crate::kernel::hub::{HistoryFrom, Hub};
+use crate::kernel::hub::{HistoryFrom, Hub, Past};
 use crate::kernel::message::ChannelName;
 
 /// A page of history: at most so many messages, and about so many bytes.
@@ -66,11 +66,14 @@ pub async fn page(hub: &Hub, client: &Client, credential: bool, ask: &Ask, bytes
         return Err(Fault::Parameter(LIMIT.into()));
     }
     let page = hub.history(client, &channel, from, limit.min(MAX) as usize, bytes).await;
-    let (page, epoch) = page.map_err(|error| Fault::read(error, credential, channel.as_str()))?;
+    let Past { page, epoch, withheld } = page.map_err(|error| Fault::read(error, credential, channel.as_str()))?;
     let mut out = format!("\"channel\":\"{channel}\",\"messages\":").into_bytes();
     put_messages(&page.publications, &mut out);
     let (first, last, more) = (page.extent.first, page.extent.last, page.more);
     let _ = write!(out, ",\"has_more\":{more},\"first_seq\":{first},\"last_seq\":{last},\"epoch\":\"{epoch}\"");
+    if !withheld.is_empty() {
+        let _ = write!(out, ",\"withheld\":{withheld:?}");
+    }
     Ok(out)
 }
 

@@ -1,5 +1,6 @@
 //! HTTP: publish, history, health; and where WebSockets and event streams begin.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use warp::{Filter, Rejection, Reply};
 use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
 use super::native::Limits;
+use super::operator::{self, Operator};
 use super::origin::Origins;
 use super::poll::PollFormat;
 use super::session;
@@ -51,6 +53,7 @@ pub struct Edge {
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
     pub others: metrics::Others,
+    pub operator: Arc<dyn Operator>,
     pub formats: Formats,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
@@ -84,6 +87,7 @@ impl Edge {
         sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
         others: metrics::Others,
+        operator: Arc<dyn Operator>,
     ) -> Arc<Edge> {
         Arc::new(Edge {
             run: hub.now(),
@@ -94,6 +98,7 @@ impl Edge {
             delivery,
             ready: AtomicBool::new(false),
             others,
+            operator,
             formats: Formats::new(),
             sessions: AtomicU64::new(0),
         })
@@ -104,18 +109,19 @@ impl Edge {
         if let Some(why) = caller.peer.as_ref().and_then(|peer| peer.unwelcome) {
             return Err(why.into());
         }
-        let request = &caller.request;
+        let request = caller.with_meant_cookies(&self.settings.origins)?;
         let api = request.transport == "http";
-        let identity = self.hub.hooks().connect(request).await;
+        let identity = self.hub.hooks().connect(&request).await;
         let identity = identity.map_err(|refusal| Fault::Unauthorized { refusal, api })?;
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Client {
             id: format!("{:x}-{number:x}", self.run),
-            identity,
             ip: request.ip,
             dialect: "native",
             transport: request.transport,
-            credential: request.bearer.is_some(),
+            // A cookie may be anything; it was a credential if the rules knew somebody by it.
+            credential: request.bearer.is_some() || identity.user.is_some(),
+            identity,
             connected: self.hub.now(),
         })
     }
@@ -141,6 +147,21 @@ impl Caller {
 
     pub fn param(&self, name: &str) -> Option<&str> {
         self.request.param(name)
+    }
+
+    /// The request as the rules may see it. A browser sends a site's cookies for whatever page asks, so a page from
+    /// elsewhere would act in the name of whoever looks at it (CSRF): it is refused, and where `*` lets it in all the same,
+    /// it comes without them.
+    fn with_meant_cookies(&self, origins: &Origins) -> Result<Cow<'_, ConnectRequest>, Fault> {
+        let request = &self.request;
+        let host = request.header("host");
+        if request.header("cookie").is_none() || origins.trusts(request.header("origin"), host) {
+            return Ok(Cow::Borrowed(request));
+        }
+        self.check_origin(origins)?;
+        let mut request = request.clone();
+        request.headers.retain(|(name, _)| name != "cookie");
+        Ok(Cow::Owned(request))
     }
 
     pub fn check_origin(&self, origins: &Origins) -> Result<(), Fault> {
@@ -273,6 +294,12 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let unsubscribe = warp::path!("api" / "v1" / "unsubscribe").and(warp::post()).and(api()).and(warp::body::stream());
     let unsubscribe = unsubscribe.then(|edge, caller, body| answer(admin::unsubscribe(edge, caller, body)));
 
+    let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
+    let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
+    let asked = asked.then(|verb, edge, caller, body| answer(operator::ask(edge, verb, caller, body)));
+    let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
+    let rules = rules.then(|edge, caller| answer(operator::status(edge, caller)));
+
     let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
     let health = warp::path!("healthz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
         if edge.hub.store_failure().is_none() {
@@ -298,7 +325,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let listening = ws.or(events).unify().or(polled).unify().boxed();
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
-    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().boxed();
+    let ruling = asked.or(rules).unify().boxed();
+    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
     match surface {
         Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),

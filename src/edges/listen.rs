@@ -29,6 +29,7 @@ use super::deadline::Deadline;
 use super::door::{Door, Permit};
 use super::forwarded::{self, Trusted};
 use super::tls::TlsStream;
+use super::vanished;
 use super::wire::Fault;
 
 /// The other side of a connection.
@@ -65,6 +66,7 @@ impl From<Unwelcome> for Fault {
 pub struct Settings {
     pub header_timeout: Duration,
     pub write_timeout: Duration,
+    pub peer_timeout: Duration,
 }
 
 /// hyper's smallest read buffer, for connections that will only listen; it stays with them for life.
@@ -146,6 +148,7 @@ where
     /// Looks at what the connection wants and serves it where that belongs.
     async fn place(self, stream: TcpStream, peer: Peer) {
         let _ = stream.set_nodelay(true);
+        let _ = vanished::watch(&stream, self.settings.peer_timeout);
         if let Some(certificates) = &self.certificates {
             let (config, timeout) = (certificates.current(), self.settings.header_timeout);
             let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };

@@ -35,6 +35,12 @@ pub fn render(hub: &Hub, others: &Others) -> String {
         "Messages turned into bytes, once per format",
         counters.encoded.get(),
     );
+    page.number(
+        "aether_messages_rendered_total",
+        "counter",
+        "Messages that a view made, once per view",
+        counters.rendered.get(),
+    );
     page.number("aether_gaps_total", "counter", "Gaps that readers were told of", counters.gaps.get());
     page.number("aether_lagged_total", "counter", "Readers that a lag policy struck", counters.lagged.get());
     page.number("aether_store_groups_total", "counter", "Group commits", counters.groups.get());

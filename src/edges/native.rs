@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use tungstenite::protocol::frame::coding::{Control, OpCode};
 
 use super::cursor;
 use super::frames::{Place, Positions, Published, Said, positions, put_event, put_said, put_ws, timestamp};
 use super::history::{self, Ask};
+use super::patience::Patience;
 use super::publish::Written;
 use super::session::{Dialect, Frame};
 use super::wire::{Ending, Fault, object};
@@ -23,19 +25,24 @@ use crate::kernel::session::{Pace, Session, Start};
 pub struct Limits {
     pub channels_per_request: usize,
     pub channels_per_connection: usize,
+    /// What it may hear no to in a minute; 0: no bound.
+    pub refusals_per_minute: usize,
 }
 
 /// When a client that is sent away may come back: each at a time of its own, so that they do not all come at once.
 pub fn retry_ms(why: Ending) -> Option<u64> {
     match why {
         Ending::Lagged => Some(0),
-        Ending::Draining => {
-            let mut spread = [0; 2];
-            let _ = getrandom::fill(&mut spread);
-            Some(500 + u64::from(u16::from_le_bytes(spread)) * 4500 / 65536)
-        }
+        Ending::Draining => Some(spread(500, 5000)),
+        Ending::Refused => Some(spread(10_000, 20_000)),
         _ => None,
     }
+}
+
+fn spread(least: u64, most: u64) -> u64 {
+    let mut random = [0; 2];
+    let _ = getrandom::fill(&mut random);
+    least + u64::from(u16::from_le_bytes(random)) * (most - least) / 65536
 }
 
 /// Any frame of a client: its kind, and what to call the answer. Unknown fields are ignored.
@@ -106,13 +113,14 @@ pub struct WsDialect {
     pub limits: Limits,
     /// Whether each beat says where the channels stand.
     pub heartbeat: bool,
+    patience: Patience,
 }
 
 impl Dialect for WsDialect {
     async fn on_frame(&mut self, session: &mut Session, frame: Frame, out: &mut Vec<u8>) -> Result<(), Ending> {
         match frame {
-            Frame::Text(text) => self.on_text(session, &text, out).await,
-            Frame::Binary(_) => refuse(&Fault::Json("send JSON as text frames".into()), None, out),
+            Frame::Text(text) => self.on_text(session, &text, out).await?,
+            Frame::Binary(_) => self.refuse(&Fault::Json("send JSON as text frames".into()), None, out)?,
             Frame::Ping(payload) => ws::put_frame(OpCode::Control(Control::Pong), &payload, out),
             Frame::Pong => {}
         }
@@ -136,7 +144,7 @@ impl Dialect for WsDialect {
 
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        if matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Kicked) {
+        if matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Kicked | Ending::Refused) {
             put_said(&Said::Bye { code, reason: why.reason(), retry_ms: retry_ms(why) }, out);
         }
         ws::put_close(code, why.reason(), out);
@@ -147,15 +155,46 @@ fn refuse(fault: &Fault, id: Option<&RawValue>, out: &mut Vec<u8>) {
     put_said(&Said::Error { error: fault.body(), id }, out);
 }
 
+/// Why a frame is not answered with what it asked for.
+enum No {
+    Fault(Fault),
+    /// One too many.
+    Ending(Ending),
+}
+
+impl From<Fault> for No {
+    fn from(fault: Fault) -> No {
+        No::Fault(fault)
+    }
+}
+
 impl WsDialect {
-    async fn on_text(&mut self, session: &mut Session, text: &[u8], out: &mut Vec<u8>) {
+    pub fn new(limits: Limits, heartbeat: bool) -> WsDialect {
+        WsDialect { limits, heartbeat, patience: Patience::new(limits.refusals_per_minute) }
+    }
+
+    /// Says no, as long as there is patience for it.
+    fn refuse(&mut self, fault: &Fault, id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Ending> {
+        if self.patience.take(Instant::now()) {
+            refuse(fault, id, out);
+            return Ok(());
+        }
+        refuse(&Fault::TooManyRefusals, id, out);
+        Err(Ending::Refused)
+    }
+
+    async fn on_text(&mut self, session: &mut Session, text: &[u8], out: &mut Vec<u8>) -> Result<(), Ending> {
         let asked: Asked<'_> = match object(text) {
             Ok(asked) => asked,
-            Err(fault) => return refuse(&fault, None, out),
+            Err(fault) => return self.refuse(&fault, None, out),
         };
         let id = asked.id.filter(|id| id.get().len() <= MAX_ID);
         let answered = match asked.kind.as_str() {
-            "subscribe" => self.subscribe(session, text, id, out).await,
+            "subscribe" => match self.subscribe(session, text, id, out).await {
+                Err(No::Ending(ending)) => return Err(ending),
+                Err(No::Fault(fault)) => Err(fault),
+                Ok(()) => Ok(()),
+            },
             "unsubscribe" => unsubscribe(session, text, id, out),
             "publish" => publish(session, text, id, out).await,
             "presence" => presence(session, text, id, out),
@@ -167,32 +206,30 @@ impl WsDialect {
             }
             other => Err(Fault::UnknownFrame(other.chars().take(64).collect())),
         };
-        if let Err(fault) = answered {
-            refuse(&fault, id, out);
-        }
+        answered.or_else(|fault| self.refuse(&fault, id, out))
     }
 
     async fn subscribe(
-        &self,
+        &mut self,
         session: &mut Session,
         text: &[u8],
         id: Option<&RawValue>,
         out: &mut Vec<u8>,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), No> {
         let asked: Subscribe = object(text)?;
         let pace = asked.pace.map(AskedPace::pace).transpose()?;
         let mut names = asked.channels.unwrap_or_default();
-        let Limits { channels_per_request: per_request, channels_per_connection: per_connection } = self.limits;
+        let Limits { channels_per_request: per_request, channels_per_connection: per_connection, .. } = self.limits;
         if names.len() > per_request {
-            return Err(Fault::TooManyInRequest { asked: names.len(), max: per_request });
+            return Err(Fault::TooManyInRequest { asked: names.len(), max: per_request }.into());
         }
         let mut seen = std::collections::HashSet::new();
         names.retain(|name| !session.holds(name) && seen.insert(name.clone()));
         if session.len() + names.len() > per_connection {
-            return Err(Fault::TooManyOnConnection { max: per_connection });
+            return Err(Fault::TooManyOnConnection { max: per_connection }.into());
         }
         if asked.dry_run {
-            return rehearse(session, &names, id, out).await;
+            return self.rehearse(session, &names, id, out).await;
         }
         let mut positions = Vec::new();
         for name in &names {
@@ -205,7 +242,7 @@ impl WsDialect {
                     }
                     positions.push((name.as_str(), position));
                 }
-                Err(fault) => refuse(&fault, id, out),
+                Err(fault) => self.refuse(&fault, id, out).map_err(No::Ending)?,
             }
         }
         let channels = positions.iter().map(|(name, _)| *name).collect();
@@ -214,27 +251,37 @@ impl WsDialect {
         put_said(&Said::Subscribed { channels, positions, id }, out);
         Ok(())
     }
-}
 
-/// Whether each of the channels could be subscribed to.
-async fn rehearse(session: &Session, names: &[String], id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let (mut channels, mut faults) = (Vec::new(), Vec::new());
-    for name in names {
-        let verdict = match ChannelName::new(name) {
-            Ok(channel) => {
-                let vote = session.hub().hooks().subscribe(session.client(), &channel).await;
-                vote.map_err(|refusal| Fault::Forbidden { refusal, what: Some(name.clone()) })
+    /// Whether each of the channels could be subscribed to. It costs the rules what a subscribe does, and counts like one.
+    async fn rehearse(
+        &mut self,
+        session: &Session,
+        names: &[String],
+        id: Option<&RawValue>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), No> {
+        let (mut channels, mut faults) = (Vec::new(), Vec::new());
+        for name in names {
+            let verdict = match ChannelName::new(name) {
+                Ok(channel) => {
+                    let vote = session.hub().hooks().subscribe(session.client(), &channel).await;
+                    vote.map_err(|refusal| Fault::Forbidden { refusal, what: Some(name.clone()) })
+                }
+                Err(error) => Err(Fault::ChannelName(error)),
+            };
+            match verdict {
+                Ok(_) => channels.push(name.as_str()),
+                Err(_) if !self.patience.take(Instant::now()) => {
+                    refuse(&Fault::TooManyRefusals, id, out);
+                    return Err(No::Ending(Ending::Refused));
+                }
+                Err(fault) => faults.push(fault),
             }
-            Err(error) => Err(Fault::ChannelName(error)),
-        };
-        match verdict {
-            Ok(_) => channels.push(name.as_str()),
-            Err(fault) => faults.push(fault),
         }
+        let refused = faults.iter().map(Fault::body).collect();
+        put_said(&Said::DryRun { channels, refused, id }, out);
+        Ok(())
     }
-    let refused = faults.iter().map(Fault::body).collect();
-    put_said(&Said::DryRun { channels, refused, id }, out);
-    Ok(())
 }
 
 async fn subscribe_one(

@@ -12,10 +12,16 @@ impl Origins {
 
     /// `host` is the request's own `Host`.
     pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        self.trusts(origin, host) || origin.is_some_and(|origin| self.lists(origin))
+    }
+
+    /// Whether cookies that come with it are meant: `*` lets every page in, and vouches for none.
+    pub fn trusts(&self, origin: Option<&str>, host: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };
         let same =
             origin.split_once("://").is_some_and(|(_, of)| host.is_some_and(|host| of.eq_ignore_ascii_case(host)));
-        same || self.lists(origin)
+        let lower = origin.to_ascii_lowercase();
+        same || self.0.iter().any(|pattern| pattern != "*" && glob(pattern, &lower))
     }
 
     /// Whether it is on the list, and not only of the same host.
@@ -74,6 +80,9 @@ mod tests {
         ] {
             assert!(!some.allows(Some(bad), None), "{bad}");
         }
-        assert!(Origins::new(vec!["*".into()]).allows(Some("https://evil.example"), None));
+        assert!(some.trusts(Some("https://app.example"), None) && !some.trusts(Some("https://evil.example"), None));
+        let all = Origins::new(vec!["*".into()]);
+        assert!(all.allows(Some("https://evil.example"), None) && !all.trusts(Some("https://evil.example"), None));
+        assert!(all.trusts(None, None) && all.trusts(Some("http://hub"), Some("hub")));
     }
 }

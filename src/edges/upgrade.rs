@@ -83,7 +83,7 @@ impl Serving {
         let Serving { edge, client, heartbeat, permit } = self;
         let socket = WsSocket::new(stream, edge.settings.max_message, early);
         let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
-        let dialect = WsDialect { limits: edge.settings.limits, heartbeat };
+        let dialect = WsDialect::new(edge.settings.limits, heartbeat);
         let serving = session::run(socket, dialect, session, edge.ws.clone());
         // A task of its own: the one before is as large as the handshake needs, and that would stay for the connection's life.
         tokio::spawn(async move {

@@ -48,7 +48,11 @@ pub enum Fault {
         max: usize,
     },
     SlowBody,
+    /// What the operator asked of the rules cannot be done; a line per problem.
+    Rules(Vec<String>),
     TooManyConnections,
+    /// On one connection.
+    TooManyRefusals,
     Busy,
     Stopping,
     Store {
@@ -91,7 +95,9 @@ impl Fault {
             Fault::NoRoute => (404, 40400),
             Fault::Method => (405, 40500),
             Fault::SlowBody => (408, 40801),
+            Fault::Rules(_) => (422, 42201),
             Fault::TooLarge { .. } => (413, 41301),
+            Fault::TooManyRefusals => (429, 42901),
             Fault::TooManyConnections => (503, 50303),
             Fault::Busy => (503, 50302),
             Fault::Stopping => (503, 50300),
@@ -119,6 +125,8 @@ impl Fault {
             Fault::Method => "method",
             Fault::TooLarge { .. } => "too_large",
             Fault::SlowBody => "slow_body",
+            Fault::Rules(_) => "rules",
+            Fault::TooManyRefusals => "too_many_refusals",
             Fault::TooManyConnections => "too_many_connections",
             Fault::Busy => "busy",
             Fault::Stopping => "stopping",
@@ -154,6 +162,10 @@ impl Fault {
             Fault::Method => "this path does not answer to that method".into(),
             Fault::TooLarge { max } => format!("payload exceeds maximum size of {max} bytes").into(),
             Fault::SlowBody => "the request's body did not arrive in time".into(),
+            Fault::Rules(problems) => problems.join("\n").into(),
+            Fault::TooManyRefusals => {
+                "too many of your requests had to be refused: come back later, and ask for what is yours".into()
+            }
             Fault::TooManyConnections => "too many connections: come back later".into(),
             Fault::Busy => "too many publishes are waiting: come back later".into(),
             Fault::Stopping => "the hub is going down: come back in a moment".into(),
@@ -227,6 +239,8 @@ pub enum Ending {
     Kicked,
     Lagged,
     Expired,
+    /// It asked in vain too often.
+    Refused,
     /// It broke the rules of its transport.
     Protocol(&'static str),
     /// Text that is no UTF-8.
@@ -257,6 +271,7 @@ impl Ending {
             Ending::Lagged => Some(1012),
             Ending::Expired => Some(4401),
             Ending::Kicked => Some(4403),
+            Ending::Refused => Some(4429),
         }
     }
 
@@ -271,6 +286,7 @@ impl Ending {
             Ending::TooLarge => "frame too large",
             Ending::Lagged => "lagged: resume from your last position",
             Ending::Expired => "credential expired",
+            Ending::Refused => "too many refused requests",
             Ending::Dead => "no answer",
         }
     }
@@ -282,7 +298,7 @@ impl Ending {
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
             Ending::Expired | Ending::Kicked => "server",
-            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge => "error",
+            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }
     }

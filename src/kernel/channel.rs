@@ -13,12 +13,14 @@ use super::counters::Counters;
 use super::hooks::Client;
 use super::log::{Extent, Log};
 use super::message::{ChannelName, Epoch, Micros, Offset, Position};
-use super::policy::Policy;
+use super::policy::{Ack, Policy};
 use super::tail::Tail;
 
 pub struct Channel {
     pub name: ChannelName,
-    pub policy: Policy,
+    policy: RwLock<Policy>,
+    /// Its log keeps what it says; otherwise the tail is all there is.
+    is_kept: bool,
     pub epoch: Epoch,
     pub tail: Tail,
     /// Where what has left the tail can be read.
@@ -42,13 +44,35 @@ impl Channel {
         Channel {
             tail: Tail::new(name.clone(), extent.epoch, extent.last, counters),
             name,
-            policy,
+            policy: RwLock::new(policy),
+            is_kept: policy.history.is_some(),
             epoch: extent.epoch,
             log,
             readers: RwLock::new(Slab::new()),
             announced: AtomicBool::new(false),
             last_time: AtomicU64::new(0),
             last_use: AtomicU64::new(0),
+        }
+    }
+
+    pub fn policy(&self) -> Policy {
+        *self.policy.read()
+    }
+
+    pub(super) fn set_policy(&self, policy: Policy) {
+        *self.policy.write() = policy;
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.is_kept
+    }
+
+    /// What of a policy this channel can take over while it is in memory: it keeps its lane.
+    pub(super) fn fit(&self, wanted: Policy) -> Policy {
+        match (self.is_kept, wanted.history) {
+            (true, None) => Policy { history: self.policy().history, ..wanted },
+            (false, Some(_)) => Policy { history: None, ack: Ack::Memory, ..wanted },
+            _ => wanted,
         }
     }
 

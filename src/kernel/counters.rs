@@ -49,6 +49,8 @@ pub struct Counters {
     pub pushed: Counter,
     /// Publications that were turned into bytes: once per format for those in a tail.
     pub encoded: Counter,
+    /// Publications that a view made: once per view for those in a tail.
+    pub rendered: Counter,
     pub gaps: Counter,
     pub lagged: Counter,
     pub store_reads: Counter,

@@ -22,7 +22,9 @@ pub trait Format: Send + Sync + 'static {
     fn seal(&self, _positions: &mut dyn Iterator<Item = (&ChannelName, Position)>, _out: &mut Vec<u8>) {}
 }
 
-/// What a class of readers sees of a channel's publications. Made once per publication and view, never per reader.
+/// What a class of readers sees of a channel's publications. Made once per publication and view while that is in the tail,
+/// and once per replay when it has left it; never per reader of what happens now. Two views are the same if they are the
+/// same `Arc`: who answers a new one each time makes a class of each reader.
 pub trait View: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// The message as these readers see it; none if it is withheld from them, which they are told as a gap.
@@ -49,6 +51,18 @@ pub struct Gap {
     pub missing: Option<(Offset, Offset)>,
 }
 
+impl Gap {
+    /// Everything after `requested` and before `available`.
+    pub fn between(requested: Offset, available: Offset, cause: GapCause) -> Gap {
+        Gap { requested, available, cause, missing: Some((requested + 1, available - 1)) }
+    }
+
+    /// One publication.
+    pub fn at(offset: Offset, cause: GapCause) -> Gap {
+        Gap::between(offset - 1, offset + 1, cause)
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GapCause {
     /// Retention took them, or somebody deleted them.
@@ -57,7 +71,7 @@ pub enum GapCause {
     Skipped,
     /// The position belongs to another life of the log.
     Epoch,
-    /// The rules do not let this reader see what came before.
+    /// The rules do not let this reader see what came before, or its view withholds this one.
     Denied,
     /// A crash took them before they were on disk: the channel's policy did not promise more.
     Lost,

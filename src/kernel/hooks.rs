@@ -57,8 +57,11 @@ pub struct Admission {
     pub draft: Draft,
     /// Its place among the channel's drafts that waited for the rules. Dropped when it stands in its lane: the next one
     /// must not overtake it.
-    pub turn: Option<Box<dyn Any + Send>>,
+    pub turn: Option<Turn>,
 }
+
+/// Opaque here; the next one's turn begins when it is dropped.
+pub type Turn = Box<dyn Any + Send>;
 
 impl From<Draft> for Admission {
     fn from(draft: Draft) -> Admission {

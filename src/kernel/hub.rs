@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::channel::Channel;
 use super::counters::Counters;
-use super::hooks::{Client, Hooks, Refusal};
-use super::lane::{Lane, Request, Shared};
-use super::log::{Appended, From, Log, LogError, Page, Range};
+use super::hooks::{Admission, Client, Hooks, Refusal, Turn};
+use super::inbox::{Inbox, Parcel, Sent};
+use super::lane::{Item, Request, Shared};
+use super::log::{From, Log, LogError, Page, Range};
 use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset};
 use super::policy::{Ack, Policy};
+use super::rendering::render;
 use super::tail::TailLimit;
 
 /// What the hub is built from.
@@ -38,20 +40,11 @@ pub struct Parts {
 pub struct Hub {
     hooks: Arc<dyn Hooks>,
     shared: Arc<Shared>,
-    kept: LaneHandle,
-    fleeting: LaneHandle,
+    kept: Inbox,
+    fleeting: Inbox,
     stopping: AtomicBool,
     lag_patience: Duration,
 }
-
-struct LaneHandle {
-    log: Arc<dyn Log>,
-    inbox: mpsc::Sender<Request>,
-    thread: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-/// How long a publisher waits for the store.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a publisher is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -73,7 +66,7 @@ pub struct Rehearsal {
     pub policy: Policy,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum PublishError {
     Refused(Refusal),
     /// The hub is going down.
@@ -81,6 +74,15 @@ pub enum PublishError {
     /// Too many publishes wait already.
     Busy,
     Store(LogError),
+}
+
+/// A page of what was said before.
+#[derive(Debug)]
+pub struct Past {
+    pub page: Page,
+    pub epoch: Epoch,
+    /// Those of the page that the reader's view withholds; they are not in it.
+    pub withheld: Vec<Offset>,
 }
 
 #[derive(Debug)]
@@ -110,8 +112,8 @@ impl Hub {
             flush_interval: parts.flush_interval,
             sweep_interval: parts.sweep_interval,
         });
-        let kept = LaneHandle::start("lane-kept", parts.kept, &shared, parts.queue)?;
-        let fleeting = LaneHandle::start("lane-fleeting", parts.fleeting, &shared, parts.queue)?;
+        let kept = Inbox::start("lane-kept", parts.kept, &shared, parts.queue)?;
+        let fleeting = Inbox::start("lane-fleeting", parts.fleeting, &shared, parts.queue)?;
         Ok(Arc::new(Hub {
             hooks: parts.hooks,
             shared,
@@ -128,41 +130,48 @@ impl Hub {
     }
 
     pub async fn publish(&self, client: &Client, draft: Draft) -> Result<Receipt, PublishError> {
-        let admitted = self.admit(client, draft).await?;
-        let channel = self.channel(&admitted.draft().channel).await?;
-        let appended = self.append(self.lane(&channel.policy), vec![(channel.clone(), admitted)]).await?;
-        Ok(receipt(&channel, appended[0]))
+        let (item, turn) = self.admit(client, draft).await?;
+        let mut parcel = Parcel::to(self.lane(item.channel.is_kept()));
+        parcel.add(0, item);
+        let sent = parcel.send();
+        drop(turn);
+        let mut result = [Err(PublishError::Stopping)];
+        self.deliver(sent, &mut result).await;
+        let [result] = result;
+        result
     }
 
     /// Publishes several messages with one group commit; each has a result of its own.
     pub async fn publish_batch(&self, client: &Client, drafts: Vec<Draft>) -> Vec<Result<Receipt, PublishError>> {
-        let mut results: Vec<Result<Receipt, PublishError>> = Vec::with_capacity(drafts.len());
-        let (mut kept, mut fleeting) = (Vec::new(), Vec::new());
-        for draft in drafts {
-            let index = results.len();
-            results.push(Err(PublishError::Busy));
-            match self.prepare(client, draft).await {
-                Ok(item) if item.0.policy.history.is_some() => kept.push((index, item)),
-                Ok(item) => fleeting.push((index, item)),
-                Err(error) => results[index] = Err(error),
+        let mut results = Vec::with_capacity(drafts.len());
+        let mut parcels = [Parcel::to(&self.kept), Parcel::to(&self.fleeting)];
+        let mut sent = Vec::new();
+        for (index, draft) in drafts.into_iter().enumerate() {
+            match self.admit(client, draft).await {
+                Ok((item, turn)) => {
+                    let parcel = &mut parcels[usize::from(!item.channel.is_kept())];
+                    parcel.add(index, item);
+                    // The rules are asked nothing while a turn is held: two batches could wait for each other's turns, and
+                    // one for its own.
+                    if turn.is_some() {
+                        sent.push(parcel.send());
+                    }
+                    results.push(Err(PublishError::Stopping));
+                }
+                Err(error) => results.push(Err(error)),
             }
         }
-        for (lane, items) in [(&self.kept, kept), (&self.fleeting, fleeting)] {
-            if items.is_empty() {
-                continue;
-            }
-            let places: Vec<_> = items.iter().map(|(index, (channel, _))| (*index, channel.clone())).collect();
-            let outcome = self.append(lane, items.into_iter().map(|(_, item)| item).collect()).await;
-            for (nth, (index, channel)) in places.into_iter().enumerate() {
-                results[index] = match &outcome {
-                    Ok(appended) => Ok(receipt(&channel, appended[nth])),
-                    Err(PublishError::Store(error)) => Err(PublishError::Store(error.clone())),
-                    Err(_) if self.is_stopping() => Err(PublishError::Stopping),
-                    Err(_) => Err(PublishError::Busy),
-                };
-            }
+        sent.extend(parcels.each_mut().map(Parcel::send));
+        for sent in sent {
+            self.deliver(sent, &mut results).await;
         }
         results
+    }
+
+    async fn deliver(&self, sent: Sent, results: &mut [Result<Receipt, PublishError>]) {
+        if let Some(took) = sent.arrive(results).await {
+            self.shared.counters.publish_seconds.observe(took);
+        }
     }
 
     /// What a publish would do: asks the rules, and does nothing.
@@ -172,45 +181,22 @@ impl Hub {
         }
         self.hooks.publish(client, draft.clone()).await.map_err(PublishError::Refused)?;
         let known = self.shared.channels.get(&draft.channel).map(|channel| channel.clone());
-        let policy = known.as_ref().map_or_else(|| (self.shared.policy)(&draft.channel), |channel| channel.policy);
+        let policy = known.as_ref().map_or_else(|| (self.shared.policy)(&draft.channel), |channel| channel.policy());
         Ok(Rehearsal { readers: known.map_or(0, |channel| channel.subscribers()), policy })
     }
 
-    async fn prepare(&self, client: &Client, draft: Draft) -> Result<(Arc<Channel>, Admitted), PublishError> {
-        let admitted = self.admit(client, draft).await?;
-        Ok((self.channel(&admitted.draft().channel).await?, admitted))
-    }
-
-    async fn admit(&self, client: &Client, draft: Draft) -> Result<Admitted, PublishError> {
+    async fn admit(&self, client: &Client, draft: Draft) -> Result<(Item, Option<Turn>), PublishError> {
         if self.is_stopping() {
             return Err(PublishError::Stopping);
         }
-        match self.hooks.publish(client, draft).await {
-            Ok(admission) => Ok(Admitted(admission.draft)),
-            Err(refusal) => {
-                self.shared.counters.refused.add(1);
-                Err(PublishError::Refused(refusal))
-            }
-        }
-    }
-
-    async fn append(
-        &self,
-        lane: &LaneHandle,
-        items: Vec<(Arc<Channel>, Admitted)>,
-    ) -> Result<Vec<Appended>, PublishError> {
-        let began = Instant::now();
-        let (reply, answer) = oneshot::channel();
-        lane.inbox.try_send(Request::Publish { items, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
-            mpsc::error::TrySendError::Closed(_) => PublishError::Stopping,
-        })?;
-        // A store that hangs is as good as one that fails: nobody waits for it without an end.
-        let answer = tokio::time::timeout(PATIENCE, answer).await;
-        let answer = answer.map_err(|_| LogError("the store does not answer".into()))?;
-        let appended = answer.map_err(|_| PublishError::Stopping)??;
-        self.shared.counters.publish_seconds.observe(began.elapsed());
-        Ok(appended)
+        let admission = self.hooks.publish(client, draft).await.map_err(|refusal| {
+            self.shared.counters.refused.add(1);
+            PublishError::Refused(refusal)
+        });
+        let Admission { draft, turn } = admission?;
+        let channel = self.channel(&draft.channel).await?;
+        let ack = channel.policy().ack;
+        Ok((Item { channel, admitted: Admitted(draft), ack }, turn))
     }
 
     /// What was said in a channel before.
@@ -221,8 +207,8 @@ impl Hub {
         from: HistoryFrom,
         count: usize,
         bytes: usize,
-    ) -> Result<(Page, Epoch), ReadError> {
-        self.hooks.history(client, name, false).await.map_err(ReadError::Refused)?;
+    ) -> Result<Past, ReadError> {
+        let sight = self.hooks.history(client, name, false).await.map_err(ReadError::Refused)?;
         let channel = self.channel(name).await.map_err(ReadError::Store)?;
         let from = match from {
             HistoryFrom::After(after) => From::After { after, upto: channel.tail.head() },
@@ -232,14 +218,27 @@ impl Hub {
         let range = Range { from, count, bytes, now: (self.shared.clock)() };
         let mut page = channel.log.read(name, range).await.map_err(ReadError::Store)?;
         page.extent.last = channel.tail.head();
-        Ok((page, channel.epoch))
+        let mut withheld = Vec::new();
+        if let Some(view) = sight {
+            page.publications = std::mem::take(&mut page.publications)
+                .into_iter()
+                .filter_map(|publication| {
+                    let seen = render(&*view, name, &publication, &self.shared.counters);
+                    if seen.is_none() {
+                        withheld.push(publication.offset);
+                    }
+                    seen
+                })
+                .collect();
+        }
+        Ok(Past { page, epoch: channel.epoch, withheld })
     }
 
     /// Deletes a channel's publications; its numbers go on.
     pub async fn forget(&self, name: &ChannelName) -> Result<(), LogError> {
         let channel = self.channel(name).await?;
         let (reply, answer) = oneshot::channel();
-        self.lane(&channel.policy).ask(Request::Forget { channel, reply }, answer).await
+        self.lane(channel.is_kept()).ask(Request::Forget { channel, reply }, answer).await
     }
 
     /// The channel in memory; its lane brings it there when it is first touched. Callers have been let in before.
@@ -249,11 +248,28 @@ impl Hub {
         }
         let policy = (self.shared.policy)(name);
         let (reply, answer) = oneshot::channel();
-        self.lane(&policy).ask(Request::Open { name: name.clone(), policy, reply }, answer).await
+        self.lane(policy.history.is_some()).ask(Request::Open { name: name.clone(), policy, reply }, answer).await
     }
 
-    fn lane(&self, policy: &Policy) -> &LaneHandle {
-        if policy.history.is_some() { &self.kept } else { &self.fleeting }
+    fn lane(&self, is_kept: bool) -> &Inbox {
+        if is_kept { &self.kept } else { &self.fleeting }
+    }
+
+    /// Channels in memory that are wanted take the policy that the rules answer now, from the next publish, turn and sweep
+    /// on; how many have changed. Whether a channel is kept at all is decided when it is next opened.
+    pub async fn resolve_again(&self, wanted: impl Fn(&str) -> bool) -> Result<usize, LogError> {
+        let mut changed = 0;
+        for channel in self.channels(wanted) {
+            let policy = channel.fit((self.shared.policy)(&channel.name));
+            if policy != channel.policy() {
+                // The store first: it must reserve numbers before anybody is promised less than the disk.
+                channel.log.open(&channel.name, &policy).await?;
+                channel.set_policy(policy);
+                changed += 1;
+            }
+            tokio::task::consume_budget().await;
+        }
+        Ok(changed)
     }
 
     pub fn hooks(&self) -> &Arc<dyn Hooks> {
@@ -312,17 +328,7 @@ impl Hub {
         self.refuse_publishes();
         let mut outcome = Ok(());
         for lane in [&self.kept, &self.fleeting] {
-            let (reply, answer) = oneshot::channel();
-            let stopped = tokio::time::timeout(limit, lane.ask(Request::Stop { reply }, answer)).await;
-            match stopped {
-                Ok(stopped) => {
-                    outcome = outcome.and(stopped);
-                    if let Some(thread) = lane.thread.lock().take() {
-                        let _ = thread.join();
-                    }
-                }
-                Err(_) => outcome = outcome.and(Err(LogError("the store does not answer".into()))),
-            }
+            outcome = outcome.and(lane.stop(limit).await);
         }
         outcome
     }
@@ -334,35 +340,10 @@ pub enum HistoryFrom {
     Before(Offset),
 }
 
-impl LaneHandle {
-    fn start(name: &str, log: Arc<dyn Log>, shared: &Arc<Shared>, queue: usize) -> std::io::Result<LaneHandle> {
-        let (inbox, requests) = mpsc::channel(queue);
-        let lane = Lane::new(log.clone(), shared.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let thread =
-            std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(lane.run(requests)))?;
-        Ok(LaneHandle { log, inbox, thread: parking_lot::Mutex::new(Some(thread)) })
-    }
-
-    async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
-        let gone = |_| LogError("the hub is stopping".into());
-        self.inbox.send(request).await.map_err(|_| LogError("the hub is stopping".into()))?;
-        answer.await.map_err(gone)?
-    }
-}
-
 /// A channel that keeps nothing promises nothing about disks.
 fn resolve(mut policy: Policy) -> Policy {
     if policy.history.is_none() {
         policy.ack = Ack::Memory;
     }
     policy
-}
-
-fn receipt(channel: &Channel, appended: Appended) -> Receipt {
-    let (offset, time, duplicate) = match appended {
-        Appended::New { offset, time } => (offset, time, false),
-        Appended::Repeat { offset, time } => (offset, time, true),
-    };
-    Receipt { channel: channel.name.clone(), offset, epoch: channel.epoch, time, ack: channel.policy.ack, duplicate }
 }

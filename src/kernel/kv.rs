@@ -14,6 +14,8 @@ pub trait Kv: Send + Sync + 'static {
     fn delete(&self, key: &[u8]) -> Result<(), KvError>;
     /// Up to `count` entries whose keys begin with `prefix` and come after `after`, in order.
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, count: usize) -> Result<Vec<KvEntry>, KvError>;
+    /// Comes back when everything that was put before is on disk.
+    fn sync(&self) -> Result<(), KvError>;
 }
 
 /// A key and its value.
@@ -58,5 +60,9 @@ impl Kv for MemoryKv {
         let map = self.0.read();
         let found = map.range::<[u8], _>((from, Bound::Unbounded)).take_while(|(key, _)| key.starts_with(prefix));
         Ok(found.take(count).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn sync(&self) -> Result<(), KvError> {
+        Ok(())
     }
 }

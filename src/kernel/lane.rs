@@ -31,9 +31,17 @@ const TICK: Duration = Duration::from_millis(200);
 /// What a lane is asked for. Its inbox has an end: a publisher that finds it full is told to come back.
 pub(super) enum Request {
     Open { name: ChannelName, policy: Policy, reply: oneshot::Sender<Result<Arc<Channel>, LogError>> },
-    Publish { items: Vec<(Arc<Channel>, Admitted)>, reply: oneshot::Sender<Result<Vec<Appended>, LogError>> },
+    Publish { items: Vec<Item>, reply: oneshot::Sender<Result<Vec<Appended>, LogError>> },
     Forget { channel: Arc<Channel>, reply: oneshot::Sender<Result<(), LogError>> },
     Stop { reply: oneshot::Sender<Result<(), LogError>> },
+}
+
+/// A message on its way to a lane, with what its publisher is promised: a policy that changes meanwhile changes nothing
+/// about that.
+pub(super) struct Item {
+    pub channel: Arc<Channel>,
+    pub admitted: Admitted,
+    pub ack: Ack,
 }
 
 /// What the lanes and the hub share.
@@ -124,7 +132,7 @@ impl Lane {
     }
 
     /// The one place where a message becomes a publication: number, append, settle, show, answer, wake.
-    async fn publish(&mut self, items: Vec<(Arc<Channel>, Admitted)>, replies: Vec<PendingReply>) {
+    async fn publish(&mut self, items: Vec<Item>, replies: Vec<PendingReply>) {
         if items.is_empty() {
             return;
         }
@@ -147,16 +155,16 @@ impl Lane {
         }
     }
 
-    async fn append(&mut self, items: Vec<(Arc<Channel>, Admitted)>) -> Result<Vec<Appended>, LogError> {
+    async fn append(&mut self, items: Vec<Item>) -> Result<Vec<Appended>, LogError> {
         // What an earlier group could not settle comes first, or nothing does: order within a channel holds.
         if !self.unsettled.is_empty() {
             self.settle(Ack::Synced).await?;
         }
         let began = Instant::now();
         let now = (self.shared.clock)();
-        let mut channels = Vec::with_capacity(items.len());
+        let mut places = Vec::with_capacity(items.len());
         let mut entries = Vec::with_capacity(items.len());
-        for (channel, Admitted(draft)) in items {
+        for Item { channel, admitted: Admitted(draft), ack } in items {
             let time = channel.time_for(now);
             channel.touch(now);
             entries.push(Entry {
@@ -166,23 +174,23 @@ impl Lane {
                 time,
                 expires: draft.ttl.map(|ttl| time + ttl.as_micros() as Micros),
             });
-            channels.push(channel);
+            places.push((channel, ack));
         }
         let appended = self.log.append(&entries).await?;
         let mut promised = Ack::Memory;
-        for ((channel, entry), result) in channels.into_iter().zip(entries).zip(&appended) {
+        for (((channel, ack), entry), result) in places.into_iter().zip(entries).zip(&appended) {
             let Appended::New { offset, time } = *result else {
                 // The first one may still be on its way to the disk, in this very group.
-                promised = promised.max(channel.policy.ack);
+                promised = promised.max(ack);
                 self.shared.counters.repeats.add(1);
                 continue;
             };
             let publication = Publication { offset, time, expires: entry.expires, message: entry.message };
             self.shared.counters.published.add(1);
-            if channel.policy.ack == Ack::Memory {
+            if ack == Ack::Memory {
                 self.show(&channel, publication);
             } else {
-                promised = promised.max(channel.policy.ack);
+                promised = promised.max(ack);
                 self.unsettled.push((channel, publication));
             }
         }

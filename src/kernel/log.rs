@@ -17,7 +17,8 @@ pub type Policies<'a> = &'a (dyn Fn(&ChannelName) -> Policy + Send + Sync);
 
 /// What a store must do.
 pub trait Log: Send + Sync + 'static {
-    /// Makes a channel ready for appending and reading, and says how far it reaches. Opening an open channel is harmless.
+    /// Makes a channel ready for appending and reading, and says how far it reaches. An open channel takes over what the
+    /// policy keeps.
     fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent>;
 
     /// Looks up idempotency keys, numbers what is new, and takes it in: all of the batch or, on an error, nothing.

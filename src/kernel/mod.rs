@@ -18,13 +18,14 @@
 //! * **Safe before seen.** Nobody sees a publication before it is as safe as its channel's `ack` promises. (`tests/crash.rs`)
 //! * **Once.** A repeat under a known idempotency key changes nothing and reaches nobody. (`tests/idempotency.rs`)
 //! * **Nobody waits for a reader.** A session holds cursors and at most one half-written publication. (`tests/slow_readers.rs`)
-//! * **Once encoded.** The tail's publications are encoded once per format, not per reader. (`tests/fan_out.rs`)
+//! * **Once encoded.** The tail's publications are rendered once per view and encoded once per view and format, not per reader. (`tests/fan_out.rs`)
 //!
 //! # Who is who
 //!
 //! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format` the
-//! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order · `tail` the newest part, shared · `channel` one log in
-//! memory and who is woken · `session` cursors · `hub` the verbs.
+//! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order, `inbox` the way to it · `tail` the newest part, shared, and
+//! `rendering` what a view leaves of it · `channel` one log in
+//! memory and who is woken · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
 //!
 //! The kernel parses nothing and names no store, no language, no protocol: `tests/layers.rs` holds that.
 
@@ -33,14 +34,18 @@ mod counters;
 pub mod format;
 pub mod hooks;
 pub mod hub;
+mod inbox;
 pub mod kv;
 mod lane;
 pub mod log;
 pub mod message;
 pub mod pattern;
 pub mod policy;
+mod rendering;
 pub mod session;
+mod subscription;
 mod tail;
+mod turn;
 
 pub use channel::Channel;
 pub use counters::{BUCKETS, Counter, Counters, Histogram};

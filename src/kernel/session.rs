@@ -1,143 +1,50 @@
 //! A session: one connected client and its cursors.
 //!
-//! It owns a position in each of its channels, never a queue of messages. `fill` proposes bytes from its cursors on,
-//! `commit` moves the cursors by what the socket took. A socket that takes nothing moves nothing.
+//! It owns a position in each of its channels, never a queue of messages. What it writes from there on, `turn` says.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::channel::{Bell, Seat};
-use super::format::{Format, Gap, GapCause, Notice};
-use super::hooks::{Client, Refusal};
+use super::format::{Format, Gap, GapCause};
+use super::hooks::{Client, Refusal, Sight};
 use super::hub::Hub;
-use super::log::{Extent, From, LogError, Page, Range};
-use super::message::{ChannelName, Epoch, Offset, Position, Publication};
-use super::policy::Lag;
-use super::tail::{Copied, Encoding};
+use super::log::LogError;
+use super::message::{ChannelName, Position};
+use super::subscription::{Subscription, begin};
+use super::turn::Stretch;
 
-/// What one page of the log holds at most, for a reader that is behind the tail.
-const PAGE_COUNT: usize = 512;
-const PAGE_BYTES: usize = 128 * 1024;
+pub use super::subscription::{Pace, Start};
+pub use super::turn::{Batch, Close};
 
 pub struct Session {
-    hub: Arc<Hub>,
-    client: Arc<Client>,
-    format: Arc<dyn Format>,
-    subscriptions: Slab<Subscription>,
-    by_name: FxHashMap<ChannelName, u32>,
-    bell: Arc<Bell>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) client: Arc<Client>,
+    pub(super) format: Arc<dyn Format>,
+    pub(super) subscriptions: Slab<Subscription>,
+    pub(super) by_name: FxHashMap<ChannelName, u32>,
+    pub(super) bell: Arc<Bell>,
     /// Subscriptions with something to say, each at most once.
-    ready: VecDeque<u32>,
+    pub(super) ready: VecDeque<u32>,
     /// Those that must read the log first.
-    behind: VecDeque<u32>,
+    pub(super) behind: VecDeque<u32>,
     /// Those that wait for the next moment of their pace.
-    resting: Vec<u32>,
+    pub(super) resting: Vec<u32>,
     /// What was read for the first of those behind; dropped if the socket does not take it.
-    stretch: Option<Stretch>,
+    pub(super) stretch: Option<Stretch>,
     /// Counts the fills.
-    turn: u64,
-}
-
-/// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
-struct Stretch {
-    slot: u32,
-    page: Page,
-    upto: Offset,
-}
-
-struct Subscription {
-    seat: Seat,
-    encoding: Arc<Encoding>,
-    /// Everything up to here has been written to the socket.
-    cursor: Offset,
-    /// Everything up to here is in the batch at hand.
-    reached: Offset,
-    /// Said before anything else, and kept until the socket has taken it.
-    gap: Option<Gap>,
-    /// The gap is in the batch at hand.
-    gap_said: bool,
-    /// The fill that it last had a turn in.
-    turn: u64,
-    /// Since when it has not been at the head.
-    behind_since: Option<Instant>,
-    /// Where the replay is over, while there is one.
-    live_at: Option<Offset>,
-    /// How fast its reader wants it, if not as fast as it comes.
-    pace: Option<Pace>,
-    /// With a pace: before this nothing more is said.
-    rests_until: Option<Instant>,
-}
-
-/// How fast a reader wants a channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pace {
-    /// The time between two publications, at least.
-    pub every: Duration,
-    /// Only the newest one counts when that time has passed; what it replaces is left out without a gap, because the reader
-    /// asked for it.
-    pub conflate: bool,
-}
-
-/// Where a subscription begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Start {
-    /// With the next publication.
-    Now,
-    /// With everything after an offset, of the log's present life or of the one that is named.
-    After(Offset, Option<Epoch>),
+    pub(super) turn: u64,
 }
 
 #[derive(Debug)]
 pub enum SubscribeError {
     Refused(Refusal),
     Store(LogError),
-}
-
-/// Why the kernel wants a session closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Close {
-    /// Further behind than its channel's policy allows.
-    Lagged,
-}
-
-/// Bytes for a socket, and what each stretch of them means for the cursors.
-#[derive(Default)]
-pub struct Batch {
-    pub bytes: Vec<u8>,
-    steps: Vec<Step>,
-    touched: Vec<u32>,
-}
-
-struct Step {
-    end: usize,
-    slot: u32,
-    to: Offset,
-    act: Act,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Act {
-    Publication,
-    Gap,
-    Live,
-}
-
-impl Batch {
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.steps.clear();
-        self.touched.clear();
-    }
 }
 
 impl Session {
@@ -190,15 +97,11 @@ impl Session {
 
     /// Begins to listen. The position that is answered is where delivery begins.
     pub async fn subscribe(&mut self, name: ChannelName, start: Start) -> Result<Position, SubscribeError> {
-        self.hub.hooks().subscribe(&self.client, &name).await.map_err(SubscribeError::Refused)?;
-        let resume_denied = match start {
-            Start::Now => false,
-            Start::After(..) => self.hub.hooks().history(&self.client, &name, true).await.is_err(),
-        };
+        let resumes = matches!(start, Start::After(..));
+        let (sight, may_resume) = self.ask(&name, resumes).await.map_err(SubscribeError::Refused)?;
         let channel = self.hub.channel(&name).await.map_err(SubscribeError::Store)?;
-        let extent = channel.log.open(&name, &channel.policy).await.map_err(SubscribeError::Store)?;
-        let kept = channel.policy.history.is_some();
-        let first = if kept { extent.first } else { channel.tail.first() };
+        let extent = channel.log.open(&name, &channel.policy()).await.map_err(SubscribeError::Store)?;
+        let first = if channel.is_kept() { extent.first } else { channel.tail.first() };
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.
@@ -206,21 +109,23 @@ impl Session {
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),
-            Start::After(after, _) if resume_denied => {
-                (head, (after < head).then(|| gap(after, head + 1, GapCause::Denied)))
+            Start::After(after, _) if !may_resume => {
+                (head, (after < head).then(|| Gap::between(after, head + 1, GapCause::Denied)))
             }
             Start::After(after, epoch) => begin(after, epoch, seat.channel.epoch, first, head),
         };
-        let live_at = matches!(start, Start::After(..)).then_some(head);
+        let live_at = resumes.then_some(head);
         let position = Position { epoch: seat.channel.epoch, offset: cursor };
-        let encoding = seat.channel.tail.encoding(&self.format);
+        let encoding = seat.channel.tail.encoding(&self.format, &sight);
         let has_something = cursor < head || gap.is_some() || live_at.is_some() || seat.head() > head;
         if has_something && seat.reader.claim() {
             self.ready.push_back(slot);
         }
         entry.insert(Subscription {
             seat,
+            sight,
             encoding,
+            resumed: resumes,
             cursor,
             reached: cursor,
             gap,
@@ -236,6 +141,20 @@ impl Session {
         Ok(position)
     }
 
+    /// Whether it may listen, what it then sees, and whether it may have what it missed. What it missed it sees as what
+    /// happens now; only a view that the history alone names narrows both.
+    async fn ask(&self, name: &ChannelName, resumes: bool) -> Result<(Sight, bool), Refusal> {
+        let hooks = self.hub.hooks();
+        let sight = hooks.subscribe(&self.client, name).await?;
+        if !resumes {
+            return Ok((sight, true));
+        }
+        match hooks.history(&self.client, name, true).await {
+            Ok(past) => Ok((sight.or(past), true)),
+            Err(_) => Ok((sight, false)),
+        }
+    }
+
     /// Slows one of its channels down.
     pub fn set_pace(&mut self, name: &str, pace: Pace) {
         if let Some(slot) = self.by_name.get(name) {
@@ -248,16 +167,19 @@ impl Session {
         self.resting.iter().filter_map(|slot| self.subscriptions[*slot as usize].rests_until).min()
     }
 
-    /// It is somebody else now, or the same with other rights: every subscription is voted on again. Those that are denied
-    /// have ended when this returns.
+    /// It is somebody else now, or the same under other rules: every subscription is voted on again, and goes on from its
+    /// cursor with what it sees from now on. Those that are denied have ended when this returns.
     pub async fn becomes(&mut self, client: Arc<Client>) -> Vec<(ChannelName, Refusal)> {
         self.client = client;
         let mut ended = Vec::new();
-        let names: Vec<ChannelName> = self.by_name.keys().cloned().collect();
-        for name in names {
-            if let Err(refusal) = self.hub.hooks().subscribe(&self.client, &name).await {
-                self.unsubscribe(name.as_str());
-                ended.push((name, refusal));
+        let held: Vec<_> = self.by_name.iter().map(|(name, slot)| (name.clone(), *slot as usize)).collect();
+        for (name, slot) in held {
+            match self.ask(&name, self.subscriptions[slot].resumed).await {
+                Ok((sight, _)) => self.subscriptions[slot].look_through(sight, &self.format),
+                Err(refusal) => {
+                    self.unsubscribe(name.as_str());
+                    ended.push((name, refusal));
+                }
             }
         }
         ended
@@ -290,334 +212,6 @@ impl Session {
     pub fn has_stretch(&self) -> bool {
         self.stretch.is_some()
     }
-
-    /// Reads the next page of a channel in which the session is behind the tail.
-    pub async fn fetch(&mut self) -> Result<(), LogError> {
-        let Some(slot) = self.behind.pop_front() else { return Ok(()) };
-        let Some(subscription) = self.subscriptions.get(slot as usize) else { return Ok(()) };
-        let channel = &subscription.seat.channel;
-        if channel.policy.history.is_none() {
-            // The tail is all there is.
-            let first = channel.tail.first();
-            let extent = Extent { epoch: channel.epoch, first, last: channel.tail.head() };
-            let page = Page { publications: Vec::new(), more: false, extent, lost: Vec::new() };
-            self.stretch = Some(Stretch { slot, page, upto: first - 1 });
-            self.ready.push_front(slot);
-            return Ok(());
-        }
-        let upto = subscription.live_at.unwrap_or(Offset::MAX).min(channel.tail.head());
-        let range = Range {
-            from: From::After { after: subscription.cursor, upto },
-            count: PAGE_COUNT,
-            bytes: PAGE_BYTES,
-            now: self.hub.now(),
-        };
-        self.hub.counters().store_reads.add(1);
-        match channel.log.read(&channel.name, range).await {
-            Ok(page) => {
-                self.stretch = Some(Stretch { slot, page, upto });
-                self.ready.push_front(slot);
-                Ok(())
-            }
-            Err(error) => {
-                self.behind.push_back(slot);
-                Err(error)
-            }
-        }
-    }
-
-    /// Proposes bytes from the cursors on, about `room` of them. Nothing is taken until `commit`.
-    pub fn fill(&mut self, batch: &mut Batch, room: usize) -> Result<(), Close> {
-        batch.clear();
-        self.turn += 1;
-        self.bell.drain(&mut self.ready);
-        self.end_rests();
-        while batch.bytes.len() < room {
-            let Some(slot) = self.ready.pop_front() else { break };
-            let Some(subscription) = self.subscriptions.get_mut(slot as usize) else { continue };
-            if subscription.rests_until.is_some() {
-                self.resting.push(slot);
-                continue;
-            }
-            if subscription.turn == self.turn {
-                continue; // A note that was meant for the subscription which had this slot before.
-            }
-            subscription.turn = self.turn;
-            subscription.seat.reader.release();
-            batch.touched.push(slot);
-            self.fill_from(slot, batch, room)?;
-        }
-        Ok(())
-    }
-
-    fn end_rests(&mut self) {
-        if self.resting.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        for slot in std::mem::take(&mut self.resting) {
-            let subscription = &mut self.subscriptions[slot as usize];
-            subscription.rests_until.take_if(|until| *until <= now);
-            self.ready.push_back(slot);
-        }
-    }
-
-    fn fill_from(&mut self, slot: u32, batch: &mut Batch, room: usize) -> Result<(), Close> {
-        let stretch = self.stretch.take_if(|stretch| stretch.slot == slot);
-        self.announce_gap(slot, batch);
-        if let Some(pace) = self.subscriptions[slot as usize].pace {
-            self.fill_paced(slot, pace, stretch, batch);
-            return Ok(());
-        }
-        if let Some(stretch) = stretch {
-            self.fill_from_log(stretch, batch);
-        }
-        self.apply_lag(slot, batch)?;
-        loop {
-            let subscription = &mut self.subscriptions[slot as usize];
-            let head = subscription.seat.head();
-            let upto = subscription.live_at.unwrap_or(head).min(head);
-            if subscription.reached < upto {
-                match self.fill_from_tail(slot, upto, batch, room) {
-                    Copied::All => {}
-                    Copied::Some => return Ok(()),
-                    Copied::Behind => {
-                        self.fall_behind(slot);
-                        return Ok(());
-                    }
-                }
-                continue;
-            }
-            if subscription.live_at.is_none_or(|at| at > subscription.reached) {
-                return Ok(());
-            }
-            if subscription.is_far_behind() {
-                // The channel went on faster than the replay: it is not over yet.
-                subscription.live_at = Some(head);
-                continue;
-            }
-            subscription.live_at = None;
-            self.say(slot, Notice::Live, Act::Live, batch);
-        }
-    }
-
-    /// It must read the log. If it was rung meanwhile, its next turn finds that out again: it never stands in two queues.
-    fn fall_behind(&mut self, slot: u32) {
-        if self.subscriptions[slot as usize].seat.reader.claim() {
-            self.behind.push_back(slot);
-        }
-    }
-
-    /// One publication, then it rests.
-    fn fill_paced(&mut self, slot: u32, pace: Pace, stretch: Option<Stretch>, batch: &mut Batch) {
-        if let Some(mut stretch) = stretch {
-            stretch.page.more |= stretch.page.publications.len() > 1;
-            stretch.page.publications.truncate(1);
-            self.fill_from_log(stretch, batch);
-        } else {
-            let subscription = &mut self.subscriptions[slot as usize];
-            let head = subscription.seat.head();
-            if pace.conflate {
-                subscription.reached = subscription.reached.max(head.saturating_sub(1));
-            }
-            let next = subscription.reached + 1;
-            if next <= head && self.fill_from_tail(slot, next, batch, usize::MAX) == Copied::Behind {
-                self.fall_behind(slot);
-                return;
-            }
-        }
-        let subscription = &mut self.subscriptions[slot as usize];
-        if subscription.live_at.take_if(|at| *at <= subscription.reached).is_some() {
-            self.say(slot, Notice::Live, Act::Live, batch);
-        }
-    }
-
-    fn fill_from_tail(&mut self, slot: u32, upto: Offset, batch: &mut Batch, room: usize) -> Copied {
-        let subscription = &self.subscriptions[slot as usize];
-        let room = room.saturating_sub(batch.bytes.len());
-        let Batch { bytes, steps, .. } = batch;
-        let tail = &subscription.seat.channel.tail;
-        let mut reached = subscription.reached;
-        let copied = tail.copy(&subscription.encoding, subscription.reached, upto, room, bytes, |to, end, out| {
-            self.seal(slot, to, out);
-            let end = if self.format.sealed() { out.len() } else { end };
-            steps.push(Step { end, slot, to, act: Act::Publication });
-            reached = to;
-        });
-        self.subscriptions[slot as usize].reached = reached;
-        copied
-    }
-
-    fn fill_from_log(&mut self, stretch: Stretch, batch: &mut Batch) {
-        let Stretch { slot, page, upto } = stretch;
-        self.hub.counters().encoded.add(page.publications.len() as u64);
-        for publication in &page.publications {
-            self.announce_hole(slot, publication.offset, &page, batch);
-            self.say_publication(slot, publication, batch);
-        }
-        if !page.more {
-            self.announce_hole(slot, upto + 1, &page, batch);
-        }
-    }
-
-    /// Says that everything between the cursor and `next` is missing, if anything is.
-    fn announce_hole(&mut self, slot: u32, next: Offset, page: &Page, batch: &mut Batch) {
-        let reached = self.subscriptions[slot as usize].reached;
-        if next <= reached + 1 {
-            return;
-        }
-        let lost = page.lost.iter().any(|(from, to)| *from <= reached + 1 && next - 1 <= *to);
-        let cause = if lost { GapCause::Lost } else { GapCause::Evicted };
-        self.skip_to(slot, gap(reached, next, cause), batch);
-    }
-
-    fn announce_gap(&mut self, slot: u32, batch: &mut Batch) {
-        if let Some(gap) = self.subscriptions[slot as usize].gap {
-            self.subscriptions[slot as usize].gap_said = true;
-            self.hub.counters().gaps.add(1);
-            self.say(slot, Notice::Gap(gap), Act::Gap, batch);
-        }
-    }
-
-    /// What the policy says of a reader that is too far behind.
-    fn apply_lag(&mut self, slot: u32, batch: &mut Batch) -> Result<(), Close> {
-        let subscription = &self.subscriptions[slot as usize];
-        let channel = &subscription.seat.channel;
-        let (head, reached) = (channel.tail.head(), subscription.reached);
-        if subscription.live_at.is_some() || channel.policy.lag == Lag::CatchUp {
-            return Ok(()); // A replay is behind because it was asked for.
-        }
-        // Who was at the head a moment ago is no slow reader, however large the burst that it meets.
-        let patient = subscription.behind_since.is_none_or(|since| since.elapsed() < self.hub.lag_patience());
-        if patient || !subscription.is_far_behind() {
-            return Ok(());
-        }
-        self.hub.counters().lagged.add(1);
-        if channel.policy.lag == Lag::Close {
-            return Err(Close::Lagged);
-        }
-        self.skip_to(slot, gap(reached, head, GapCause::Skipped), batch);
-        Ok(())
-    }
-
-    fn skip_to(&mut self, slot: u32, gap: Gap, batch: &mut Batch) {
-        self.hub.counters().gaps.add(1);
-        self.subscriptions[slot as usize].reached = gap.available - 1;
-        self.say(slot, Notice::Gap(gap), Act::Gap, batch);
-    }
-
-    fn say(&mut self, slot: u32, notice: Notice, act: Act, batch: &mut Batch) {
-        let subscription = &self.subscriptions[slot as usize];
-        let to = subscription.reached;
-        let (name, at) = subscription.position(to);
-        self.format.notice(name, at, &notice, &mut batch.bytes);
-        self.seal(slot, to, &mut batch.bytes);
-        batch.steps.push(Step { end: batch.bytes.len(), slot, to, act });
-    }
-
-    fn say_publication(&mut self, slot: u32, publication: &Publication, batch: &mut Batch) {
-        let subscription = &mut self.subscriptions[slot as usize];
-        subscription.reached = publication.offset;
-        let channel = &subscription.seat.channel;
-        self.format.publication(&channel.name, channel.epoch, publication, &mut batch.bytes);
-        self.seal(slot, publication.offset, &mut batch.bytes);
-        let end = batch.bytes.len();
-        batch.steps.push(Step { end, slot, to: publication.offset, act: Act::Publication });
-    }
-
-    /// Where the session stands after this publication, in all of its channels.
-    fn seal(&self, slot: u32, reached: Offset, out: &mut Vec<u8>) {
-        if !self.format.sealed() {
-            return;
-        }
-        let mut positions = self.subscriptions.iter().map(|(other, subscription)| {
-            let at = if other as u32 == slot { reached } else { subscription.reached };
-            subscription.place(at)
-        });
-        self.format.seal(&mut positions, out);
-    }
-
-    /// The socket took `written` bytes of the batch. What is missing of the publication in the middle is put into `carry`,
-    /// which is to be written before anything else.
-    pub fn commit(&mut self, batch: &Batch, written: usize, carry: &mut Vec<u8>) {
-        let mut begin = 0;
-        let mut taken = 0;
-        for step in &batch.steps {
-            if begin >= written {
-                break;
-            }
-            if step.end > written {
-                carry.extend_from_slice(&batch.bytes[written..step.end]);
-            }
-            let subscription = &mut self.subscriptions[step.slot as usize];
-            subscription.cursor = step.to;
-            match step.act {
-                Act::Publication => {
-                    taken += 1;
-                    subscription.rests_until = subscription.pace.map(|pace| Instant::now() + pace.every);
-                }
-                Act::Gap => subscription.gap = None,
-                Act::Live => subscription.live_at = None,
-            }
-            begin = step.end;
-        }
-        self.hub.counters().pushed.add(taken);
-        let whole = written == batch.bytes.len();
-        for slot in &batch.touched {
-            let subscription = &mut self.subscriptions[*slot as usize];
-            subscription.reached = subscription.cursor;
-            subscription.gap_said = false;
-            if subscription.cursor < subscription.seat.head() {
-                subscription.behind_since.get_or_insert_with(Instant::now);
-            } else {
-                subscription.behind_since = None;
-            }
-            if !whole {
-                // What was proposed and not taken is proposed again; a live mark that went with it comes back too.
-                restore_live(subscription, &batch.steps, *slot, begin);
-            }
-            let has_more = subscription.cursor < subscription.seat.head()
-                || subscription.gap.is_some()
-                || subscription.live_at.is_some();
-            if has_more && subscription.seat.reader.claim() {
-                self.ready.push_back(*slot);
-            }
-        }
-    }
-}
-
-fn restore_live(subscription: &mut Subscription, steps: &[Step], slot: u32, begin: usize) {
-    let lost = steps.iter().find(|step| step.slot == slot && step.act == Act::Live && step.end > begin);
-    if let Some(step) = lost {
-        subscription.live_at = Some(step.to);
-    }
-}
-
-impl Subscription {
-    /// Further behind than the channel's policy allows, or than the tail reaches.
-    fn is_far_behind(&self) -> bool {
-        let channel = &self.seat.channel;
-        match channel.policy.max_lag {
-            Some(max) => channel.tail.head().saturating_sub(self.reached) > max,
-            None => self.reached + 1 < channel.tail.first(),
-        }
-    }
-
-    /// Where a reader stands who has been told everything up to `offset`: a gap that it has not been told of yet must be told
-    /// again if it comes back with this place.
-    fn place(&self, offset: Offset) -> (&ChannelName, Position) {
-        match self.gap {
-            Some(gap) if !self.gap_said => {
-                let epoch = if gap.cause == GapCause::Epoch { Epoch::UNKNOWN } else { self.seat.channel.epoch };
-                (&self.seat.channel.name, Position { epoch, offset: gap.requested })
-            }
-            _ => self.position(offset),
-        }
-    }
-
-    fn position(&self, offset: Offset) -> (&ChannelName, Position) {
-        (&self.seat.channel.name, Position { epoch: self.seat.channel.epoch, offset })
-    }
 }
 
 impl Drop for Session {
@@ -625,21 +219,4 @@ impl Drop for Session {
         self.hub.counters().subscriptions.sub(self.subscriptions.len() as u64);
         self.hub.counters().sessions.sub(1);
     }
-}
-
-fn gap(requested: Offset, available: Offset, cause: GapCause) -> Gap {
-    Gap { requested, available, cause, missing: Some((requested + 1, available - 1)) }
-}
-
-/// Where a reader that asks for what is after `after` begins, and what it must be told.
-fn begin(after: Offset, epoch: Option<Epoch>, current: Epoch, first: Offset, head: Offset) -> (Offset, Option<Gap>) {
-    let another_life = epoch.is_some_and(|epoch| epoch != current) || after > head;
-    if another_life {
-        let gap = Gap { requested: after, available: first, cause: GapCause::Epoch, missing: None };
-        return (first - 1, Some(gap));
-    }
-    if after + 1 < first {
-        return (first - 1, Some(gap(after, first, GapCause::Evicted)));
-    }
-    (after, None)
 }

@@ -2,7 +2,8 @@
 //!
 //! It holds publications, and for each format in use the same publications as one run of encoded bytes. A reader copies
 //! the stretch between its cursor and the head out of that run: however many publications that is, it is one copy and one
-//! write. Encoding is done by the first reader that needs it, under the lock of that encoding alone.
+//! write. Encoding is done by the first reader that needs it, under the lock of that encoding alone. Readers who see through
+//! a view share the bytes of that view; what it withholds stands there as a gap, in its place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::counters::Counters;
-use super::format::Format;
-use super::message::{ChannelName, Epoch, Micros, Offset, Publication};
+use super::format::{Format, Gap, GapCause, Notice};
+use super::hooks::Sight;
+use super::message::{ChannelName, Epoch, Micros, Offset, Position, Publication};
+use super::rendering::Rendering;
 
 /// How much a tail may hold; the newest publication always stays.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +54,11 @@ impl Recent {
     }
 }
 
-/// A tail's publications in one format.
+/// A tail's publications in one format, through one view.
 pub struct Encoding {
     format: Arc<dyn Format>,
+    /// Shared with the encodings of the same view in other formats.
+    rendering: Option<Arc<Rendering>>,
     run: RwLock<Run>,
 }
 
@@ -206,12 +211,13 @@ impl Tail {
         let first = recent.first(self.head());
         drop(recent);
         for encoding in self.encodings.lock().iter() {
-            encoding.run.write().trim(first);
+            encoding.trim(&mut encoding.run.write(), first);
         }
     }
 
     /// Drops what has outlived its own time, and with it all that is older.
     pub(super) fn expire(&self, now: Micros) {
+        self.encodings.lock().retain(|e| Arc::strong_count(e) > 1);
         let last_dead = {
             let mut recent = self.recent.write();
             if recent.expires.is_none_or(|at| at > now) {
@@ -229,15 +235,19 @@ impl Tail {
         }
     }
 
-    /// The tail's publications in one format, shared with its other readers.
-    pub fn encoding(&self, format: &Arc<dyn Format>) -> Arc<Encoding> {
+    /// The tail's publications in one format and through one view, shared with its other readers.
+    pub fn encoding(&self, format: &Arc<dyn Format>, sight: &Sight) -> Arc<Encoding> {
         let mut encodings = self.encodings.lock();
         encodings.retain(|e| Arc::strong_count(e) > 1);
-        if let Some(known) = encodings.iter().find(|e| Arc::ptr_eq(&e.format, format)) {
+        if let Some(known) = encodings.iter().find(|e| Arc::ptr_eq(&e.format, format) && e.shows(sight)) {
             return known.clone();
         }
+        let rendering = sight.as_ref().map(|view| {
+            let known = encodings.iter().find(|e| e.shows(sight)).and_then(|e| e.rendering.clone());
+            known.unwrap_or_else(|| Arc::new(Rendering::new(view.clone())))
+        });
         let run = Run { first: self.head() + 1, ends: VecDeque::new(), base: 0, start: 0, bytes: Vec::new() };
-        let new = Arc::new(Encoding { format: format.clone(), run: RwLock::new(run) });
+        let new = Arc::new(Encoding { format: format.clone(), rendering, run: RwLock::new(run) });
         encodings.push(new.clone());
         new
     }
@@ -275,7 +285,7 @@ impl Tail {
         if after + 1 < first {
             return false;
         }
-        run.trim(first);
+        encoding.trim(run, first);
         if run.ends.is_empty() || run.first > head {
             run.clear(after + 1);
         }
@@ -285,30 +295,60 @@ impl Tail {
         let newer = missing(run.next(), head + 1);
         let older = if after + 1 < run.first { missing(after + 1, run.first) } else { Vec::new() };
         drop(recent); // The lane may go on while we encode.
-        self.counters.encoded.add((newer.len() + older.len()) as u64);
         if !older.is_empty() {
-            prepend(encoding, run, &older, &self.channel, self.epoch);
+            self.prepend(encoding, run, &older);
         }
         for publication in newer {
-            encoding.format.publication(&self.channel, self.epoch, &publication, &mut run.bytes);
+            self.encode(encoding, &publication, &mut run.bytes);
             let end = run.base + run.bytes.len() as u64;
             run.ends.push_back(end);
         }
         true
     }
+
+    /// A reader that resumes from before the run's beginning: rare, so the run is laid anew.
+    fn prepend(&self, encoding: &Encoding, run: &mut Run, older: &[Arc<Publication>]) {
+        let (mut bytes, mut ends) = (Vec::new(), VecDeque::new());
+        for publication in older {
+            self.encode(encoding, publication, &mut bytes);
+            ends.push_back(bytes.len() as u64);
+        }
+        let shift = bytes.len() as u64;
+        bytes.extend_from_slice(&run.bytes[(run.start - run.base) as usize..]);
+        ends.extend(run.ends.iter().map(|end| end - run.start + shift));
+        *run = Run { first: older[0].offset, ends, base: 0, start: 0, bytes };
+    }
+
+    fn encode(&self, encoding: &Encoding, publication: &Arc<Publication>, out: &mut Vec<u8>) {
+        let format = &encoding.format;
+        let seen = match &encoding.rendering {
+            None => Some(publication.clone()),
+            Some(rendering) => rendering.of(&self.channel, publication, &self.counters),
+        };
+        let Some(seen) = seen else {
+            let at = Position { epoch: self.epoch, offset: publication.offset };
+            return format.notice(&self.channel, at, &Notice::Gap(Gap::at(at.offset, GapCause::Denied)), out);
+        };
+        self.counters.encoded.add(1);
+        format.publication(&self.channel, self.epoch, &seen, out);
+    }
 }
 
-/// A reader that resumes from before the run's beginning: rare, so the run is laid anew.
-fn prepend(encoding: &Encoding, run: &mut Run, older: &[Arc<Publication>], channel: &ChannelName, epoch: Epoch) {
-    let (mut bytes, mut ends) = (Vec::new(), VecDeque::new());
-    for publication in older {
-        encoding.format.publication(channel, epoch, publication, &mut bytes);
-        ends.push_back(bytes.len() as u64);
+impl Encoding {
+    fn shows(&self, sight: &Sight) -> bool {
+        match (&self.rendering, sight) {
+            (None, None) => true,
+            (Some(rendering), Some(view)) => Arc::ptr_eq(&rendering.view, view),
+            _ => false,
+        }
     }
-    let shift = bytes.len() as u64;
-    bytes.extend_from_slice(&run.bytes[(run.start - run.base) as usize..]);
-    ends.extend(run.ends.iter().map(|end| end - run.start + shift));
-    *run = Run { first: older[0].offset, ends, base: 0, start: 0, bytes };
+
+    fn trim(&self, run: &mut Run, first: Offset) {
+        run.trim(first);
+        if let Some(rendering) = &self.rendering {
+            rendering.trim(first);
+        }
+    }
 }
 
 fn earlier(a: Option<Micros>, b: Option<Micros>) -> Option<Micros> {

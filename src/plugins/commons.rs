@@ -10,6 +10,7 @@ use super::lanes::Lanes;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::testing::Witness;
 use super::turns::Turns;
 use crate::kernel::message::Micros;
 
@@ -30,6 +31,8 @@ pub struct Commons {
     pub lanes: Lanes,
     pub outside: Outside,
     pub turns: Turns,
+    /// Sees, in place of the world, what the plugins under test do.
+    pub witness: Option<Arc<Witness>>,
 }
 
 impl Commons {
@@ -45,6 +48,7 @@ impl Commons {
             lanes: Lanes::default(),
             outside: Outside::default(),
             turns: Turns::default(),
+            witness: None,
         })
     }
 

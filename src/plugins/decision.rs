@@ -1,6 +1,5 @@
 //! Verdicts as hooks return them, and decisions as they are logged and told.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +11,7 @@ use serde_json::Value as Json;
 
 use super::commons::Commons;
 use super::record::Record;
+use super::shown::Shown;
 use super::value::describe;
 use crate::kernel::hooks::{Client, ConnectRequest, Grants, Refusal, RefusalKind};
 use crate::kernel::message::Micros;
@@ -132,19 +132,19 @@ pub struct Asker<'a> {
     pub ip: Option<IpAddr>,
     pub transport: &'static str,
     /// Known so that it can be kept out of what is written down.
-    pub credential: Option<&'a str>,
+    pub shown: Shown<'a>,
 }
 
 impl<'a> From<&'a Client> for Asker<'a> {
     fn from(client: &'a Client) -> Self {
         let user = client.identity.user.as_deref();
-        Asker { user, ip: client.ip, transport: client.transport, credential: None }
+        Asker { user, ip: client.ip, transport: client.transport, shown: Shown::Nothing }
     }
 }
 
 impl<'a> From<&'a ConnectRequest> for Asker<'a> {
     fn from(request: &'a ConnectRequest) -> Self {
-        Asker { user: None, ip: request.ip, transport: request.transport, credential: request.bearer.as_deref() }
+        Asker { user: None, ip: request.ip, transport: request.transport, shown: Shown::Request(request) }
     }
 }
 
@@ -178,8 +178,7 @@ impl Decision<'_> {
         let Decision { kind, hook, plugin, place, code, why, told, rests, channel, asker } = self;
         let (channel, user) = (channel.unwrap_or_default(), asker.user.unwrap_or_default());
         // A rule that breaks on a credential may name it.
-        let hidden = asker.credential.filter(|secret| !secret.is_empty() && why.contains(secret));
-        let why = hidden.map_or(Cow::Borrowed(why), |secret| why.replace(secret, "<secret>").into());
+        let why = asker.shown.hide(why);
         let logged = why.as_ref();
         match kind {
             // The recorder keeps the newest of these all the same.

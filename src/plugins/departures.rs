@@ -6,9 +6,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mlua::Lua;
+
 use super::generation::{Event, Generation};
 use super::handles::farewell;
+use super::lanes::Unheard;
 use super::resident::with_vm;
+use super::vm::Failure;
 use crate::kernel::hooks::{Client, Farewell};
 
 type Departure = (Arc<Client>, Farewell);
@@ -60,8 +64,7 @@ impl Drop for Departures {
 }
 
 fn run(generation: &Arc<Generation>, farewells: &Receiver<Departure>, closing: &AtomicBool) {
-    let all = (0..generation.registrations.len()).filter(|at| generation.registrations[*at].event == Event::Disconnect);
-    let (waiting, hot): (Vec<usize>, Vec<usize>) = all.partition(|hook| generation.waits(*hook));
+    let (waiting, hot) = hooks(generation);
     let mut end = None;
     while let Ok((client, why)) = farewells.recv() {
         if closing.load(Ordering::Acquire) && Instant::now() > *end.get_or_insert_with(|| Instant::now() + LAST) {
@@ -70,27 +73,33 @@ fn run(generation: &Arc<Generation>, farewells: &Receiver<Departure>, closing: &
         for &hook in &waiting {
             tell_waiting(generation, hook, &client, &why);
         }
-        if hot.is_empty() {
-            continue;
-        }
-        let told = with_vm(generation, |vm| {
-            for &hook in &hot {
-                let answer = vm.ask(hook, generation.program.limits.connect, &[], |lua| {
-                    Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?))
-                });
-                if let Err(failure) = answer
-                    && !failure.rests
-                {
-                    tracing::error!(target: "aether::plugin", why = failure.why, "a disconnect hook broke");
-                }
-            }
-            vm.handles.forget_session(&client);
-            Ok(())
-        });
-        if let Err(failure) = told {
-            tracing::error!(target: "aether::plugin", why = failure.why, "disconnect hooks have no VM");
+        for failure in tell_now(generation, &hot, &client, &why).into_iter().filter(|failure| !failure.rests) {
+            tracing::error!(target: "aether::plugin", why = failure.why, "a disconnect hook broke");
         }
     }
+}
+
+/// Those that wait, and those that do not.
+fn hooks(generation: &Generation) -> (Vec<usize>, Vec<usize>) {
+    let all = generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == Event::Disconnect);
+    all.map(|(hook, _)| hook).partition(|hook| generation.waits(*hook))
+}
+
+fn tell_now(generation: &Arc<Generation>, hooks: &[usize], client: &Client, why: &Farewell) -> Vec<Failure> {
+    if hooks.is_empty() {
+        return Vec::new();
+    }
+    let told = with_vm(generation, |vm| {
+        let answers = hooks.iter().map(|&hook| {
+            vm.ask(hook, generation.program.limits.connect, &[], |lua| {
+                Ok((vm.handles.session(lua, client)?, farewell(lua, why)?))
+            })
+        });
+        let broke = answers.filter_map(Result::err).collect();
+        vm.handles.forget_session(client);
+        Ok(broke)
+    });
+    told.unwrap_or_else(|failure| vec![failure])
 }
 
 /// It goes on by itself: a slow back end must not hold up the farewells of others.
@@ -107,4 +116,19 @@ fn tell_waiting(generation: &Arc<Generation>, hook: usize, client: &Arc<Client>,
             tracing::warn!(dropped, "too many disconnect hooks wait, farewells are dropped");
         }
     }
+}
+
+/// Tells every disconnect hook and waits until all have heard; the failures of those that broke.
+pub fn tell(generation: &Arc<Generation>, client: &Arc<Client>, why: &Farewell) -> Vec<Failure> {
+    let (waiting, hot) = hooks(generation);
+    let mut broke = tell_now(generation, &hot, client, why);
+    for hook in waiting {
+        let (client, why) = (client.clone(), why.clone());
+        let told = generation.program.commons.lanes.run_here(generation, hook, move |vm| async move {
+            let args = |lua: &Lua| Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?));
+            vm.ask_waiting(hook, &[], args).await.map(drop)
+        });
+        broke.extend(told.err().map(Unheard::into_failure));
+    }
+    broke
 }

@@ -32,6 +32,18 @@ pub struct Program {
 }
 
 impl Program {
+    pub fn new(
+        units: Vec<Unit>,
+        secrets: Secrets,
+        limits: Limits,
+        counters: Arc<Counters>,
+        commons: Arc<Commons>,
+    ) -> Program {
+        let breakers = units.iter().map(|_| Default::default()).collect();
+        let waiting = units.iter().map(|_| AtomicUsize::new(0)).collect();
+        Program { units, secrets, limits, counters, commons, waiting, breakers }
+    }
+
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
         &self.breakers[registration.unit][registration.event as usize]
     }
@@ -81,6 +93,12 @@ impl Event {
     pub fn may_wait(self) -> bool {
         use Event::{Connect, Disconnect, History, Load, Refresh, Subscribe, Unload};
         matches!(self, Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
+    }
+
+    /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
+    /// everybody.
+    pub fn may_sync(self) -> bool {
+        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
     }
 }
 
@@ -148,10 +166,7 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let breakers = units.iter().map(|_| Default::default()).collect();
-        let (secrets, limits) = (config.secrets.clone(), config.limits);
-        let waiting = units.iter().map(|_| AtomicUsize::new(0)).collect();
-        let program = Arc::new(Program { units, secrets, limits, counters, commons, waiting, breakers });
+        let program = Arc::new(Program::new(units, config.secrets.clone(), config.limits, counters, commons));
         let registrations = match Vm::build(&program) {
             Ok(vm) => vm.registrations().to_vec(),
             Err(wrong) => {
@@ -274,6 +289,30 @@ impl Unit {
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
+    }
+
+    /// One file of tests, below `tests/` of `dir`. It may what the plugin may that it tests, so that both see the same.
+    pub fn tests(dir: &Path, entry: &str, tested: Option<Manifest>) -> Result<Unit, String> {
+        let mut sources = read_sources(dir)?;
+        let root = dir.canonicalize().map_err(|e| format!("{}: {e}", dir.display()))?;
+        collect(&root, &dir.join("tests"), "tests", MAX_DEPTH, &mut sources)?;
+        let may = tested.as_ref().map(|tested| &tested.permissions);
+        Ok(Unit {
+            secrets: may.map(|may| may.secrets.clone()),
+            kv: may.map(|may| may.kv.clone()),
+            shared: may.map(|may| may.shared.clone()),
+            name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
+            version: String::new(),
+            root: dir.display().to_string(),
+            entry: entry.to_owned(),
+            sources: Arc::new(sources),
+            may: None,
+            only: None,
+            // A test asks the rules; it speaks to nobody itself.
+            http: None,
+            waits: false,
+            config: BTreeMap::new(),
+        })
     }
 
     /// What it may beside what every unit may, as `(kind, permission)`; none of a script, which may everything.

@@ -73,8 +73,5 @@ fn one(generation: &Arc<Generation>, hook: usize, given: Json) -> Result<Json, F
     }
     let lanes = &generation.program.commons.lanes;
     let ran = lanes.run_here(generation, hook, move |vm| async move { vm.call_waiting(hook, args, read).await });
-    ran.map_err(|unheard| match unheard {
-        Unheard::Busy(why) => Failure { why, rests: false },
-        Unheard::Failed(failure) => failure,
-    })
+    ran.map_err(Unheard::into_failure)
 }

@@ -73,9 +73,17 @@ impl Host {
     /// As `load`; each reload asks `sources` again.
     pub fn load_from(sources: Sources) -> Result<Arc<Host>, LoadError> {
         let config = sources()?;
-        let counters = Arc::new(Counters::default());
         let commons = Commons::new(config.clock.clone()).map_err(|why| LoadError(vec![why]))?;
-        let commons = Arc::new(commons);
+        Host::load_among(sources, config, Arc::new(commons))
+    }
+
+    /// As `load_from`, over `commons` that somebody else holds too.
+    pub(super) fn load_among(
+        sources: Sources,
+        config: HostConfig,
+        commons: Arc<Commons>,
+    ) -> Result<Arc<Host>, LoadError> {
+        let counters = Arc::new(Counters::default());
         let generation = Generation::load(&config, commons.clone(), counters.clone())?;
         let latest = Latest { since: commons.now(), ..Latest::default() };
         Ok(Arc::new(Host {

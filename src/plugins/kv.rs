@@ -113,6 +113,11 @@ impl House {
         Ok(answer)
     }
 
+    /// Comes back when everything that was kept before is on disk.
+    pub fn sync(&self) -> Result<(), String> {
+        self.store()?.sync().map_err(failed)
+    }
+
     /// Up to `count` keys and values below `prefix`, after `after`.
     pub fn scan(
         &self,

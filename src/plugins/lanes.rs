@@ -31,6 +31,15 @@ pub enum Unheard {
     Failed(Failure),
 }
 
+impl Unheard {
+    pub fn into_failure(self) -> Failure {
+        match self {
+            Unheard::Busy(why) => Failure { why, rests: false },
+            Unheard::Failed(failure) => failure,
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct Lanes {
     lanes: Mutex<Vec<Lane>>,

@@ -206,7 +206,13 @@ pub fn located(error: &Error, place: &str) -> String {
     if has_place(&line) { line } else { format!("{place}: {line}") }
 }
 
-fn has_place(line: &str) -> bool {
+/// The `file:line` that a line of a traceback begins with.
+pub fn caller_in(frame: &str) -> Option<String> {
+    let word = frame.split(' ').next()?.trim_end_matches(':');
+    has_place(word).then(|| word.to_owned())
+}
+
+pub fn has_place(line: &str) -> bool {
     [".lua:", ".luau:"]
         .iter()
         .any(|mark| line.find(mark).is_some_and(|at| line[at + mark.len()..].starts_with(|c: char| c.is_ascii_digit())))

@@ -15,6 +15,8 @@ use super::decision::Vote;
 use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
+use super::running::during;
+use super::testing::coverage;
 use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
 
@@ -27,6 +29,8 @@ pub struct Vm {
     pub(super) program: Arc<Program>,
     /// Its memory stays full even after a collection: somebody keeps everything. It serves no further call.
     exhausted: Cell<bool>,
+    /// Which of its lines run is counted.
+    counted: bool,
 }
 
 /// A hook that broke, or was not run because it breaks all the time.
@@ -49,6 +53,7 @@ impl Vm {
         let watched = Watched::new(&lua);
         let floor = Rc::new(Floor::default());
         lua.set_app_data(floor.clone());
+        let counted = coverage::begin(&lua, program);
         let (mut hooks, mut registrations, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for (at, unit) in program.units.iter().enumerate() {
             let seat = Rc::new(Seat::new(program.clone(), at));
@@ -68,13 +73,16 @@ impl Vm {
                 hooks.push(function);
             }
         }
+        if counted {
+            coverage::read(&lua);
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
         let handles = Handles::new(&lua).map_err(wrong)?;
         floor.opens_for(&registrations);
         let (program, exhausted) = (program.clone(), Cell::new(false));
-        Ok(Vm { watched, handles, floor, hooks, registrations, program, exhausted })
+        Ok(Vm { watched, handles, floor, hooks, registrations, program, exhausted, counted })
     }
 
     pub fn registrations(&self) -> &[Registration] {
@@ -118,7 +126,8 @@ impl Vm {
         self.admit(hook)?;
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
         self.floor.give(hook);
-        let (answer, stopped) = self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?));
+        let (answer, stopped) =
+            during(registration.event, || self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?)));
         let place = &registration.place;
         let outcome = match answer {
             answer if stopped => {
@@ -130,8 +139,15 @@ impl Vm {
             Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
             Err(error) => Err(located(&error, place)),
         };
+        self.count();
         self.look_at_memory(stopped);
         self.settle(hook, outcome)
+    }
+
+    pub(super) fn count(&self) {
+        if self.counted {
+            coverage::read(self.watched.lua());
+        }
     }
 
     /// Whether the hook's breaker lets it run.
@@ -193,7 +209,7 @@ impl Vm {
 }
 
 /// A VM without what would let a script out, and the table of what all scripts share.
-fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
+pub fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
     // Without it `table.move({}, 1, 2^31 - 2, 2, {})` copies nothing for 30 seconds, out of the watchdog's reach.
     static MOVE: LazyLock<Result<(), ()>> = LazyLock::new(|| Lua::set_fflag("LuauTableMoveTimeoutFix", true));
     MOVE.map_err(|()| mlua::Error::runtime("this Luau does not know LuauTableMoveTimeoutFix any more"))?;
@@ -209,7 +225,7 @@ fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
 }
 
 /// A unit's own globals, over what all share. Without `safeenv` library calls are five times slower.
-fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> {
+pub fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> {
     let env = lua.create_table()?;
     let meta = lua.create_table()?;
     meta.raw_set("__index", base)?;
@@ -222,14 +238,13 @@ fn environment(lua: &Lua, base: &Table, seat: &Rc<Seat>) -> mlua::Result<Table> 
     Ok(env)
 }
 
-fn load(lua: &Lua, env: &Table, unit: &Unit, path: &str) -> mlua::Result<Function> {
+pub fn load(lua: &Lua, env: &Table, unit: &Unit, path: &str) -> mlua::Result<Function> {
     let source = unit.sources.get(path).map_or("", String::as_str);
     // Text always: mlua would accept bytecode, which Luau does not check.
-    lua.load(source)
-        .set_name(format!("={}", unit.shown(path)))
-        .set_mode(ChunkMode::Text)
-        .set_environment(env.clone())
-        .into_function()
+    let chunk = lua.load(source).set_name(format!("={}", unit.shown(path))).set_mode(ChunkMode::Text);
+    let function = chunk.set_environment(env.clone()).into_function()?;
+    coverage::keep(lua, || unit.shown(path), &function);
+    Ok(function)
 }
 
 fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {

@@ -13,6 +13,7 @@ use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Thread, Value};
 use super::decision::Vote;
 use super::errand::{Errand, results};
 use super::floor::{Token, Wait};
+use super::running::during;
 use super::value::{first_line, located};
 use super::vm::{Failure, Vm};
 
@@ -120,7 +121,10 @@ impl Vm {
         }
         self.floor.give_to(hook, coroutine);
         let (before, began) = (self.watched.thread_time(), Instant::now());
-        let (answer, stopped) = self.watched.run(*budget, |lua| coroutine.resume::<MultiValue>(args(lua)?));
+        let event = self.registrations()[hook].event;
+        let resume = || self.watched.run(*budget, |lua| coroutine.resume::<MultiValue>(args(lua)?));
+        let (answer, stopped) = during(event, resume);
+        self.count();
         let mut used = began.elapsed();
         // The wall's time is enough of a short step; a longer one may have been waiting for a processor.
         if used > Duration::from_millis(1)

@@ -11,6 +11,7 @@ use super::generation::Event;
 use super::handles::Request;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
+use super::shown::Shown;
 use super::vm::{Failure, Vm};
 use crate::kernel::hooks::{Client, ConnectRequest, Identity, Refusal, RefusalKind};
 
@@ -18,16 +19,16 @@ const OPTIONS: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl",
 
 /// What somebody has shown, for a hook on whatever thread.
 #[derive(Clone)]
-enum Shown {
+enum Showing {
     Request(ConnectRequest),
     Token(Arc<Client>, String),
 }
 
-impl Shown {
+impl Showing {
     fn args(&self, vm: &Vm, lua: &Lua) -> mlua::Result<MultiValue> {
         match self {
-            Shown::Request(request) => Request(request.clone()).into_lua_multi(lua),
-            Shown::Token(client, token) => (vm.handles.session(lua, client)?, token.as_str()).into_lua_multi(lua),
+            Showing::Request(request) => Request(request.clone()).into_lua_multi(lua),
+            Showing::Token(client, token) => (vm.handles.session(lua, client)?, token.as_str()).into_lua_multi(lua),
         }
     }
 }
@@ -46,11 +47,13 @@ impl Rules {
             return Ok(identity);
         }
         let mark = remembered.mark();
-        let shown = Shown::Request(request.clone());
+        let shown = Showing::Request(request.clone());
         let allow = self.ask_who(Event::Connect, Asker::from(request), &shown).await?;
         let ttl = allow.ttl;
         let identity = identity(allow);
-        if let (Some(name), Some(ttl)) = (name, ttl) {
+        // An answer that a cookie may have had a part in is not the credential's alone.
+        let alone = request.header("cookie").is_none();
+        if let (Some(name), Some(ttl), true) = (name, ttl, alone) {
             remembered.keep_identity(mark, name, &identity, ttl, commons.now());
         }
         Ok(identity)
@@ -58,12 +61,12 @@ impl Rules {
 
     /// Who `client` is from now on, having shown `token`. It stays the same user: its subscriptions go on.
     pub async fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
-        let asker = Asker { credential: Some(token), ..Asker::from(client) };
+        let asker = Asker { shown: Shown::Token(token), ..Asker::from(client) };
         let allow = if self.hooks_of(Event::Refresh).next().is_some() {
-            let shown = Shown::Token(client.with(client.identity.clone()), token.to_owned());
+            let shown = Showing::Token(client.with(client.identity.clone()), token.to_owned());
             self.ask_who(Event::Refresh, asker, &shown).await?
         } else {
-            let shown = Shown::Request(ConnectRequest::renewal(client, token));
+            let shown = Showing::Request(ConnectRequest::renewal(client, token));
             self.ask_who(Event::Connect, asker, &shown).await?
         };
         let (identity, before) = (identity(allow), &client.identity);
@@ -77,7 +80,7 @@ impl Rules {
     }
 
     /// The first answer of the hooks of a kind.
-    async fn ask_who(&self, event: Event, asker: Asker<'_>, shown: &Shown) -> Result<Box<Allow>, Refusal> {
+    async fn ask_who(&self, event: Event, asker: Asker<'_>, shown: &Showing) -> Result<Box<Allow>, Refusal> {
         for hook in self.hooks_of(event) {
             let vote = match self.generation.waits(hook) {
                 false => self.ask_who_now(hook, shown).map_err(|failure| No::Broken(hook, failure)),
@@ -94,19 +97,19 @@ impl Rules {
                 Err(no) => return Err(self.refuse(no, None, asker)),
             }
         }
-        let why = match asker.credential {
-            Some(_) => "no rule knows this credential",
-            None => "a credential is required",
+        let why = match asker.shown.is_credential() {
+            true => "no rule knows this credential",
+            false => "a credential is required",
         };
         Err(self.refuse_by_default(event, "unauthorized", why, None, asker))
     }
 
-    fn ask_who_now(&self, hook: usize, shown: &Shown) -> Result<Vote, Failure> {
+    fn ask_who_now(&self, hook: usize, shown: &Showing) -> Result<Vote, Failure> {
         let budget = self.generation.program.limits.connect;
         with_vm(&self.generation, |vm| vm.ask(hook, budget, &OPTIONS, |lua| shown.args(vm, lua)))
     }
 
-    async fn ask_who_waiting(&self, hook: usize, shown: &Shown) -> Result<Vote, No> {
+    async fn ask_who_waiting(&self, hook: usize, shown: &Showing) -> Result<Vote, No> {
         let (lanes, shown) = (&self.generation.program.commons.lanes, shown.clone());
         let asked = lanes.run(&self.generation, hook, move |vm| async move {
             vm.ask_waiting(hook, &OPTIONS, |lua| shown.args(&vm, lua)).await

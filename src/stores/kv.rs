@@ -1,12 +1,17 @@
-//! What rules keep, in sled: the tree `kv` beside the log. It is flushed with the log, and by sled itself.
+//! What rules keep, in sled: the tree `kv` beside the log. It is flushed with the log, by sled itself, and when it is asked to.
 
 use std::ops::Bound;
 
 use sled::Tree;
 
+use super::sled::SledLog;
 use crate::kernel::kv::{Kv, KvEntry, KvError};
 
-pub struct SledKv(pub(super) Tree);
+pub struct SledKv {
+    pub(super) tree: Tree,
+    /// It alone knows how to bring what is written to the disk.
+    pub(super) log: SledLog,
+}
 
 fn failed(error: sled::Error) -> KvError {
     KvError(error.to_string())
@@ -14,15 +19,15 @@ fn failed(error: sled::Error) -> KvError {
 
 impl Kv for SledKv {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(self.0.get(key).map_err(failed)?.map(|value| value.to_vec()))
+        Ok(self.tree.get(key).map_err(failed)?.map(|value| value.to_vec()))
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        self.0.insert(key, value).map(drop).map_err(failed)
+        self.tree.insert(key, value).map(drop).map_err(failed)
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), KvError> {
-        self.0.remove(key).map(drop).map_err(failed)
+        self.tree.remove(key).map(drop).map_err(failed)
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, count: usize) -> Result<Vec<KvEntry>, KvError> {
@@ -31,7 +36,7 @@ impl Kv for SledKv {
             _ => Bound::Included(prefix),
         };
         let mut found = Vec::new();
-        for entry in self.0.range::<&[u8], _>((from, Bound::Unbounded)).take(count) {
+        for entry in self.tree.range::<&[u8], _>((from, Bound::Unbounded)).take(count) {
             let (key, value) = entry.map_err(failed)?;
             if !key.starts_with(prefix) {
                 break;
@@ -40,12 +45,17 @@ impl Kv for SledKv {
         }
         Ok(found)
     }
+
+    fn sync(&self) -> Result<(), KvError> {
+        self.log.sync().map_err(|error| KvError(error.0))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernel::kv::MemoryKv;
+    use std::time::Duration;
 
     fn holds_the_contract(kv: &dyn Kv) {
         for key in [&b"a\x01"[..], b"a", b"ab", b"b", b"a\xff"] {
@@ -69,7 +79,14 @@ mod tests {
     #[test]
     fn the_store_and_its_stand_in_hold_the_same_contract() {
         holds_the_contract(&MemoryKv::default());
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        holds_the_contract(&SledKv(db.open_tree("kv").unwrap()));
+        let dir = std::env::temp_dir().join(format!("aether-kv-{}", std::process::id()));
+        let second = Duration::from_secs(1);
+        let log = SledLog::open(&dir, 1 << 20, Duration::from_secs(60), second).unwrap();
+        let (kv, before) = (log.kv().unwrap(), log.syncs());
+        holds_the_contract(&kv);
+        kv.sync().unwrap();
+        assert_eq!(log.syncs(), before + 1, "an fdatasync");
+        drop((kv, log));
+        let _ = std::fs::remove_dir_all(dir);
     }
 }

@@ -149,8 +149,11 @@ impl Log for MemoryLog {
                 ages: VecDeque::new(),
             }))
         });
-        let extent = kept.lock().extent();
-        Box::pin(ready(Ok(extent)))
+        let mut kept = kept.lock();
+        if kept.retention.is_some() && policy.history.is_some() {
+            kept.retention = policy.history;
+        }
+        Box::pin(ready(Ok(kept.extent())))
     }
 
     fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {

@@ -101,6 +101,7 @@ impl std::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+#[derive(Clone)]
 pub struct SledLog {
     inner: Arc<Inner>,
     /// Why nothing is written any more. After an I/O error sled's `flush` can wait for ever, so it is never called again,
@@ -215,7 +216,13 @@ impl SledLog {
     /// What rules keep, beside the log.
     pub fn kv(&self) -> Result<SledKv, OpenError> {
         let tree = self.inner.db.open_tree("kv");
-        tree.map(SledKv).map_err(|error| OpenError::Damaged(self.inner.path.clone(), error.to_string()))
+        let kept = tree.map(|tree| SledKv { tree, log: self.clone() });
+        kept.map_err(|error| OpenError::Damaged(self.inner.path.clone(), error.to_string()))
+    }
+
+    /// Comes back when everything that was written before is on disk.
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.write(Inner::sync)
     }
 
     /// How often `fdatasync` has been called.
@@ -317,8 +324,10 @@ impl Inner {
     }
 
     fn open_channel(&self, name: &ChannelName, policy: &Policy) -> Result<Extent, LogError> {
-        if let Some(open) = self.open.get(name) {
-            return Ok(open.lock().extent(self.epoch));
+        if let Some(open) = self.open.get(name).map(|open| open.clone()) {
+            let mut open = open.lock();
+            self.change(&mut open, policy)?;
+            return Ok(open.extent(self.epoch));
         }
         let retention = policy.history.unwrap_or(Retention { count: Some(0), age: None, bytes: None });
         let mut open = Open::new(retention, policy.ack != Ack::Synced);
@@ -351,9 +360,31 @@ impl Inner {
             self.write_head(name, open)?;
         }
         if open.retention.bytes.is_some() {
-            for entry in self.messages.range(block_keys(head.number, open.first())) {
-                open.bytes += entry.map_err(failed)?.1.len() as u64;
-            }
+            self.weigh(open)?;
+        }
+        Ok(())
+    }
+
+    /// Another policy for a channel in use.
+    fn change(&self, open: &mut Open, policy: &Policy) -> Result<(), LogError> {
+        // Numbers reserved ahead harm nobody, and a publish with the weaker promise may still be on its way.
+        open.weak |= policy.ack != Ack::Synced;
+        let Some(retention) = policy.history.filter(|retention| *retention != open.retention) else { return Ok(()) };
+        let weighed = open.retention.bytes.is_some();
+        // What the old count no longer showed stays unseen, though it may not be deleted yet.
+        open.floor = open.first();
+        open.retention = retention;
+        if retention.bytes.is_some() && !weighed {
+            self.weigh(open)?;
+        }
+        Ok(())
+    }
+
+    fn weigh(&self, open: &mut Open) -> Result<(), LogError> {
+        open.bytes = 0;
+        let Some(number) = open.number else { return Ok(()) };
+        for entry in self.messages.range(block_keys(number, open.first())) {
+            open.bytes += entry.map_err(failed)?.1.len() as u64;
         }
         Ok(())
     }

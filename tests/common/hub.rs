@@ -96,10 +96,12 @@ impl TestHub {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = mpsc::channel();
         let (config, keys) = (self.config.clone(), self.keys.clone());
+        let same = config.clone();
+        let again: aether::server::Again = std::sync::Arc::new(move || Ok(same.clone()));
         let thread = std::thread::spawn(move || {
             let deadline = Instant::now() + DEADLINE;
             let hub = loop {
-                match Running::start(&config, &keys) {
+                match Running::start(&config, &keys, again.clone()) {
                     Ok(hub) => break hub,
                     // The last tasks of the hub before this one end with their process, not before: here that goes on.
                     Err(error) if error.to_string().contains("is in use") && Instant::now() < deadline => {

@@ -33,7 +33,8 @@ pub fn run(dir: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Output {
 }
 
 impl Spawned {
-    /// Starts the hub with the settings of `<dir>/aether.toml` and its store in `<dir>/data`.
+    /// Starts the hub with the settings of `<dir>/aether.toml`, the rules of `<dir>/scripts` or else the repository's, and its
+    /// store in `<dir>/data`.
     pub fn start(dir: &Path) -> Spawned {
         Spawned::start_at(dir, "127.0.0.1:0")
     }
@@ -45,10 +46,16 @@ impl Spawned {
     }
 
     pub fn start_at(dir: &Path, address: &str) -> Spawned {
+        Spawned::start_with(dir, address, &[])
+    }
+
+    pub fn start_with(dir: &Path, address: &str, env: &[(&str, &str)]) -> Spawned {
         let mut command = aether(dir);
         command.args(["serve", "--addr", address, "--data"]).arg(dir.join("data"));
         command.env("AETHER_PLUGINS_DIR", repository().join("plugins"));
-        command.env("AETHER_PLUGINS_SCRIPTS", repository().join("scripts"));
+        let own = Some(dir.join("scripts")).filter(|own| own.is_dir());
+        command.env("AETHER_PLUGINS_SCRIPTS", own.unwrap_or_else(|| repository().join("scripts")));
+        command.envs(env.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut errors = child.stderr.take().unwrap();
         let stderr = std::thread::spawn(move || {

@@ -9,13 +9,14 @@ use super::{Entry, function};
 use crate::plugins::commons::Commons;
 use crate::plugins::keys::{read_key, read_parts, write_key};
 use crate::plugins::kv::place;
+use crate::plugins::running::running;
 use crate::plugins::value::{json_to_lua, json_to_open_lua};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "kv",
     args: "name",
     gives: "store",
-    doc: "A store on disk, the plugin's own: get set delete incr cas update scan. Reads come from memory where they can.",
+    doc: "A store on disk, the plugin's own: get set delete incr cas update scan sync. Reads come from memory where they can.",
     make: |lua, seat| {
         if seat.unit().kv.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Value::Nil); // no permission: not there
@@ -78,6 +79,14 @@ impl UserData for Store {
         methods.add_method("update", |lua, it, (key, change, options): (Value, Function, Options)| {
             let key = it.key(read_key(&key)).map_err(|why| fail(lua, WHOSE, why))?;
             update(lua, it, &key, &change, &options)
+        });
+        methods.add_method("sync", |lua, it, ()| {
+            let wrong = |why| fail(lua, WHOSE, why);
+            if let Some(hook) = running().filter(|event| !event.may_sync()) {
+                let why = format!("sync waits for the disk, and {hook} may not wait: everybody would wait with it");
+                return Err(wrong(format!("{why}. Call it in on.connect, or leave it to store.flush_interval")));
+            }
+            it.commons.kv.sync().map_err(wrong)
         });
         methods.add_method("scan", |lua, it, (prefix, options): (Value, Option<Table>)| {
             let wrong = |why| fail(lua, WHOSE, why);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use mlua::{Function, Lua, Value, Variadic};
 
 use super::{Entry, Seat, function};
+use crate::plugins::testing::Said;
 use crate::plugins::value::{caller, describe, lua_to_json};
 
 pub const ENTRIES: &[Entry] = &[
@@ -53,6 +54,16 @@ fn write(lua: &Lua, seat: &Seat, level: tracing::Level, message: &str, fields: &
     // What a script logs may come from anybody: it must not begin a line of its own.
     let message: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let (plugin, place) = (&*seat.unit().name, caller(lua));
+    if let Some(witness) = &seat.program.commons.witness {
+        witness.heard(Said {
+            level: level.as_str(),
+            plugin: plugin.to_owned(),
+            place,
+            message,
+            fields: fields.to_owned(),
+        });
+        return;
+    }
     match level {
         tracing::Level::DEBUG => tracing::debug!(target: "aether::plugin", plugin, place, fields, "{message}"),
         tracing::Level::INFO => tracing::info!(target: "aether::plugin", plugin, place, fields, "{message}"),

@@ -10,21 +10,21 @@ mod jwt;
 mod kv;
 mod log;
 mod on;
-mod pattern;
+pub mod pattern;
 pub mod secret;
 mod shared;
 mod store;
-mod verdict;
+pub mod verdict;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
+use super::testing::{self, Stage};
 use super::value::{frozen, raise};
 
 /// One name below `aether`.
@@ -64,11 +64,7 @@ const OWN: &[Entry] = &[Entry {
     args: "",
     gives: "number",
     doc: "Milliseconds since the Unix epoch.",
-    make: |lua, seat| {
-        function(lua, seat, |_, _, ()| {
-            Ok(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_millis() as f64))
-        })
-    },
+    make: |lua, seat| function(lua, seat, |_, seat, ()| Ok((seat.program.commons.now() / 1000) as f64)),
 }];
 
 /// One unit in one VM.
@@ -82,6 +78,8 @@ pub struct Seat {
     pub errors: RefCell<Vec<String>>,
     /// Limiters that were made, by place.
     limiters: RefCell<FxHashMap<String, usize>>,
+    /// What a test plays on; none in production.
+    pub stage: Option<Rc<Stage>>,
 }
 
 impl Seat {
@@ -93,7 +91,13 @@ impl Seat {
             registered: RefCell::default(),
             errors: RefCell::default(),
             limiters: RefCell::default(),
+            stage: None,
         }
+    }
+
+    /// Of a file of tests: it has `aether.test` beside the rest.
+    pub fn on(stage: &Rc<Stage>, program: Arc<Program>) -> Seat {
+        Seat { stage: Some(stage.clone()), ..Seat::new(program, 0) }
     }
 
     /// How many limiters were made at this place before.
@@ -121,7 +125,8 @@ impl Seat {
 /// Puts `aether` and `print` into a unit's globals.
 pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
     let aether = lua.create_table()?;
-    for entry in registry() {
+    let tests = seat.stage.is_some().then(testing::registry).into_iter().flatten();
+    for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
         let mut module = aether.clone();
@@ -151,7 +156,11 @@ fn freeze(table: &Table) -> mlua::Result<()> {
     Ok(())
 }
 
-fn function<A, R>(lua: &Lua, seat: &Rc<Seat>, body: fn(&Lua, &Rc<Seat>, A) -> mlua::Result<R>) -> mlua::Result<Value>
+pub(super) fn function<A, R>(
+    lua: &Lua,
+    seat: &Rc<Seat>,
+    body: fn(&Lua, &Rc<Seat>, A) -> mlua::Result<R>,
+) -> mlua::Result<Value>
 where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,

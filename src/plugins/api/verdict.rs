@@ -88,7 +88,7 @@ fn read_tags(value: &Value) -> Option<Vec<String>> {
     list.sequence_values::<Value>().map(|tag| text(&tag.ok()?).filter(|tag| tag.len() <= MAX_TAG)).collect()
 }
 
-fn read_grants(table: &Table) -> Result<Grants, String> {
+pub fn read_grants(table: &Table) -> Result<Grants, String> {
     let mut grants = Grants::default();
     for pair in table.pairs::<Value, Value>() {
         let (key, value) = pair.map_err(|e| e.to_string())?;

@@ -245,6 +245,10 @@ impl Kv for Failing {
     fn scan(&self, _: &[u8], _: Option<&[u8]>, _: usize) -> Result<Vec<KvEntry>, KvError> {
         Err(KvError("no disk".into()))
     }
+
+    fn sync(&self) -> Result<(), KvError> {
+        Err(KvError("disk on fire".into()))
+    }
 }
 
 #[test]
@@ -288,5 +292,33 @@ fn a_plugin_has_what_its_manifest_lists_and_a_store_of_its_own() {
     for kind in ["kv", "shared", "secrets"] {
         let log = logged(|| drop(subscribe(&host, &nobody(), kind)));
         assert!(log.contains(&format!("is not in [permissions] {kind} of one's plugin.toml")), "{log}");
+    }
+}
+
+#[test]
+fn only_hooks_that_may_wait_may_sync() {
+    let (host, _dir) = script(
+        "local kv = aether.kv('a')
+kv:sync()
+aether.on.connect(function(req)
+	kv:set('seen', true)
+	kv:sync()
+	return aether.allow()
+end)
+aether.on.subscribe('a', function() kv:sync() return true end)
+aether.on.publish('a', function() kv:sync() return true end)
+aether.on.history('a', function() kv:sync() return true end)",
+    );
+    assert!(connect(&host, None).is_ok());
+    for hook in ["on.subscribe", "on.publish", "on.history"] {
+        let log = logged(|| {
+            let refusal = match hook {
+                "on.subscribe" => subscribe(&host, &nobody(), "a").unwrap_err(),
+                "on.publish" => publish(&host, &nobody(), "a", "1").unwrap_err(),
+                _ => history(&host, &nobody(), "a", false).unwrap_err(),
+            };
+            assert_eq!(refusal.code, "rule_error");
+        });
+        assert!(log.contains(&format!("and {hook} may not wait")) && log.contains("rules.lua:"), "{log}");
     }
 }

@@ -57,3 +57,45 @@ end)",
         assert!(text.contains("cannot read <secret>") && !text.contains("hunter2"), "{text}");
     }
 }
+
+#[test]
+fn whatever_a_request_has_shown_is_hidden_wherever_it_stood() {
+    let (host, _dir) = script(
+        "aether.on.connect(function(req)
+	error(`{req:header('authorization')} {req:header('sec-websocket-protocol')} {req.query.token} {req:header('cookie')}`)
+end)",
+    );
+    let headers = [
+        ("authorization", "Basic in-the-header"),
+        ("sec-websocket-protocol", "aether.v1, bearer.in-the-protocol"),
+        ("cookie", "theme=dark; sid=\"in-the-cookie\""),
+    ];
+    let request = ConnectRequest {
+        transport: "ws",
+        headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        query: vec![("token".into(), "in-the-query".into())],
+        bearer: Some("in-the-protocol".into()),
+        ..ConnectRequest::default()
+    };
+    let log = logged(|| drop(now(host.connect(&request))));
+    let records = format!("{:?}", host.decisions(&DecisionFilter::default()));
+    for text in [&log, &records] {
+        assert!(text.contains("Basic <secret>") && text.contains("dark") && !text.contains("in-the"), "{text}");
+    }
+}
+
+#[test]
+fn an_answer_that_a_cookie_may_have_decided_is_not_remembered_for_the_credential_beside_it() {
+    let (host, _dir) = script(
+        "aether.on.connect(function(req)
+	if req:cookie('sid') == 'ann-s-session' then return aether.allow({ user = 'ann', ttl = '1m' }) end
+	return nil
+end)",
+    );
+    let mut request =
+        ConnectRequest { transport: "http", bearer: Some("anything".into()), ..ConnectRequest::default() };
+    request.headers.push(("cookie".into(), "sid=ann-s-session".into()));
+    assert_eq!(now(host.connect(&request)).unwrap().user.as_deref(), Some("ann"));
+    request.headers.clear();
+    assert!(now(host.connect(&request)).is_err(), "the credential alone is nobody");
+}

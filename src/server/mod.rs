@@ -3,6 +3,8 @@
 //! The one place that names every layer. Two runtimes: the front accepts, speaks HTTP, asks the rules and publishes; the
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
+mod rules;
+
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -21,7 +23,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
-use crate::config::{ChannelPattern, Config, LogFormat, Plugin};
+use crate::config::{Config, ConfigError, LogFormat};
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
@@ -36,17 +38,23 @@ use crate::kernel::TailLimit;
 use crate::kernel::hub::{Hub, Parts};
 use crate::kernel::message::Micros;
 use crate::keys::Keys;
-use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
+use crate::plugins::Host;
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
+
+pub use rules::load_plugins;
+use rules::{Desk, Outside, Watch};
+
+/// The settings, read anew.
+pub type Again = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// How long the store may take to close, beyond the time that connections had.
 const STORE_GRACE: Duration = Duration::from_millis(500);
 /// Of the operator's own listener.
 const ADMIN_CONNECTIONS: usize = 1000;
 
-/// Runs the hub until SIGINT or SIGTERM.
-pub fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the hub until SIGINT or SIGTERM. A reload of the rules reads the settings `again`.
+pub fn run(config: Config, again: Again) -> anyhow::Result<()> {
     begin_logging(&config);
     let keys = Keys::prepare(&config)?;
     for warning in &keys.warnings {
@@ -56,7 +64,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    let hub = Running::start(&config, &keys)?;
+    let hub = Running::start(&config, &keys, again)?;
     // Not println!, which panics when nobody reads it: `aether | head -1` is no reason to die.
     let scheme = |tls| if tls { "https" } else { "http" };
     let place = (scheme(hub.certificates.is_some()), hub.address);
@@ -79,30 +87,6 @@ fn begin_logging(config: &Config) {
     };
 }
 
-/// The plugins and scripts that the settings name, checked.
-pub fn load_plugins(config: &Config, keys: &Keys) -> Result<Arc<Host>, LoadError> {
-    let secrets = keys.clone();
-    let policies = config.clone();
-    Host::load(HostConfig {
-        plugins: config.plugin.iter().map(|plugin| plugin_use(config, plugin)).collect(),
-        scripts: config.scripts_dir(),
-        secrets: Arc::new(move |name| secrets.secret(name)),
-        policy: Arc::new(move |channel| policies.policy(channel)),
-        ..HostConfig::default()
-    })
-}
-
-fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
-    let patterns = |list: &Vec<ChannelPattern>| list.iter().map(|p| p.as_str().to_owned()).collect();
-    PluginUse {
-        name: plugin.name.clone(),
-        dir: config.plugins.dir.join(&plugin.name),
-        channels: plugin.channels.as_ref().map(patterns),
-        config: plugin.config.clone(),
-        at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
-    }
-}
-
 async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
@@ -121,10 +105,13 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where the operator is answered.
     pub admin_address: SocketAddr,
+    host: Arc<Host>,
+    watch: Option<Watch>,
     hub: Arc<Hub>,
     edge: Arc<Edge>,
     roster: Arc<Roster>,
     door: Arc<Door>,
+    admin_door: Arc<Door>,
     certificates: Option<Arc<Certificates>>,
     listener: TcpListener,
     admin_listener: Option<TcpListener>,
@@ -134,9 +121,10 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(config: &Config, keys: &Keys) -> anyhow::Result<Running> {
+    pub fn start(config: &Config, keys: &Keys, again: Again) -> anyhow::Result<Running> {
         let certificates = certificates(config)?.map(Arc::new);
-        let host = load_plugins(config, keys)?;
+        let watch = config.plugins.watch.then(|| Watch::new(config.rule_dirs()));
+        let host = rules::host(config, keys, again)?;
         for line in host.summary() {
             tracing::info!("{line}");
         }
@@ -163,14 +151,18 @@ impl Running {
             let hub = hub.clone();
             async move { hub.herald().await }
         });
+        host.live_in(Outside { hub: Arc::downgrade(&hub) });
         let roster = Arc::new(Roster::default());
         let door = Door::new(door::Limits {
             connections: config.limits.connections,
             per_ip: config.limits.connections_per_ip,
             per_second: config.limits.handshakes_per_second,
         });
-        let counters = counters_beside_the_kernels(&host, &door);
-        let edge = edge(config, hub.clone(), &roster, counters, delivery.handle().clone());
+        let operator = Arc::new(Desk(host.clone()));
+        // When the hub is full its operator still gets in.
+        let admin_door = Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
+        let counters = counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]);
+        let edge = edge(config, hub.clone(), &roster, counters, operator, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
@@ -186,10 +178,13 @@ impl Running {
             address,
             admin_address,
             admin_listener,
+            host,
+            watch,
             hub,
             edge,
             roster,
             door,
+            admin_door,
             certificates,
             listener,
             front,
@@ -208,7 +203,20 @@ impl Running {
     pub fn serve_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let admin_certificates = self.admin_certificates();
         let Running {
-            hub, admin_listener, edge, roster, door, certificates, listener, front, delivery, config, ..
+            host,
+            watch,
+            hub,
+            admin_listener,
+            edge,
+            roster,
+            door,
+            admin_door,
+            certificates,
+            listener,
+            front,
+            delivery,
+            config,
+            ..
         } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
         let surface = if admin_listener.is_some() { Surface::Public } else { Surface::Whole };
@@ -218,6 +226,7 @@ impl Running {
             settings: listen::Settings {
                 header_timeout: config.server.header_timeout.0,
                 write_timeout: config.server.write_timeout.0,
+                peer_timeout: config.server.peer_timeout.0,
             },
             door,
             trusted: trusted(&config),
@@ -230,13 +239,13 @@ impl Running {
         if let Some(listener) = admin_listener {
             let alone = Acceptor {
                 service: serving(Surface::Whole),
-                // When the hub is full its operator still gets in.
-                door: Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 }),
+                door: admin_door,
                 certificates: admin_certificates,
                 ..acceptor.clone()
             };
             tasks.spawn_on(alone.run(listener), front.handle());
         }
+        let reloading = front.spawn(rules::follow(host, watch, no_more.clone()));
         let accepting = front.spawn(acceptor.run(listener));
         edge.ready.store(true, Ordering::Release);
         front.block_on(stop);
@@ -256,6 +265,7 @@ impl Running {
             let _ = tokio::time::timeout_at(deadline.into(), everybody_left).await;
             no_more.cancel();
             let _ = accepting.await;
+            let _ = reloading.await;
             if let Some(following) = following {
                 let _ = following.await;
             }
@@ -278,6 +288,7 @@ fn edge(
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
     counters: metrics::Others,
+    operator: Arc<Desk>,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
     let settings = Settings {
@@ -289,6 +300,7 @@ fn edge(
         limits: Limits {
             channels_per_request: config.limits.channels_per_request,
             channels_per_connection: config.limits.channels_per_connection,
+            refusals_per_minute: config.limits.refusals_per_minute,
         },
         origins: Origins::new(config.websocket.allowed_origins.clone()),
         sse_retry: config.sse.retry.0,
@@ -306,7 +318,7 @@ fn edge(
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
-    Edge::new(hub, settings, ws, sse, delivery, counters)
+    Edge::new(hub, settings, ws, sse, delivery, counters, operator)
 }
 
 /// The certificate that the settings name, if they name one.
@@ -320,12 +332,12 @@ fn trusted(config: &Config) -> Trusted {
     Arc::new(move |ip| proxies.iter().any(|network| network.contains(ip)))
 }
 
-fn counters_beside_the_kernels(host: &Arc<Host>, door: &Arc<Door>) -> metrics::Others {
-    let (host, door) = (host.clone(), door.clone());
+fn counters_beside_the_kernels(host: &Arc<Host>, doors: [Arc<Door>; 2]) -> metrics::Others {
+    let host = host.clone();
     Arc::new(move || {
         let mut counters = host_counters(&host);
         let help = "Connections, and requests of a proxy's clients, that found no place";
-        counters.push(("aether_connections_refused_total", help, door.turned_away()));
+        counters.push(("aether_connections_refused_total", help, doors.iter().map(|door| door.turned_away()).sum()));
         counters
     })
 }
@@ -334,7 +346,16 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
     let counters = host.counters();
     let evicted = host.shared_evicted();
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let latest = host.latest();
     vec![
+        ("aether_rules_generation", "The generation of rules in charge", host.generation()),
+        ("aether_rules_reloads_total", "Generations that took charge after the first", latest.reloads),
+        ("aether_rules_reload_failures_total", "Reloads that changed nothing, because they failed", latest.failures),
+        (
+            "aether_rules_reload_failed",
+            "1 while what is on disk could not be loaded",
+            u64::from(latest.failed.is_some()),
+        ),
         ("aether_lua_entries_total", "Calls of hooks in Lua", get(&counters.lua_entries)),
         ("aether_rules_denied_total", "Refusals by the rules", get(&counters.denied)),
         ("aether_rules_errors_total", "Hooks that broke", get(&counters.errors)),

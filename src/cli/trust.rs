@@ -1,0 +1,130 @@
+//! Which hub a client on the command line believes to be the one it asked for, when it comes with a certificate.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// Where systems keep the authorities that everybody trusts.
+const BUNDLES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Flags that say whose certificates are good.
+#[derive(Args)]
+pub struct Trust {
+    /// For https: a PEM file with the certificate of the hub, or of who signs it [default: those that this system trusts]
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// For https: any certificate will do. Whoever sits in between reads the credential and everything else
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl Trust {
+    /// For a hub somewhere.
+    pub fn config(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        if self.insecure {
+            return anybody_or(None);
+        }
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(file) => {
+                for certificate in certificates(file)? {
+                    roots.add(certificate).with_context(|| format!("--ca {}", file.display()))?;
+                }
+            }
+            None => {
+                let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+                let bundle = named.or_else(|| BUNDLES.iter().map(PathBuf::from).find(|file| file.is_file()));
+                let bundle = bundle.context("this system has no list of authorities to trust: give --ca FILE")?;
+                // Systems list some that nobody understands; the others do.
+                roots.add_parsable_certificates(certificates(&bundle)?);
+            }
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let config = config.with_safe_default_protocol_versions()?.with_root_certificates(roots);
+        Ok(Arc::new(config.with_no_client_auth()))
+    }
+
+    /// For the hub of these settings: its certificate lies here, whatever name and authority it has.
+    pub fn config_for_own(&self, certificate: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+        if self.insecure || self.ca.is_some() {
+            return self.config();
+        }
+        let chain = certificates(certificate)?;
+        anybody_or(chain.into_iter().next())
+    }
+}
+
+fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let read = read.with_context(|| format!("{} cannot be read as certificates in PEM", file.display()))?;
+    if read.is_empty() {
+        bail!("{}: there is no certificate in it", file.display());
+    }
+    Ok(read)
+}
+
+fn anybody_or(only: Option<CertificateDer<'static>>) -> anyhow::Result<Arc<ClientConfig>> {
+    let provider = Arc::new(ring::default_provider());
+    let known = Known { only, provider: provider.clone() };
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(known));
+    Ok(Arc::new(config.with_no_client_auth()))
+}
+
+/// Looks at the certificate alone, and at no name or authority. That the hub has its key is verified in any case.
+#[derive(Debug)]
+struct Known {
+    /// None: any will do.
+    only: Option<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match &self.only {
+            Some(only) if only != end_entity => Err(CertificateError::ApplicationVerificationFailure.into()),
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,148 @@
+//! The way into a lane: a queue with an end, and the thread behind it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::channel::Channel;
+use super::hub::{PublishError, Receipt};
+use super::lane::{Item, Lane, Request, Shared};
+use super::log::{Appended, Log, LogError};
+use super::policy::Ack;
+
+/// How long a publisher waits for the store.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) struct Inbox {
+    pub log: Arc<dyn Log>,
+    queue: mpsc::Sender<Request>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Inbox {
+    /// Starts a lane; `length` is how many requests may wait for it.
+    pub fn start(name: &str, log: Arc<dyn Log>, shared: &Arc<Shared>, length: usize) -> std::io::Result<Inbox> {
+        let (queue, requests) = mpsc::channel(length);
+        let lane = Lane::new(log.clone(), shared.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let thread =
+            std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(lane.run(requests)))?;
+        Ok(Inbox { log, queue, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub async fn ask<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, LogError>>,
+    ) -> Result<T, LogError> {
+        let gone = |_| LogError("the hub is stopping".into());
+        self.queue.send(request).await.map_err(|_| LogError("the hub is stopping".into()))?;
+        answer.await.map_err(gone)?
+    }
+
+    /// Ends the lane, or gives up on one that does not answer in time.
+    pub async fn stop(&self, limit: Duration) -> Result<(), LogError> {
+        let (reply, answer) = oneshot::channel();
+        let stopped = tokio::time::timeout(limit, self.ask(Request::Stop { reply }, answer)).await;
+        let stopped = stopped.map_err(|_| LogError("the store does not answer".into()))?;
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+        stopped
+    }
+}
+
+/// Messages that a lane takes as one group.
+pub(super) struct Parcel<'a> {
+    inbox: &'a Inbox,
+    items: Vec<Item>,
+    places: Vec<Place>,
+}
+
+/// Where a message goes, and whose it is.
+struct Place {
+    index: usize,
+    channel: Arc<Channel>,
+    ack: Ack,
+}
+
+impl<'a> Parcel<'a> {
+    pub fn to(inbox: &'a Inbox) -> Self {
+        Parcel { inbox, items: Vec::new(), places: Vec::new() }
+    }
+
+    pub fn add(&mut self, index: usize, item: Item) {
+        self.places.push(Place { index, channel: item.channel.clone(), ack: item.ack });
+        self.items.push(item);
+    }
+
+    /// Puts what was gathered into the queue: it has its order when this returns.
+    pub fn send(&mut self) -> Sent {
+        let (reply, answer) = oneshot::channel();
+        let (items, places) = (std::mem::take(&mut self.items), std::mem::take(&mut self.places));
+        let began = Instant::now();
+        if items.is_empty() {
+            return Sent { places, queued: Ok(()), answer, began };
+        }
+        let queued = self.inbox.queue.try_send(Request::Publish { items, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+            mpsc::error::TrySendError::Closed(_) => PublishError::Stopping,
+        });
+        Sent { places, queued, answer, began }
+    }
+}
+
+/// A parcel on its way.
+pub(super) struct Sent {
+    places: Vec<Place>,
+    queued: Result<(), PublishError>,
+    answer: oneshot::Receiver<Result<Vec<Appended>, LogError>>,
+    began: Instant,
+}
+
+impl Sent {
+    /// Waits for the lane, and puts each result in its place. How long it took, if the lane took it.
+    pub async fn arrive(self, results: &mut [Result<Receipt, PublishError>]) -> Option<Duration> {
+        let Sent { places, queued, answer, began } = self;
+        if places.is_empty() {
+            return None;
+        }
+        let appended = match queued {
+            Ok(()) => settled(answer).await,
+            Err(error) => Err(error),
+        };
+        match appended {
+            Ok(appended) => {
+                for (place, appended) in places.into_iter().zip(appended) {
+                    let index = place.index;
+                    results[index] = Ok(place.receipt(appended));
+                }
+                Some(began.elapsed())
+            }
+            Err(error) => {
+                places.into_iter().for_each(|place| results[place.index] = Err(error.clone()));
+                None
+            }
+        }
+    }
+}
+
+/// A store that hangs is as good as one that fails: nobody waits for it without an end.
+async fn settled(answer: oneshot::Receiver<Result<Vec<Appended>, LogError>>) -> Result<Vec<Appended>, PublishError> {
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    let answer = answer.map_err(|_| LogError("the store does not answer".into()))?;
+    Ok(answer.map_err(|_| PublishError::Stopping)??)
+}
+
+impl Place {
+    fn receipt(self, appended: Appended) -> Receipt {
+        let (offset, time, duplicate) = match appended {
+            Appended::New { offset, time } => (offset, time, false),
+            Appended::Repeat { offset, time } => (offset, time, true),
+        };
+        let (channel, epoch) = (self.channel.name.clone(), self.channel.epoch);
+        Receipt { channel, offset, epoch, time, ack: self.ack, duplicate }
+    }
+}

@@ -1,0 +1,162 @@
+//! What one case plays on: the settings, the clock in hand, and a real host of the plugin under test.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mlua::Function;
+use parking_lot::Mutex;
+use serde_json::{Map, Value as Json};
+use tokio::runtime::Handle;
+
+use super::people::People;
+use super::{Coverage, Suite, Witness};
+use crate::kernel::message::Micros;
+use crate::plugins::commons::{Clock, Commons};
+use crate::plugins::manifest::Manifest;
+use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
+
+/// 2026-01-01T00:00:00Z: every case begins then, so that none depends on the day on which it runs.
+const BEGINNING: Micros = 1_767_225_600_000_000;
+/// How long the answer of a hook that waits may take by the wall's clock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub struct Stage {
+    suite: Arc<Suite>,
+    pub commons: Arc<Commons>,
+    time: Arc<AtomicU64>,
+    runtime: Handle,
+    settings: Arc<Mutex<Settings>>,
+    host: RefCell<Option<Arc<Host>>>,
+    pub people: People,
+    /// In the order in which the file tells them.
+    pub cases: RefCell<Vec<(String, Function)>>,
+    /// Cases are told while the file loads.
+    pub loading: Cell<bool>,
+}
+
+/// What a host is loaded with.
+#[derive(Default)]
+struct Settings {
+    config: Map<String, Json>,
+    secrets: Vec<(String, String)>,
+    beside: Vec<(String, Map<String, Json>)>,
+}
+
+impl Stage {
+    pub fn new(suite: &Arc<Suite>, coverage: Option<Arc<Coverage>>, runtime: &Handle) -> Result<Stage, String> {
+        let time = Arc::new(AtomicU64::new(BEGINNING));
+        let mut commons = Commons::new(clock(&time))?;
+        commons.witness = Some(Arc::new(Witness::new(coverage)));
+        Ok(Stage {
+            suite: suite.clone(),
+            commons: Arc::new(commons),
+            time,
+            runtime: runtime.clone(),
+            settings: Arc::default(),
+            host: RefCell::default(),
+            people: People::default(),
+            cases: RefCell::default(),
+            loading: Cell::new(true),
+        })
+    }
+
+    /// The plugin under test, which is loaded when it is first needed.
+    pub fn host(&self) -> Result<Arc<Host>, LoadError> {
+        if let Some(host) = &*self.host.borrow() {
+            return Ok(host.clone());
+        }
+        let (suite, settings) = (self.suite.clone(), self.settings.clone());
+        let time = clock(&self.time);
+        let sources = Arc::new(move || Ok(config(&suite, &settings, &time)));
+        let _inside = self.runtime.enter();
+        let host = Host::load_among(sources.clone(), sources()?, self.commons.clone())?;
+        host.begin()?;
+        *self.host.borrow_mut() = Some(host.clone());
+        Ok(host)
+    }
+
+    /// Waits for an answer, as the hub would.
+    pub fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
+        let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+        waited.map_err(|_| format!("no answer came within {PATIENCE:?}"))
+    }
+
+    pub fn witness(&self) -> &Witness {
+        // Made in `new`, and nobody takes it away.
+        self.commons.witness.as_deref().expect("a stage has a witness")
+    }
+
+    /// Other settings; what is loaded with the old ones goes.
+    pub fn configure(&self, config: Map<String, Json>) {
+        self.settings.lock().config = config;
+        self.close();
+    }
+
+    /// Other settings for the next reload of what is loaded.
+    pub fn prepare(&self, config: Map<String, Json>) {
+        self.settings.lock().config = config;
+    }
+
+    pub fn set_secret(&self, name: String, value: String) {
+        self.settings.lock().secrets.insert(0, (name, value));
+        self.close();
+    }
+
+    /// Loads another plugin before the one under test.
+    pub fn load_beside(&self, name: String, config: Map<String, Json>) {
+        self.settings.lock().beside.push((name, config));
+        self.close();
+    }
+
+    pub fn now(&self) -> Micros {
+        self.time.load(Ordering::SeqCst)
+    }
+
+    pub fn set_time(&self, now: Micros) {
+        self.time.store(now, Ordering::SeqCst);
+    }
+
+    /// Lets go of the host.
+    pub fn close(&self) {
+        drop(self.host.take());
+    }
+}
+
+fn clock(time: &Arc<AtomicU64>) -> Clock {
+    let time = time.clone();
+    Arc::new(move || time.load(Ordering::SeqCst))
+}
+
+fn config(suite: &Suite, settings: &Mutex<Settings>, clock: &Clock) -> HostConfig {
+    let given = settings.lock();
+    let beside = given.beside.iter().map(|(name, config)| plugin(name.clone(), suite.plugins.join(name), config));
+    let mut plugins: Vec<PluginUse> = beside.collect();
+    if suite.is_plugin {
+        plugins.push(plugin(name_of(&suite.dir), suite.dir.clone(), &given.config));
+    }
+    let secrets = given.secrets.clone();
+    HostConfig {
+        plugins,
+        scripts: (!suite.is_plugin).then(|| suite.dir.clone()),
+        secrets: Arc::new(move |wanted| {
+            secrets.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
+        }),
+        clock: clock.clone(),
+        ..HostConfig::default()
+    }
+}
+
+fn plugin(name: String, dir: PathBuf, config: &Map<String, Json>) -> PluginUse {
+    PluginUse { at: format!("the test's config of {name}"), name, dir, channels: None, config: config.clone() }
+}
+
+/// As its manifest calls it; a manifest that cannot be read complains when it is loaded.
+fn name_of(dir: &Path) -> String {
+    let manifest = Manifest::read(&dir.join("plugin.toml"), "plugin.toml").ok();
+    let last = || dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    manifest.map_or_else(last, |manifest| manifest.name)
+}

@@ -1,0 +1,444 @@
+//! `aether.test`: what a case does to the plugin under test. Each verb is a call of the host's own doors.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mlua::{Function, Lua, MultiValue, Table, Value};
+use serde_json::{Map, Value as Json};
+
+use super::people::{TRANSPORTS, one_of};
+use super::{Stage, answers};
+use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Refusal};
+use crate::kernel::message::{ChannelName, Draft, Media, Message, Micros};
+use crate::plugins::api::{Seat, function};
+use crate::plugins::departures;
+use crate::plugins::schema::{hint, read_duration};
+use crate::plugins::value::{describe, frozen, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::{Entry, Host, LoadError};
+
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "test.case",
+        args: "name, fn()",
+        gives: "",
+        doc: "Tells one case. Each runs in a fresh VM, with a fresh plugin, empty stores and the clock at its beginning.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (name, case): (String, Function)| {
+                let stage = stage(lua, seat)?;
+                let mut cases = stage.cases.borrow_mut();
+                if !stage.loading.get() {
+                    return Err(raise(lua, "t.case: cases are told while the file loads"));
+                }
+                if cases.iter().any(|(known, _)| *known == name) {
+                    return Err(raise(lua, format!("t.case: there are two cases {name:?}")));
+                }
+                cases.push((name, case));
+                Ok(())
+            })
+        },
+    },
+    Entry {
+        name: "test.config",
+        args: "settings",
+        gives: "",
+        doc: "The plugin's settings, as [plugin.config] in aether.toml would have them. At the top of a file they hold for all its cases.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, settings: Value| {
+                stage(lua, seat)?.configure(object(lua, "t.config", &settings)?);
+                Ok(())
+            })
+        },
+    },
+    Entry {
+        name: "test.secret",
+        args: "name, value",
+        gives: "",
+        doc: "Sets a secret that the plugin may read.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (name, value): (String, String)| {
+                stage(lua, seat)?.set_secret(name, value);
+                Ok(())
+            })
+        },
+    },
+    Entry {
+        name: "test.use",
+        args: "plugin, settings?",
+        gives: "",
+        doc: "Loads another plugin of the plugins' directory before the one under test.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (name, settings): (String, Value)| {
+                stage(lua, seat)?.load_beside(name, object(lua, "t.use", &settings)?);
+                Ok(())
+            })
+        },
+    },
+    Entry {
+        name: "test.load",
+        args: "",
+        gives: "boolean, string?",
+        doc: "Loads the plugin now: true, or false and everything that is wrong. Other verbs load it when they need it.",
+        make: |lua, seat| function(lua, seat, |lua, seat, ()| loaded(lua, stage(lua, seat)?.host().map(drop))),
+    },
+    Entry {
+        name: "test.reload",
+        args: "settings?",
+        gives: "boolean, string?",
+        doc: "Reloads the plugin as a running hub does, with other settings if they are given: true, or false and what is wrong.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, settings: Value| {
+                let stage = stage(lua, seat)?;
+                let host = host(lua, stage)?;
+                if !settings.is_nil() {
+                    stage.prepare(object(lua, "t.reload", &settings)?);
+                }
+                loaded(lua, host.reload().map(drop))
+            })
+        },
+    },
+    Entry {
+        name: "test.connect",
+        args: "{bearer, headers, query, cookie, ip, path, method, transport}?",
+        gives: "session or refusal",
+        doc: "Asks the connect hooks. The answer shows who it is and what was granted, and is who asks in other verbs.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, request: Option<Table>| {
+                let stage = stage(lua, seat)?;
+                let request = read_request(request.as_ref()).map_err(|why| raise(lua, format!("t.connect: {why}")))?;
+                let host = host(lua, stage)?;
+                match wait(lua, stage, host.connect(&request))? {
+                    Ok(identity) => {
+                        let client = Client {
+                            id: stage.people.next_id(),
+                            identity,
+                            ip: request.ip,
+                            dialect: "native",
+                            transport: request.transport,
+                            credential: request.bearer.is_some(),
+                            connected: stage.now(),
+                        };
+                        answers::somebody(lua, stage, Arc::new(client))
+                    }
+                    Err(refusal) => answers::no(lua, &host, &refusal),
+                }
+            })
+        },
+    },
+    Entry {
+        name: "test.refresh",
+        args: "who, token",
+        gives: "session or refusal",
+        doc: "Shows a new credential on an open connection.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (who, token): (Value, String)| {
+                let (stage, client) = asker(lua, seat, &who)?;
+                let host = host(lua, stage)?;
+                match wait(lua, stage, host.refresh(&client, &token))? {
+                    Ok(identity) => answers::somebody(lua, stage, client.with(identity)),
+                    Err(refusal) => answers::no(lua, &host, &refusal),
+                }
+            })
+        },
+    },
+    Entry {
+        name: "test.subscribe",
+        args: "who, channel",
+        gives: "yes or refusal",
+        doc: "Asks whether somebody may listen. who is what t.connect answered, a user's name, nil, or {user, tenant, attrs, grants, ..}.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (who, channel): (Value, String)| {
+                let (stage, client) = asker(lua, seat, &who)?;
+                let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
+                match wait(lua, stage, host.subscribe(&client, &channel))? {
+                    Ok(_sight) => answers::yes(lua).map(frozen),
+                    Err(refusal) => answers::no(lua, &host, &refusal),
+                }
+            })
+        },
+    },
+    Entry {
+        name: "test.publish",
+        args: "who, channel, payload, {event, id, media, ttl}?",
+        gives: "{allowed, payload, text, ..} or refusal",
+        doc: "Asks whether a message may go out, and shows it as the rules let it in. A table is JSON; a string is JSON if it can be read as such, else text.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, args: (Value, String, Value, Option<Table>)| {
+                let (who, channel, payload, options) = args;
+                let (stage, client) = asker(lua, seat, &who)?;
+                let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
+                let draft = read_draft(channel, &payload, options.as_ref());
+                let draft = draft.map_err(|why| raise(lua, format!("t.publish: {why}")))?;
+                match wait(lua, stage, host.publish(&client, draft))? {
+                    Ok(admission) => answers::admitted(lua, &admission),
+                    Err(refusal) => answers::no(lua, &host, &refusal),
+                }
+            })
+        },
+    },
+    Entry {
+        name: "test.history",
+        args: "who, channel, {resume}?",
+        gives: "yes or refusal",
+        doc: "Asks whether somebody may read back.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (who, channel, options): (Value, String, Option<Table>)| {
+                let (stage, client) = asker(lua, seat, &who)?;
+                let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
+                let resume = options.map_or(Ok(Value::Nil), |options| options.raw_get::<Value>("resume"))?;
+                match wait(lua, stage, host.history(&client, &channel, resume.as_boolean().unwrap_or(false)))? {
+                    Ok(_sight) => answers::yes(lua).map(frozen),
+                    Err(refusal) => answers::no(lua, &host, &refusal),
+                }
+            })
+        },
+    },
+    Entry {
+        name: "test.disconnect",
+        args: "who, {cause = \"client\", code}?",
+        gives: "",
+        doc: "Tells the disconnect hooks that a session has ended; an error if one of them breaks.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (who, why): (Value, Option<Table>)| {
+                let (stage, client) = asker(lua, seat, &who)?;
+                let why = read_farewell(why.as_ref()).map_err(|why| raise(lua, format!("t.disconnect: {why}")))?;
+                // The hub tells them on a thread of their own, later; a test wants to see what came of it.
+                let broke = departures::tell(&host(lua, stage)?.rules().generation, &client, &why);
+                let broke: Vec<_> = broke.into_iter().map(|failure| failure.why).collect();
+                if broke.is_empty() { Ok(()) } else { Err(raise(lua, format!("t.disconnect: {}", broke.join("; ")))) }
+            })
+        },
+    },
+    Entry {
+        name: "test.retention",
+        args: "channel",
+        gives: "{history, age, count, bytes, ack, lag, max_lag}",
+        doc: "What a channel keeps and promises; age in seconds.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, channel: String| {
+                let (stage, channel) = (stage(lua, seat)?, channel_name(lua, &channel)?);
+                answers::policy(lua, &host(lua, stage)?.policy(&channel))
+            })
+        },
+    },
+    Entry {
+        name: "test.logs",
+        args: "",
+        gives: "{ {level, plugin, place, message, fields} }",
+        doc: "What the plugins have logged in this case.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, ()| {
+                let lines = lua.create_table()?;
+                for said in stage(lua, seat)?.witness().said() {
+                    let line = lua.create_table()?;
+                    line.raw_set("level", said.level.to_ascii_lowercase())?;
+                    line.raw_set("plugin", said.plugin)?;
+                    line.raw_set("place", said.place)?;
+                    line.raw_set("message", said.message)?;
+                    if let Ok(fields) = serde_json::from_str(&said.fields) {
+                        line.raw_set("fields", json_to_lua(lua, &fields)?)?;
+                    }
+                    lines.raw_push(frozen(line))?;
+                }
+                Ok(frozen(lines))
+            })
+        },
+    },
+    Entry {
+        name: "test.clock.now",
+        args: "",
+        gives: "number",
+        doc: "Milliseconds since the Unix epoch. Each case begins at 2026-01-01T00:00:00Z.",
+        make: |lua, seat| function(lua, seat, |lua, seat, ()| Ok(stage(lua, seat)?.now() as f64 / 1000.0)),
+    },
+    Entry {
+        name: "test.clock.set",
+        args: "ms",
+        gives: "",
+        doc: "Sets the clock, which everything of the plugin follows.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, ms: Value| {
+                let ms = to_number(&ms).filter(|ms| ms.is_finite() && *ms >= 0.0);
+                let ms = ms.ok_or_else(|| raise(lua, "t.clock.set: expected milliseconds since the Unix epoch"))?;
+                stage(lua, seat)?.set_time((ms * 1000.0) as Micros);
+                Ok(())
+            })
+        },
+    },
+    Entry {
+        name: "test.clock.advance",
+        args: "duration",
+        gives: "",
+        doc: "Lets time pass: \"5m\", or a number of seconds.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, time: Value| {
+                let passed = lua_to_json(&time).ok().and_then(|json| read_duration(&json)).ok_or_else(|| {
+                    raise(lua, format!("t.clock.advance: expected a duration like \"5m\", got {}", describe(&time)))
+                })?;
+                let stage = stage(lua, seat)?;
+                stage.set_time(stage.now().saturating_add(passed.as_micros().try_into().unwrap_or(Micros::MAX)));
+                Ok(())
+            })
+        },
+    },
+];
+
+fn stage<'a>(lua: &Lua, seat: &'a Rc<Seat>) -> mlua::Result<&'a Rc<Stage>> {
+    seat.stage.as_ref().ok_or_else(|| raise(lua, "aether.test is there in tests only"))
+}
+
+fn host(lua: &Lua, stage: &Stage) -> mlua::Result<Arc<Host>> {
+    stage.host().map_err(|error| raise(lua, format!("the plugin does not load:\n{error}")))
+}
+
+fn asker<'a>(lua: &Lua, seat: &'a Rc<Seat>, who: &Value) -> mlua::Result<(&'a Rc<Stage>, Arc<Client>)> {
+    let stage = stage(lua, seat)?;
+    let client = stage.people.who(who, stage.now()).map_err(|why| raise(lua, why))?;
+    Ok((stage, client))
+}
+
+fn wait<T>(lua: &Lua, stage: &Stage, answer: Answer<'_, T>) -> mlua::Result<Result<T, Refusal>> {
+    stage.wait(answer).map_err(|why| raise(lua, why))
+}
+
+fn channel_name(lua: &Lua, text: &str) -> mlua::Result<ChannelName> {
+    ChannelName::new(text).map_err(|error| raise(lua, error))
+}
+
+fn loaded(lua: &Lua, outcome: Result<(), LoadError>) -> mlua::Result<MultiValue> {
+    Ok(match outcome {
+        Ok(()) => MultiValue::from_iter([Value::Boolean(true)]),
+        Err(error) => {
+            MultiValue::from_iter([Value::Boolean(false), Value::String(lua.create_string(error.to_string())?)])
+        }
+    })
+}
+
+/// A table of settings; nil and an empty one have none.
+fn object(lua: &Lua, whose: &str, value: &Value) -> mlua::Result<Map<String, Json>> {
+    match lua_to_json(value) {
+        Ok(Json::Object(settings)) => Ok(settings),
+        Ok(Json::Null) => Ok(Map::new()),
+        Ok(_) => Err(raise(lua, format!("{whose}: expected a table of settings, got {}", describe(value)))),
+        Err(why) => Err(raise(lua, format!("{whose}: {why}"))),
+    }
+}
+
+fn fields(table: Option<&Table>) -> Result<Vec<(String, Value)>, String> {
+    let read = |pair: mlua::Result<(Value, Value)>| {
+        let (key, value) = pair.map_err(|e| e.to_string())?;
+        Ok((key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key)), value))
+    };
+    table.into_iter().flat_map(Table::pairs::<Value, Value>).map(read).collect()
+}
+
+fn text(key: &str, value: &Value) -> Result<String, String> {
+    let text = value.as_string().map(|text| text.to_string_lossy());
+    text.ok_or_else(|| format!("{key}: expected a string, got {}", describe(value)))
+}
+
+/// Names and values, in the order of their names.
+fn pairs(key: &str, value: &Value) -> Result<Vec<(String, String)>, String> {
+    let table = value.as_table().ok_or_else(|| format!("{key}: expected a table, got {}", describe(value)))?;
+    let read = |(name, value): (String, Value)| text(&format!("{key}.{name}"), &value).map(|value| (name, value));
+    let mut pairs = fields(Some(table))?.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    pairs.sort();
+    Ok(pairs)
+}
+
+fn read_request(options: Option<&Table>) -> Result<ConnectRequest, String> {
+    let mut request = ConnectRequest {
+        transport: "ws",
+        method: "GET".into(),
+        path: "/ws".into(),
+        ip: Some([127, 0, 0, 1].into()),
+        ..ConnectRequest::default()
+    };
+    for (key, value) in fields(options)? {
+        match key.as_str() {
+            "bearer" => request.bearer = Some(text(&key, &value)?),
+            "method" => request.method = text(&key, &value)?,
+            "path" => request.path = text(&key, &value)?,
+            "transport" => request.transport = one_of(&text(&key, &value)?, &TRANSPORTS)?,
+            "ip" => request.ip = Some(text(&key, &value)?.parse().map_err(|_| format!("ip: {}", describe(&value)))?),
+            "query" => request.query = pairs(&key, &value)?,
+            "headers" => {
+                let lower = pairs(&key, &value)?.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+                request.headers.extend(lower);
+            }
+            "cookie" => {
+                let all: Vec<_> = pairs(&key, &value)?.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                request.headers.push(("cookie".into(), all.join("; ")));
+            }
+            _ => {
+                let known = ["bearer", "headers", "query", "cookie", "ip", "path", "method", "transport"];
+                return Err(format!("{key} is not known here{}", hint(&key, known)));
+            }
+        }
+    }
+    // Where the protocol lets a credential stand.
+    if request.bearer.is_none() {
+        let header = request.header("authorization").and_then(|all| all.split_once(' '));
+        let bearer = header.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+        request.bearer = bearer.or(request.param("token")).map(str::to_owned);
+    }
+    Ok(request)
+}
+
+fn read_draft(channel: ChannelName, payload: &Value, options: Option<&Table>) -> Result<Draft, String> {
+    let (bytes, mut media) = match payload {
+        Value::String(text) => {
+            let bytes = Bytes::copy_from_slice(&text.as_bytes());
+            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+            (bytes, if is_json { Media::Json } else { Media::Text })
+        }
+        Value::Buffer(buffer) => (Bytes::from(buffer.to_vec()), Media::Binary),
+        value => {
+            let json = lua_to_json(value).map_err(|why| format!("payload: {why}"))?;
+            (Bytes::from(json.to_string()), Media::Json)
+        }
+    };
+    let mut draft = Draft::new(channel, Message::default());
+    for (key, value) in fields(options)? {
+        match key.as_str() {
+            "event" => draft.message.event = Some(text(&key, &value)?.into()),
+            "id" => draft.idempotency_key = Some(text(&key, &value)?.into()),
+            "media" => {
+                media = match one_of(&text(&key, &value)?, &["json", "text", "binary"])? {
+                    "json" => Media::Json,
+                    "text" => Media::Text,
+                    _ => Media::Binary,
+                }
+            }
+            "ttl" => {
+                let ttl = lua_to_json(&value).ok().and_then(|json| read_duration(&json));
+                draft.ttl = Some(ttl.ok_or_else(|| format!("ttl: expected a duration, got {}", describe(&value)))?);
+            }
+            _ => return Err(format!("{key} is not known here{}", hint(&key, ["event", "id", "media", "ttl"]))),
+        }
+    }
+    (draft.message.payload, draft.message.media) = (bytes, media);
+    Ok(draft)
+}
+
+fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {
+    let mut farewell = Farewell { cause: "client", code: Some(1000) };
+    for (key, value) in fields(options)? {
+        match key.as_str() {
+            "cause" => {
+                let causes = ["client", "server", "shutdown", "lag", "error", "timeout"];
+                farewell.cause = one_of(&text(&key, &value)?, &causes)?;
+                if matches!(farewell.cause, "error" | "timeout") {
+                    farewell.code = None;
+                }
+            }
+            "code" => {
+                let code = to_number(&value).filter(|code| (1000.0..5000.0).contains(code));
+                farewell.code =
+                    Some(code.ok_or_else(|| format!("code: expected a close code, got {}", describe(&value)))? as u16);
+            }
+            _ => return Err(format!("{key} is not known here{}", hint(&key, ["cause", "code"]))),
+        }
+    }
+    Ok(farewell)
+}

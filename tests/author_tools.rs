@@ -1,0 +1,215 @@
+//! What an author has beside the hub: tests of plugins without one.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use super::common::{TempDir, repository};
+
+fn aether(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_aether")).current_dir(dir).args(args).output().expect("aether runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn write(dir: &Path, path: &str, text: &str) {
+    let path = dir.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+const MANIFEST: &str = r#"
+[plugin]
+name = "p"
+version = "0.1.0"
+[permissions]
+channels = ["room.*"]
+kv = ["seen"]
+[config.most]
+type = "number"
+default = 2
+max = 5
+"#;
+
+const MAIN: &str = r#"local seen = aether.kv("seen")
+local pace = aether.limiter({ rate = 1, per = "1s", burst = aether.config.most })
+
+aether.on.subscribe("room.{room}", function(s, ch)
+	if ch.room == "crash" then return nil + 1 end
+	if not pace:take(s.user or s.id) then
+		return aether.deny("too_fast", "slow down")
+	end
+	aether.log.warn("came", { room = ch.room })
+	seen:set(ch.room, s.user, { ttl = "1m" })
+	return aether.allow()
+end)
+
+local function never()
+	return 1
+end
+"#;
+
+/// A plugin `p` with these tests, in a directory of its own.
+fn plugin(tests: &str) -> TempDir {
+    let dir = TempDir::new();
+    write(dir.path(), "plugins/p/plugin.toml", MANIFEST);
+    write(dir.path(), "plugins/p/main.lua", MAIN);
+    write(dir.path(), "plugins/p/tests/main.lua", &format!("local t = aether.test\n{tests}"));
+    dir
+}
+
+#[test]
+fn the_shipped_plugins_and_scripts_pass_their_tests() {
+    let output = aether(repository(), &["test", "--coverage"]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    for file in ["plugins/jwt-auth/main.lua", "plugins/api-keys/main.lua", "scripts/rules.lua"] {
+        assert!(said.contains(file), "{said}");
+    }
+    assert!(said.contains(", 0 failed in"), "{said}");
+}
+
+#[test]
+fn every_case_has_a_line_and_a_failing_one_says_where_and_what_and_stops_no_other() {
+    let dir = plugin(
+        r#"
+t.case("passes", function() t.allowed(t.subscribe("bob", "room.1")) end)
+t.case("expects a no", function()
+	t.denied(t.subscribe("bob", "room.1"), "not_member")
+end)
+t.case("errs", function() return (nil).x end)
+t.case("differs", function() t.equal({ a = { 1, 2 } }, { a = { 1, 3 } }, "the list") end)
+t.case("meets a rule that breaks", function() t.denied(t.subscribe("bob", "room.crash"), "not_member") end)
+t.case("passes too", function() t.denied(t.subscribe("bob", "room.crash"), "rule_error") end)
+"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for line in [
+        "  ok    passes (",
+        "  ok    passes too (",
+        "plugins/p/tests/main.lua:5: expected the no not_member, got a yes",
+        "log WARN plugins/p/main.lua:9: came {\"room\":\"1\"}",
+        "plugins/p/tests/main.lua:7: attempt to index nil",
+        "plugins/p/tests/main.lua:8: the list: not the same:",
+        "  .a[2]: got 2, expected 3",
+        "got a rule that broke: plugins/p/main.lua:5: attempt to perform arithmetic",
+        "2 passed, 4 failed in",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+}
+
+#[test]
+fn a_case_that_hangs_is_killed_and_named_and_the_next_one_runs() {
+    let dir = plugin(
+        r#"
+t.case("hangs", function() while true do pcall(function() while true do end end) end end)
+t.case("fills the memory", function() local x = {} while true do x[#x + 1] = string.rep("x", 1e6) .. #x end end)
+t.case("passes", function() end)
+"#,
+    );
+    let began = Instant::now();
+    let output = aether(dir.path(), &["test"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("FAIL  hangs\n        plugins/p/tests/main.lua:3: the time budget"), "{said}");
+    assert!(said.contains("FAIL  fills the memory") && said.contains("not enough memory"), "{said}");
+    assert!(said.contains("ok    passes"), "{said}");
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn the_clock_in_hand_is_the_one_that_stores_limiters_and_tokens_follow() {
+    let dir = plugin(
+        r#"
+t.case("it", function()
+	t.equal(aether.now_ms(), t.clock.now())
+	for _ = 1, 2 do t.allowed(t.subscribe("bob", "room.1")) end
+	t.denied(t.subscribe("bob", "room.1"), "too_fast", "slow down")
+	t.clock.advance("1s")
+	t.allowed(t.subscribe("bob", "room.2"))
+	t.equal(aether.kv("seen"):get("2"), "bob")
+	t.clock.advance("61s")
+	t.equal(aether.kv("seen"):get("2"), nil)
+
+	local key = string.rep("k", 32)
+	local tokens = aether.jwt.verifier({ alg = "HS256", key = key, leeway = 0 })
+	local token = aether.jwt.sign({ exp = aether.now_ms() / 1000 + 10 }, { alg = "HS256", key = key })
+	t.clock.advance("9s")
+	assert(tokens:verify(token))
+	t.clock.advance("1s")
+	local claims, why = tokens:verify(token)
+	t.equal({ claims, why }, { nil, "the token has expired" })
+	t.clock.set(1e12)
+	t.equal(aether.now_ms(), 1e12)
+end)
+t.case("and begins anew, with empty stores", function()
+	t.equal(t.clock.now(), 1767225600000)
+	t.equal(aether.kv("seen"):scan(), {})
+	t.equal(t.logs(), {})
+end)
+t.case("settings are checked, and a reload keeps what is stored", function()
+	t.config({ most = 1 })
+	t.allowed(t.subscribe("bob", "room.1"))
+	t.denied(t.subscribe("bob", "room.1"), "too_fast")
+	local ok, why = t.reload({ most = 6 })
+	t.equal(ok, false)
+	t.matches(why, "most: 6 is more than the most, 5")
+	assert(t.reload({ most = 3 }))
+	t.equal(aether.kv("seen"):get("1"), "bob")
+	t.equal(t.logs()[1].fields, { room = "1" })
+end)
+"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn coverage_names_the_lines_that_did_not_run() {
+    let dir = plugin(r#"t.case("one", function() t.allowed(t.subscribe("bob", "room.1")) end)"#);
+    let output = aether(dir.path(), &["test", "p", "--coverage"]);
+    let text = said(&output);
+    let row = text.lines().find(|line| line.starts_with("plugins/p/main.lua")).unwrap_or_else(|| panic!("{text}"));
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(words[4..], ["7,", "15"], "{text}");
+    let (lines, ran): (usize, usize) = (words[1].parse().unwrap(), words[2].parse().unwrap());
+    assert_eq!(lines - ran, 2, "{text}");
+    assert!(!text.contains("tests/main.lua  "), "{text}");
+}
+
+#[test]
+fn a_program_can_read_the_outcome() {
+    let dir = plugin(
+        "t.case(\"good\", function() end)\nt.case(\"bad\", function() t.fail(\"so it is\") end)\nt.case(\"other\", function() end)",
+    );
+    let output = aether(dir.path(), &["test", "p", "--json", "--coverage", "--filter", "d"]);
+    assert_eq!(output.status.code(), Some(1));
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&outcome["passed"], &outcome["failed"]), (&1.into(), &1.into()), "{outcome}");
+    assert_eq!(outcome["cases"][1]["place"], "plugins/p/tests/main.lua:3");
+    assert_eq!(outcome["cases"][1]["why"], "so it is");
+    assert_eq!(outcome["coverage"][0]["file"], "plugins/p/main.lua");
+}
+
+#[test]
+fn what_cannot_be_tested_is_a_wrong_command_line() {
+    let dir = TempDir::new();
+    for (args, why) in [
+        (vec!["test"], "there are no tests"),
+        (vec!["test", "nope"], "nope is neither a directory nor a plugin"),
+        (vec!["test", "--nope"], "--nope"),
+    ] {
+        let output = aether(dir.path(), &args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", said(&output));
+        assert!(said(&output).contains(why), "{args:?}: {}", said(&output));
+    }
+    let dir = plugin("error('broken file')");
+    let output = aether(dir.path(), &["test"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("plugins/p/tests/main.lua:2: broken file"), "{}", said(&output));
+}

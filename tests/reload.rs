@@ -1,0 +1,87 @@
+//! Rules are replaced on the running hub: all of them or none, and nobody who listens or publishes notices.
+
+use std::process::Output;
+
+use crate::common::spawned::{Spawned, run};
+use crate::common::*;
+
+const A: &str = "aether.on.publish('a.*', function() return true end)";
+const B: &str = "aether.on.publish('b.*', function() return true end)";
+
+async fn ask(hub: &TestHub, verb: &str) -> Response {
+    hub.http().await.post(&format!("/api/v1/rules/{verb}"), "{}").await
+}
+
+/// The status of a publish by somebody who has no rights of its own.
+async fn publish(hub: &TestHub, channel: &str) -> u16 {
+    let token = hub.token_for("ann", &[], &[]);
+    let body = json!({"channel": channel, "payload": 1}).to_string();
+    hub.http_as(Some(&token)).await.post("/api/v1/publish", body).await.status
+}
+
+#[tokio::test]
+async fn other_rules_are_in_charge_after_a_reload_and_the_old_ones_after_a_rollback() {
+    let hub = TestHub::plan().rules(A).start();
+    assert_eq!((publish(&hub, "a.1").await, publish(&hub, "b.1").await), (200, 403));
+    hub.dir().write("scripts/rules.lua", B);
+    assert_eq!((publish(&hub, "a.1").await, publish(&hub, "b.1").await), (200, 403), "nobody has asked for it yet");
+    let change = ask(&hub, "reload").await.ok();
+    assert_eq!(change["hooks_added"], json!(["rules: on.publish b.*"]));
+    assert_eq!((publish(&hub, "a.1").await, publish(&hub, "b.1").await), (403, 200));
+    ask(&hub, "rollback").await.ok();
+    assert_eq!((publish(&hub, "a.1").await, publish(&hub, "b.1").await), (200, 403));
+    let status = hub.http().await.get("/api/v1/rules").await.ok();
+    assert_eq!((&status["reloads"], &status["generation"]), (&json!(2), &change["before"]));
+    assert_eq!(hub.metric("aether_rules_reloads_total").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_reload_that_fails_changes_nothing_and_is_loud() {
+    let hub = TestHub::plan().rules(A).start();
+    hub.dir().write("scripts/rules.lua", "aether.on.publish('a.*', 7)\naether.on.publsh('b', print)");
+    let refused = ask(&hub, "reload").await;
+    assert_eq!(refused.error(), (422, 42201));
+    let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("rules.lua:1: ") && message.contains("rules.lua:2: "), "{message}");
+    assert_eq!((publish(&hub, "a.1").await, hub.metric("aether_rules_reload_failed").await), (200, 1.0));
+    assert!(hub.http().await.get("/api/v1/rules").await.ok()["last_failure"]["errors"][0].is_string());
+    hub.dir().write("scripts/rules.lua", A);
+    ask(&hub, "reload").await.ok();
+    assert_eq!(hub.metric("aether_rules_reload_failed").await, 0.0);
+    assert_eq!(ask(&hub, "burn").await.status, 404);
+    let stranger = hub.http_as(Some(&hub.token(&["a.*"]))).await.post("/api/v1/rules/reload", "{}").await;
+    assert_eq!(stranger.error(), (403, 40302));
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test]
+async fn the_command_line_and_sighup_reload_too_and_a_failure_is_an_exit_code() {
+    let dir = TempDir::new();
+    dir.write("scripts/rules.lua", A);
+    let scripts = dir.path().join("scripts").display().to_string();
+    dir.write("aether.toml", &format!("[plugins]\nscripts = {scripts:?}"));
+    let hub = Spawned::start_with(dir.path(), "127.0.0.1:0", &[("AETHER_PLUGINS_SCRIPTS", &scripts)]);
+    let url = format!("http://{}", hub.address);
+    let cli = |verb: &str| run(dir.path(), &[verb, "--url", &url, "--key", &hub.admin_key], &[]);
+    dir.write("scripts/rules.lua", B);
+    let done = cli("reload");
+    assert!(done.status.success() && said(&done).contains("+ rules: on.publish b.*"), "{}", said(&done));
+    dir.write("scripts/rules.lua", "local = 3");
+    let failed = cli("reload");
+    assert!(failed.status.code() == Some(1) && said(&failed).contains("rules.lua:1:"), "{}", said(&failed));
+    assert!(cli("rollback").status.success());
+    dir.write("scripts/rules.lua", "-- nothing");
+    hub.signal("HUP");
+    let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
+    until("SIGHUP is heard", async || http.get("/api/v1/rules").await.ok()["reloads"] == 3).await;
+}
+
+#[tokio::test]
+async fn a_watching_hub_loads_what_changes() {
+    let hub = TestHub::plan().rules(A).with(|config| config.plugins.watch = true).start();
+    hub.dir().write("scripts/rules.lua", B);
+    until("the change is loaded", async || publish(&hub, "b.1").await == 200).await;
+}
