@@ -1,5 +1,7 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
+use super::schedule::Schedule;
+
 /// A variant per kind of hook that has something to say.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub enum About {
@@ -7,4 +9,5 @@ pub enum About {
     Nothing,
     /// It says itself whether it waits: `{async = true}`.
     Waits(bool),
+    Timer(Schedule),
 }

@@ -5,8 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::decision::LogRate;
 use super::http::Outside;
+use super::keysets::Keysets;
 use super::kv::House;
 use super::lanes::Lanes;
+use super::memo::Memos;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
@@ -30,6 +32,8 @@ pub struct Commons {
     pub kv: House,
     pub lanes: Lanes,
     pub outside: Outside,
+    pub memos: Memos,
+    pub keysets: Keysets,
     pub turns: Turns,
     /// Sees, in place of the world, what the plugins under test do.
     pub witness: Option<Arc<Witness>>,
@@ -47,6 +51,8 @@ impl Commons {
             kv: House::new(),
             lanes: Lanes::default(),
             outside: Outside::default(),
+            memos: Memos::default(),
+            keysets: Keysets::default(),
             turns: Turns::default(),
             witness: None,
         })

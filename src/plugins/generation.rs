@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
+use super::foresight::can_wait;
 use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
-use super::scan::can_wait;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -82,6 +82,7 @@ pub enum Event {
     Publish,
     History,
     Disconnect,
+    Timer,
     Load,
     Unload,
 }
@@ -91,8 +92,8 @@ impl Event {
 
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
-        use Event::{Connect, Disconnect, History, Load, Refresh, Subscribe, Unload};
-        matches!(self, Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
+        use Event::{Connect, Disconnect, History, Load, Refresh, Subscribe, Timer, Unload};
+        matches!(self, Timer | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
     }
 
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
@@ -111,6 +112,7 @@ impl fmt::Display for Event {
             Event::Publish => "on.publish",
             Event::History => "on.history",
             Event::Disconnect => "on.disconnect",
+            Event::Timer => "timer",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         })
@@ -137,6 +139,9 @@ pub struct Registration {
 
 impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let About::Timer(schedule) = &self.about {
+            return schedule.fmt(f);
+        }
         self.event.fmt(f)?;
         self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
     }
@@ -154,14 +159,22 @@ impl Generation {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let mut errors = Vec::new();
         let mut units = Vec::new();
+        let private: Vec<UrlPattern> = match config.private_http.iter().map(|text| UrlPattern::parse(text)).collect() {
+            Ok(patterns) => patterns,
+            Err(why) => {
+                let why: String = why;
+                errors.push(format!("plugins.private_http: {why}"));
+                Vec::new()
+            }
+        };
         for plugin in &config.plugins {
-            match Unit::plugin(plugin) {
+            match Unit::plugin(plugin, &private) {
                 Ok(unit) => units.push(unit),
                 Err(wrong) => errors.extend(wrong),
             }
         }
         if let Some(dir) = &config.scripts {
-            match Unit::scripts(dir, &config.private_http) {
+            match Unit::scripts(dir, &private) {
                 Ok(scripts) => units.extend(scripts),
                 Err(wrong) => errors.push(wrong),
             }
@@ -204,8 +217,9 @@ impl Generation {
     /// Whether a hook may wait, and so runs on a thread of those that do.
     pub fn waits(&self, hook: usize) -> bool {
         let registration = &self.registrations[hook];
-        match registration.about {
-            About::Waits(waits) => waits,
+        match &registration.about {
+            About::Waits(waits) => *waits,
+            About::Timer(_) => true,
             _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
         }
     }
@@ -216,7 +230,7 @@ impl Generation {
 }
 
 impl Unit {
-    fn plugin(used: &PluginUse) -> Result<Unit, Vec<String>> {
+    fn plugin(used: &PluginUse, private: &[UrlPattern]) -> Result<Unit, Vec<String>> {
         let root = used.dir.display().to_string();
         let manifest =
             Manifest::read(&used.dir.join("plugin.toml"), &format!("{root}/plugin.toml")).map_err(|wrong| {
@@ -248,7 +262,8 @@ impl Unit {
             return Err(errors);
         }
         let waits = Unit::can_wait(&root, &sources, entry.unwrap_or_default());
-        let http = Allow { everybody: false, patterns: manifest.permissions.http, at: format!("{root}/plugin.toml") };
+        let (patterns, private) = (manifest.permissions.http, private.to_vec());
+        let http = Allow { everybody: false, patterns, private, at: format!("{root}/plugin.toml") };
         Ok(Unit {
             name: manifest.name,
             version: manifest.version,
@@ -267,11 +282,10 @@ impl Unit {
     }
 
     /// Every file directly in `dir` is a unit of its own; what lies deeper is there to be required.
-    fn scripts(dir: &Path, private: &[String]) -> Result<Vec<Unit>, String> {
+    fn scripts(dir: &Path, private: &[UrlPattern]) -> Result<Vec<Unit>, String> {
         let root = dir.display().to_string();
-        let patterns = private.iter().map(|text| UrlPattern::parse(text)).collect::<Result<_, _>>();
-        let patterns = patterns.map_err(|why| format!("plugins.private_http: {why}"))?;
-        let http = Some(Arc::new(Allow { everybody: true, patterns, at: "plugins.private_http".into() }));
+        let http = Allow { everybody: true, private: private.to_vec(), ..Allow::default() };
+        let http = Some(Arc::new(http));
         let sources = Arc::new(read_sources(dir)?);
         let unit = |entry: &String| Unit {
             name: entry.rsplit_once('.').map_or(entry.as_str(), |(name, _)| name).to_owned(),

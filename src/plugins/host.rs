@@ -164,9 +164,13 @@ impl Host {
         let channels = self.world.get().map_or_else(Vec::new, |world| world.channels());
         let change = change::between(before, &next, &channels);
         // What the old ones do by themselves ends before the new ones begin.
-        drop(before.duty.write().take());
+        // Taken out first: who tells of a departure must not wait for a timer that ends.
+        let timers = before.duty.write().as_mut().and_then(|duty| duty.timers.take());
+        drop(timers);
         *next.duty.write() = Some(Duty::begin(&next.generation));
         self.current.store(next);
+        let ended = before.duty.write().take();
+        drop(ended);
         self.commons.remembered.clear();
         let mut latest = self.latest.lock();
         latest.since = self.commons.now();
@@ -261,7 +265,8 @@ impl Host {
 /// VMs live on for a moment, each with its thread; they must not keep the store open.
 impl Drop for Host {
     fn drop(&mut self) {
-        drop(self.current.load().duty.write().take());
+        let ended = self.current.load().duty.write().take();
+        drop(ended);
         self.commons.lanes.close();
         self.commons.outside.close();
         self.commons.kv.move_to(None);

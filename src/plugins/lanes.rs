@@ -22,7 +22,7 @@ const QUEUE: usize = 4096;
 /// How long calls may go on when the host stops; then they are dropped.
 const GRACE: Duration = Duration::from_millis(500);
 
-type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+pub type Job = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Why nothing came back.
 pub enum Unheard {
@@ -162,6 +162,11 @@ impl Lanes {
             })
         }));
         if pushed { Ok(answer) } else { Err(Unheard::Busy("the threads of hooks that wait have no room".into())) }
+    }
+
+    /// Gives the first thread something of its own to do; whether it took it.
+    pub fn own(&self, job: Job) -> bool {
+        self.lanes.lock().first().is_some_and(|lane| lane.jobs.try_send(job).is_ok())
     }
 
     fn push(&self, job: Job) -> bool {

@@ -9,11 +9,13 @@ mod json;
 mod jwt;
 mod kv;
 mod log;
+mod memo;
 mod on;
 pub mod pattern;
 pub mod secret;
 mod shared;
 mod store;
+mod timers;
 pub mod verdict;
 
 use std::cell::{Cell, RefCell};
@@ -50,6 +52,8 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         shared::ENTRIES,
         kv::ENTRIES,
         http::ENTRIES,
+        memo::ENTRIES,
+        timers::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,
@@ -129,6 +133,10 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
+        let value = (entry.make)(lua, seat)?;
+        if value.is_nil() {
+            continue; // no permission: not there, nor its module
+        }
         let mut module = aether.clone();
         for part in path {
             module = match module.raw_get(part)? {
@@ -140,7 +148,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
                 }
             };
         }
-        module.raw_set(name, (entry.make)(lua, seat)?)?;
+        module.raw_set(name, value)?;
     }
     freeze(&aether)?;
     env.raw_set("aether", aether)?;

@@ -19,6 +19,8 @@ pub struct Allow {
     /// A script may ask everybody in public.
     pub everybody: bool,
     pub patterns: Vec<UrlPattern>,
+    /// Private addresses that the operator lets everybody ask who may ask them otherwise.
+    pub private: Vec<UrlPattern>,
     /// Where the list stands, for messages.
     pub at: String,
 }
@@ -32,6 +34,10 @@ impl Allow {
                 return Ok(Reach::Private);
             }
             allowed = Some(Reach::Public);
+        }
+        let opened = |pattern: &UrlPattern| pattern.names_host() && pattern.matches(&url);
+        if allowed.is_some() && self.private.iter().any(opened) {
+            return Ok(Reach::Private);
         }
         let shown = format!("{}://{}/*", url.scheme, uri.authority().map_or("", |authority| authority.as_str()));
         allowed.ok_or_else(|| format!("{} is not in [permissions] http of {}; add {shown:?} there", uri, self.at))
@@ -179,7 +185,7 @@ mod tests {
 
     fn allow(patterns: &[&str]) -> Allow {
         let patterns = patterns.iter().map(|text| UrlPattern::parse(text).unwrap()).collect();
-        Allow { everybody: false, patterns, at: "p/plugin.toml".into() }
+        Allow { patterns, at: "p/plugin.toml".into(), ..Allow::default() }
     }
 
     fn reach(patterns: &[&str], url: &str) -> Option<Reach> {

@@ -95,7 +95,7 @@ async fn reach(host: &str, addresses: &[SocketAddr], private: bool) -> io::Resul
     for address in addresses {
         if !private && !is_public(address.ip()) {
             failed = format!(
-                "{host} is {}, a private address: name that host in [permissions] http, or for scripts in plugins.private_http",
+                "{host} is {}, a private address: name that host in [permissions] http, or in plugins.private_http",
                 address.ip()
             );
             continue;

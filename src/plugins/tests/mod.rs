@@ -4,13 +4,17 @@ mod auth;
 mod backend;
 mod breaker;
 mod hostile;
+mod http;
+mod keysets;
 mod library;
 mod loading;
+mod memo;
 mod record;
 mod reload;
 mod remembered;
 mod rules;
 mod safety;
+mod timers;
 mod waiting;
 
 use std::cell::RefCell;
