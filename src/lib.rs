@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Arrows are imports, and there are no others: the kernel names nobody; edges, plugins and stores name only the kernel;
-//! `server` names them all and wires them. `tests/layers.rs` holds this. Begin with `kernel`.
+//! `server` names them all and wires them; the command line names the plugins beside it, for their authors' tools need no
+//! hub. `tests/layers.rs` holds this. Begin with `kernel`.
 
 pub mod banner;
 pub mod cli;

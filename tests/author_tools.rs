@@ -170,6 +170,39 @@ end)
 }
 
 #[test]
+fn routes_answer_in_a_test_as_they_do_over_http() {
+    let dir = plugin(
+        r#"
+t.case("anybody", function()
+	local answer = t.allowed(t.route("POST", "/rooms/42", { json = { user = "bob" }, headers = { ["X-Trace"] = "7" } }))
+	t.equal(answer.status, 201)
+	t.equal(answer.json, { room = "42", user = "bob", trace = "7" })
+	t.matches(answer.headers["content-type"], "json")
+	t.denied(t.route("POST", "/rooms/closed", { json = {} }), "closed")
+end)
+t.case("admins", function()
+	t.raises(function() t.route("GET", "/rooms/42", { who = "bob" }) end, "is for admins")
+	t.equal(t.route("GET", "/rooms/42", { who = { user = "op", grants = { admin = true } } }).body, "op")
+	t.denied(t.route("GET", "/rooms/42"), "unauthorized")
+	t.raises(function() t.route("PUT", "/rooms/42") end, "answers only to")
+	t.raises(function() t.route("GET", "/elsewhere") end, "no route")
+end)
+"#,
+    );
+    dir.write("plugins/p/plugin.toml", &MANIFEST.replace("kv = [", "routes = [\"/rooms/*\"]\nkv = ["));
+    let routes = r#"
+aether.http.route("POST", "/rooms/{room}", { auth = "none" }, function(req)
+	if req.params.room == "closed" then return aether.deny("closed", "not now") end
+	return { status = 201, json = { room = req.params.room, user = req:json().user, trace = req:header("x-trace") } }
+end)
+aether.http.route("GET", "/rooms/{room}", function(req) return { body = req.user } end)
+"#;
+    dir.write("plugins/p/main.lua", &format!("{MAIN}{routes}"));
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn coverage_names_the_lines_that_did_not_run() {
     let dir = plugin(r#"t.case("one", function() t.allowed(t.subscribe("bob", "room.1")) end)"#);
     let output = aether(dir.path(), &["test", "p", "--coverage"]);
@@ -212,4 +245,69 @@ fn what_cannot_be_tested_is_a_wrong_command_line() {
     let output = aether(dir.path(), &["test"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("plugins/p/tests/main.lua:2: broken file"), "{}", said(&output));
+}
+
+const RULES: &str = r#"local seen, count = {}, 0
+local http = aether.http
+
+local function remember(user) seen[user] = true end
+
+aether.on.publish("room.{room}", function(s, ch)
+	count += 1
+	remember(s.user)
+	return aether.allow()
+end)
+
+aether.on.subscribe("no space", function() return true end)
+aether.on.history("room.{room}", function() return true end)
+"#;
+
+#[test]
+fn check_names_what_can_never_match_what_gets_lost_and_what_nobody_uses() {
+    let dir = TempDir::new();
+    dir.write(
+        "plugins/p/plugin.toml",
+        &MANIFEST.replace("kv = [", "secrets = [\"token\"]\nshared = [\"muted\"]\nkv = ["),
+    );
+    dir.write("plugins/p/main.lua", &format!("{MAIN}\nprint(aether.secret('token'))\n"));
+    dir.write("scripts/rules.lua", RULES);
+    dir.write("aether.toml", "[[plugin]]\nuse = \"p\"\nchannels = [\"room.lobby.*\"]\n");
+    let output = aether(dir.path(), &["check"]);
+    let text = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for line in [
+        "scripts/rules.lua:12: on.subscribe no space can never match",
+        "scripts/rules.lua:4: warning: seen outlives on.publish room.{room}",
+        "scripts/rules.lua:7: warning: count outlives on.publish room.{room}",
+        "plugins/p/main.lua:4: warning: on.subscribe room.{room} never runs: the settings let p run only on room.lobby.*",
+        "plugins/p/plugin.toml:8: warning: [permissions] shared: \"muted\" is not used by p",
+        "plugins/p/plugin.toml:7: warning: p asks for the secret \"token\", which is not set: secrets.token",
+        "error: one problem",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+
+    dir.write("scripts/rules.lua", &RULES.replace("no space", "space"));
+    let output = aether(dir.path(), &["check"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = aether(dir.path(), &["check", "--strict"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let output = aether(dir.path(), &["check", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &told["ok"]), (Some(0), &true.into()), "{told}");
+    assert_eq!(told["warnings"].as_array().unwrap().len(), 5, "{told}");
+    assert_eq!(told["warnings"][0]["place"], "plugins/p/main.lua:4");
+    dir.write("aether.toml", "[[plugin]]\nuse = \"p\"\nchanels = []\n");
+    let output = aether(dir.path(), &["check", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &told["ok"]), (Some(1), &false.into()), "{told}");
+    assert_eq!(told["errors"][0]["place"], "aether.toml:3:1", "{told}");
+}
+
+#[test]
+fn what_ships_has_nothing_to_complain_about() {
+    let dir = TempDir::new();
+    let data = dir.path().display().to_string();
+    let output = aether(repository(), &["check", "--strict", "--data", &data]);
+    assert!(output.status.success(), "{}", said(&output));
 }

@@ -150,3 +150,29 @@ fn a_second_hub_on_the_same_store_or_port_is_refused_with_what_to_do() {
     assert_eq!(code, Some(1));
     assert!(err.contains("another hub running") && err.contains("--addr"), "{err}");
 }
+
+#[test]
+fn what_is_wrong_with_a_plugins_settings_is_told_at_once_and_where_each_stands() {
+    let dir = TempDir::new();
+    dir.write(
+        "plugins/room-acl/plugin.toml",
+        "[plugin]\nname = \"room-acl\"\nversion = \"1.0.0\"\n\n[config.msgs_per_sec]\ntype = \"number\"\nmax = 100\n\n\
+         [config.rooms]\ntype = \"list<duration>\"\n",
+    );
+    dir.write("plugins/room-acl/main.lua", "");
+    dir.write(
+        "aether.toml",
+        "[[plugin]]\nuse = \"room-acl\"\n[plugin.config]\nmsgs_per_sec = 1000\nmsgs_per_second = 20\n\
+         rooms = [\"5m\", \"5 bananas\"]\n",
+    );
+    let output = run(dir.path(), &["check"], &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    for line in [
+        "aether.toml:4:1: msgs_per_sec: 1000 is more than the most, 100",
+        "aether.toml:5:1: msgs_per_second is not known here; did you mean msgs_per_sec?",
+        "aether.toml:6:16: rooms[2]: expected a duration",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use super::common::TempDir;
 use super::page::Hub;
 
 const PAGES: [&str; 5] = ["README.md", "CHANGELOG.md", "docs/protocol.md", "docs/plugins.md", "docs/operating.md"];
@@ -215,9 +216,25 @@ fn every_limit_is_told_with_its_default() {
 }
 
 #[test]
+fn the_plugin_that_the_guide_shows_passes_the_tests_that_it_shows() {
+    let (guide, dir) = (read("docs/plugins.md"), TempDir::new());
+    let manifest = blocks(&guide, "toml").into_iter().find(|block| block.contains("name = \"room-acl\""));
+    dir.write("plugins/room-acl/plugin.toml", manifest.expect("the guide shows a manifest"));
+    for block in blocks(&guide, "lua") {
+        if let Some((path, code)) = block.strip_prefix("-- plugins/").and_then(|rest| rest.split_once('\n')) {
+            dir.write(&format!("plugins/{path}"), code);
+        }
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_aether")).current_dir(dir.path()).arg("test").output();
+    let output = output.expect("aether runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("\n3 passed, 0 failed"), "{said}");
+}
+
+#[test]
 fn every_function_of_the_library_is_in_the_guide() {
     let guide = read("docs/plugins.md");
-    for entry in aether::plugins::registry() {
+    for entry in aether::plugins::registry().chain(aether::plugins::testing::registry()) {
         // `aether.log.info(..)` stands beside `aether.log.debug(..)`: the whole name, wherever it is.
         let name = format!("aether.{}", entry.name);
         let whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.');

@@ -52,7 +52,7 @@ fn keep_all() -> Policy {
 
 fn entry(channel: &str, payload: impl Into<Vec<u8>>, time: Micros) -> Entry {
     let message = Message { payload: payload.into().into(), ..Message::default() };
-    Entry { channel: name(channel), message, key: None, time, expires: None }
+    Entry { channel: name(channel), message, key: None, time, expires: None, once: None }
 }
 
 fn keyed(channel: &str, key: &str, time: Micros) -> Entry {

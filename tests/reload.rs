@@ -1,12 +1,16 @@
 //! Rules are replaced on the running hub: all of them or none, and nobody who listens or publishes notices.
 
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::spawned::{Spawned, run};
 use crate::common::*;
 
 const A: &str = "aether.on.publish('a.*', function() return true end)";
 const B: &str = "aether.on.publish('b.*', function() return true end)";
+
+const CHANNELS: [&str; 2] = ["pair.c", "own.c"];
 
 async fn ask(hub: &TestHub, verb: &str) -> Response {
     hub.http().await.post(&format!("/api/v1/rules/{verb}"), "{}").await
@@ -84,4 +88,54 @@ async fn a_watching_hub_loads_what_changes() {
     let hub = TestHub::plan().rules(A).with(|config| config.plugins.watch = true).start();
     hub.dir().write("scripts/rules.lua", B);
     until("the change is loaded", async || publish(&hub, "b.1").await == 200).await;
+}
+
+/// Rule pairs that would disagree: what one generation says at connect, only its own publish hook accepts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_reloads_under_load_lose_no_message_drop_no_connection_and_mix_no_generations() {
+    let rules = |side: &str| {
+        format!(
+            "aether.on.connect(function(req)
+                 if req:header('x-who') == 'pair' then return aether.allow({{user = '{side}'}}) end
+             end)
+             aether.on.publish('pair.*', function(s) return s.user == '{side}' end)"
+        )
+    };
+    let hub = Arc::new(TestHub::plan().rules(&rules("left")).start());
+    let mut listeners = [hub.ws().await, hub.ws().await];
+    for (listener, channel) in listeners.iter_mut().zip(CHANNELS) {
+        listener.resume(channel, 0).await;
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = CHANNELS
+        .into_iter()
+        .map(|channel| {
+            let (hub, done) = (hub.clone(), done.clone());
+            tokio::spawn(async move {
+                let key = (channel == "own.c").then(|| hub.keys.admin_key().to_owned());
+                let mut http = Http::connect(hub.address, key.as_deref()).await;
+                let mut count = 0;
+                while !done.load(Ordering::Relaxed) {
+                    count += 3;
+                    let message = json!({"channel": channel, "payload": 1});
+                    let batch = json!({"messages": [message, message, message]}).to_string();
+                    let said = http.send("POST", "/api/v1/publish/batch", &[("x-who", "pair")], batch.as_bytes()).await;
+                    for result in said.ok()["results"].as_array().unwrap() {
+                        assert_eq!(result["status"], "success", "{channel}: {result}");
+                    }
+                }
+                count
+            })
+        })
+        .collect();
+    for n in 0..100 {
+        hub.dir().write("scripts/rules.lua", &rules(["right", "left"][n % 2]));
+        ask(&hub, "reload").await.ok();
+    }
+    done.store(true, Ordering::Relaxed);
+    for ((writer, mut listener), channel) in writers.into_iter().zip(listeners).zip(CHANNELS) {
+        let count = writer.await.unwrap();
+        listener.read_to(channel, count).await.assert_exactly(1, count);
+    }
+    assert_eq!(hub.metric("aether_rules_reloads_total").await, 100.0);
 }

@@ -65,6 +65,10 @@ async fn what_breaks_the_protocol_is_closed_with_the_code_that_the_standard_name
     sixteen_mib.extend_from_slice(&(16u64 << 20).to_be_bytes());
     sixteen_mib.extend_from_slice(&[0; 4]);
     let close = |payload: &[u8]| frame(0x80 | CLOSE, payload);
+    let pong = frame(0x80 | PONG, b"");
+    let mut long_length = vec![0x81, 0xff];
+    long_length.extend_from_slice(&200u64.to_be_bytes());
+    long_length.extend_from_slice(&[0; 204]);
     let cases: Vec<(&str, Vec<u8>, u16)> = vec![
         ("a frame above the limit", frame(0x80 | TEXT, &[b' '; 1025]), 1009),
         ("fragments above the limit together", half_of_two, 1009),
@@ -72,12 +76,27 @@ async fn what_breaks_the_protocol_is_closed_with_the_code_that_the_standard_name
         ("16 MiB", sixteen_mib, 1009),
         ("text that is no UTF-8", frame(0x80 | TEXT, b"\"\xff\""), 1007),
         ("a lone surrogate", frame(0x80 | TEXT, b"\"\xed\xa0\x80\""), 1007),
+        ("text that ends within a character", frame(0x80 | TEXT, b"\"\xc3"), 1007),
+        ("an overlong slash", frame(0x80 | TEXT, b"\"\xc0\xaf\""), 1007),
+        ("beyond the last character", frame(0x80 | TEXT, b"\"\xf4\x90\x80\x80\""), 1007),
+        ("a character that goes wrong in the next piece", [frame(TEXT, b"\"\xc3"), frame(0x80, b"(\"")].concat(), 1007),
+        ("a pong in between, and then no UTF-8", [frame(TEXT, b"\xe2\x82"), pong, frame(0x80, b"\x28")].concat(), 1007),
         ("no mask", unmasked.to_vec(), 1002),
         ("RSV1", frame(0xc0 | TEXT, b"{}"), 1002),
         ("RSV2", frame(0xa0 | TEXT, b"{}"), 1002),
         ("RSV3", frame(0x90 | PING, b""), 1002),
         ("a data frame that nobody knows", frame(0x83, b"{}"), 1002),
         ("a control frame that nobody knows", frame(0x8b, b""), 1002),
+        ("RSV1 on a continuation", [frame(TEXT, b"{"), frame(0xc0, b"}")].concat(), 1002),
+        ("a continuation after a control frame", [frame(0x80 | PONG, b""), frame(0x80, b"")].concat(), 1002),
+        (
+            "a length of 5 written with 2 bytes",
+            vec![0x81, 0x80 | 126, 0, 5, 0, 0, 0, 0, b' ', b' ', b' ', b' ', b' '],
+            1002,
+        ),
+        ("a length of 200 written with 8 bytes", long_length, 1002),
+        ("a close in pieces", frame(CLOSE, &1000u16.to_be_bytes()), 1002),
+        ("a close of 126 bytes", close(&[&1000u16.to_be_bytes()[..], &[b'x'; 124]].concat()), 1002),
         ("a continuation of nothing", frame(0x80, b"{}"), 1002),
         ("a message within a message", [frame(TEXT, b"{"), frame(0x80 | TEXT, b"}")].concat(), 1002),
         ("a ping in fragments", frame(PING, b""), 1002),
@@ -96,6 +115,21 @@ async fn what_breaks_the_protocol_is_closed_with_the_code_that_the_standard_name
         assert_eq!(ws.close_code().await, code, "{what}");
     }
     until("all of them are gone", async || hub.metric("aether_connections_active").await == 0.0).await;
+}
+
+#[tokio::test]
+async fn every_close_code_is_answered_as_the_standard_has_it_and_what_follows_is_not_read() {
+    let hub = TestHub::start();
+    let for_the_wire = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999];
+    let for_nobody = [0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535];
+    let codes = for_the_wire.map(|code| (code, 1000)).into_iter().chain(for_nobody.map(|code| (code, 1002)));
+    for (code, answer) in codes {
+        let mut ws = raw(&hub).await;
+        let goodbye = frame(0x80 | CLOSE, &[&u16::to_be_bytes(code)[..], "wiedersehen".as_bytes()].concat());
+        let after = frame(0x80 | TEXT, br#"{"type":"ping"}"#);
+        ws.write(&[goodbye, after].concat()).await;
+        assert_eq!(ws.close_code().await, answer, "{code}");
+    }
 }
 
 #[tokio::test]

@@ -2,28 +2,59 @@
 
 use anyhow::bail;
 use clap::Args;
+use serde_json::{Value as Json, json};
 
-use super::Settings;
+use super::{AlreadyTold, Settings, print};
 use crate::config::Config;
 use crate::keys::Keys;
+use crate::plugins::{Finding, Severity};
 
 /// Say everything that is wrong with the settings and the plugins
 #[derive(Args)]
+#[command(after_help = "Errors exit 1. Warnings (what can never run, what gets lost, what nobody uses) exit 0.")]
 pub struct Check {
+    /// Take warnings for errors
+    #[arg(long)]
+    strict: bool,
+    /// One JSON object instead of lines
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     settings: Settings,
 }
 
 impl Check {
     pub fn run(self) -> anyhow::Result<()> {
-        let config = self.settings.load(Vec::new())?;
+        let config = match self.settings.load(Vec::new()) {
+            Err(error) if self.json => {
+                let errors: Vec<Json> = error.to_string().lines().map(placed).collect();
+                print(format!("{:#}\n", json!({"ok": false, "errors": errors, "warnings": []})).as_bytes())?;
+                return Err(AlreadyTold.into());
+            }
+            config => config?,
+        };
         let keys = Keys::rehearse(&config)?;
         crate::server::certificates(&config)?;
-        let problems = plugin_problems(&config, &keys);
-        for problem in &problems {
-            eprintln!("{problem}");
+        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        match crate::server::load_plugins(&config, &keys) {
+            Err(error) => errors = error.0,
+            Ok(host) => {
+                let is_error = |finding: &Finding| self.strict || finding.severity == Severity::Error;
+                let (wrong, odd): (Vec<_>, Vec<_>) = host.findings().into_iter().partition(is_error);
+                errors.extend(wrong.iter().map(Finding::to_string));
+                warnings.extend(odd.iter().map(Finding::to_string));
+            }
         }
-        match problems.len() {
+        if self.json {
+            let [wrong, odd] =
+                [&errors, &warnings].map(|lines| lines.iter().map(|line| placed(line)).collect::<Vec<_>>());
+            print(format!("{:#}\n", json!({"ok": wrong.is_empty(), "errors": wrong, "warnings": odd})).as_bytes())?;
+            return if errors.is_empty() { Ok(()) } else { Err(AlreadyTold.into()) };
+        }
+        for line in errors.iter().chain(&warnings) {
+            eprintln!("{line}");
+        }
+        match errors.len() {
             0 => println!("{}", summary(&config)),
             1 => bail!("one problem"),
             count => bail!("{count} problems"),
@@ -32,9 +63,12 @@ impl Check {
     }
 }
 
-/// Each problem is a line that begins with its place.
-fn plugin_problems(config: &Config, keys: &Keys) -> Vec<String> {
-    crate::server::load_plugins(config, keys).err().map_or_else(Vec::new, |error| error.0)
+/// A line that begins with its place, taken apart.
+fn placed(line: &str) -> Json {
+    match line.split_once(": ") {
+        Some((place, why)) if place.contains(':') => json!({"place": place, "why": why}),
+        _ => json!({"place": null, "why": line}),
+    }
 }
 
 fn summary(config: &Config) -> String {

@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
         // Whoever reads has seen enough (`| head -1`); that is no failure.
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         // Its lines have said it all.
-        Err(error) if error.is::<test::CasesFailed>() => ExitCode::FAILURE,
+        Err(error) if error.is::<AlreadyTold>() => ExitCode::FAILURE,
         Err(error) => {
             match error.downcast_ref::<ConfigError>() {
                 // Its lines begin with their places, and stay that way so that editors can jump to them.
@@ -118,6 +118,18 @@ impl std::fmt::Display for ReaderGone {
 }
 
 impl std::error::Error for ReaderGone {}
+
+/// Something failed, and what was printed has said it all.
+#[derive(Debug)]
+struct AlreadyTold;
+
+impl std::fmt::Display for AlreadyTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("something failed")
+    }
+}
+
+impl std::error::Error for AlreadyTold {}
 
 /// The command line asks for what is not there.
 #[derive(Debug)]

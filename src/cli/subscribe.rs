@@ -299,6 +299,10 @@ impl Listener {
                     backoff.reset();
                 }
                 "message" => self.message(&frame)?,
+                // Nothing is missing: it came in another channel.
+                "gap" if frame.cause == "once" => {
+                    self.reach(frame.channel, frame.available_from_seq.saturating_sub(1), frame.epoch);
+                }
                 "gap" => {
                     // What came before it is seen before it.
                     flush(out)?;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
-use super::{Misused, Settings, print};
+use super::{AlreadyTold, Misused, Settings, print};
 use crate::config::Config;
 use crate::plugins::testing::{Coverage, Played, Suite, Troupe};
 
@@ -40,18 +40,6 @@ pub struct Test {
     settings: Settings,
 }
 
-/// That a case failed; the lines have said which.
-#[derive(Debug)]
-pub struct CasesFailed;
-
-impl std::fmt::Display for CasesFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("cases failed")
-    }
-}
-
-impl std::error::Error for CasesFailed {}
-
 impl Test {
     pub fn run(self) -> anyhow::Result<()> {
         let config = self.settings.load(Vec::new())?;
@@ -62,7 +50,7 @@ impl Test {
         loop {
             let before = seen(&suites);
             match self.once(&suites) {
-                Err(error) if !error.is::<CasesFailed>() => return Err(error),
+                Err(error) if !error.is::<AlreadyTold>() => return Err(error),
                 _ => print(b"\nwaiting for a file to change\n")?,
             }
             wait_for_change(&suites, before);
@@ -94,6 +82,9 @@ impl Test {
         let mut all: Vec<Played> = Vec::new();
         for suite in suites {
             let troupe = Troupe::new(suite.clone(), coverage.clone()).context("the tests have no threads")?;
+            if coverage.is_some() {
+                troupe.look_at_all();
+            }
             for file in troupe.files() {
                 let mut heading = Some(format!("{}/{file}\n", suite.dir.display()));
                 let mut broken = Ok(());
@@ -122,7 +113,7 @@ impl Test {
             let took = began.elapsed().as_secs_f64();
             print(format!("{table}\n{passed} passed, {failed} failed in {took:.2} s\n").as_bytes())?;
         }
-        if failed > 0 { Err(CasesFailed.into()) } else { Ok(()) }
+        if failed > 0 { Err(AlreadyTold.into()) } else { Ok(()) }
     }
 }
 

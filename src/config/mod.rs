@@ -403,6 +403,9 @@ pub struct Plugin {
     /// Where the entry stands, `aether.toml:41:1`; empty for a default.
     #[serde(skip)]
     pub at: String,
+    /// Where each of its settings stands, by its path: `keys.0.publish`.
+    #[serde(skip)]
+    pub places: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Plugin {

@@ -313,6 +313,9 @@ impl Reading {
             Ok(mut config) => {
                 for (index, plugin) in config.plugin.iter_mut().enumerate() {
                     plugin.at = self.places.get(&format!("plugin.{index}")).map_or(String::new(), |at| at.key.clone());
+                    let below = format!("plugin.{index}.config.");
+                    let own = self.places.range(below.clone()..).take_while(|(path, _)| path.starts_with(&below));
+                    plugin.places = own.map(|(path, at)| (path[below.len()..].to_owned(), at.key.clone())).collect();
                 }
                 self.ranges(&config);
                 if self.problems.is_empty() {

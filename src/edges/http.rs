@@ -22,6 +22,7 @@ use super::native::Limits;
 use super::operator::{self, Operator};
 use super::origin::Origins;
 use super::poll::PollFormat;
+use super::routes::{self, Routes};
 use super::session;
 use super::wire::{ErrorBody, Fault};
 use super::{admin, history, metrics, poll, publish, sse, upgrade};
@@ -43,6 +44,13 @@ pub struct Settings {
     pub sse_retry: Duration,
 }
 
+/// What others than the edges answer.
+pub struct Beside {
+    pub counters: metrics::Others,
+    pub operator: Arc<dyn Operator>,
+    pub routes: Arc<dyn Routes>,
+}
+
 /// What all requests share.
 pub struct Edge {
     pub hub: Arc<Hub>,
@@ -52,8 +60,7 @@ pub struct Edge {
     /// Where connections live once they are more than a request.
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
-    pub others: metrics::Others,
-    pub operator: Arc<dyn Operator>,
+    pub beside: Beside,
     pub formats: Formats,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
@@ -86,8 +93,7 @@ impl Edge {
         ws: Arc<session::Shared>,
         sse: Arc<session::Shared>,
         delivery: tokio::runtime::Handle,
-        others: metrics::Others,
-        operator: Arc<dyn Operator>,
+        beside: Beside,
     ) -> Arc<Edge> {
         Arc::new(Edge {
             run: hub.now(),
@@ -97,8 +103,7 @@ impl Edge {
             sse,
             delivery,
             ready: AtomicBool::new(false),
-            others,
-            operator,
+            beside,
             formats: Formats::new(),
             sessions: AtomicU64::new(0),
         })
@@ -262,43 +267,49 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let api = || with.clone().and(caller("http"));
 
     let publishing = warp::path!("api" / "v1" / "publish").and(warp::post()).and(api()).and(warp::body::stream());
-    let one = publishing.then(|edge, caller, body| answer(publish::one(edge, caller, body)));
+    let one = publishing.then(|edge, caller, body| answer(edge, |edge| publish::one(edge, caller, body)));
 
     let batch_path =
         warp::path!("api" / "v1" / "publish" / "batch").or(warp::path!("api" / "v2" / "publish" / "batch")).unify();
     let batch = batch_path.and(warp::post()).and(api()).and(warp::body::stream());
-    let batch = batch.then(|edge, caller, body| answer(publish::batch(edge, caller, body)));
+    let batch = batch.then(|edge, caller, body| answer(edge, |edge| publish::batch(edge, caller, body)));
 
     let history_path = || warp::path!("api" / "v1" / "history");
-    let read = history_path().and(get_or_head()).and(api()).then(|edge, caller| answer(history::read(edge, caller)));
-    let forget =
-        history_path().and(warp::delete()).and(api()).then(|edge, caller| answer(history::forget(edge, caller)));
+    let read = history_path()
+        .and(get_or_head())
+        .and(api())
+        .then(|edge, caller| answer(edge, |edge| history::read(edge, caller)));
+    let forget = history_path()
+        .and(warp::delete())
+        .and(api())
+        .then(|edge, caller| answer(edge, |edge| history::forget(edge, caller)));
 
     let ws = warp::path!("ws").and(warp::get()).and(with.clone()).and(caller("ws")).and(warp::ext::optional());
-    let ws = ws.then(|edge, caller, upgrade| answer(upgrade::upgrade(edge, caller, upgrade)));
+    let ws = ws.then(|edge, caller, upgrade| answer(edge, |edge| upgrade::upgrade(edge, caller, upgrade)));
 
     let events = warp::path!("sse").and(warp::get()).and(with.clone()).and(caller("sse"));
-    let events = events.then(|edge, caller| answer(sse::open(edge, caller)));
+    let events = events.then(|edge, caller| answer(edge, |edge| sse::open(edge, caller)));
 
     let polled = warp::path!("poll").and(warp::get()).and(with.clone()).and(caller("poll"));
-    let polled = polled.then(|edge, caller| answer(poll::poll(edge, caller)));
+    let polled = polled.then(|edge, caller| answer(edge, |edge| poll::poll(edge, caller)));
 
     let channels = warp::path!("api" / "v1" / "channels").and(get_or_head()).and(api());
-    let channels = channels.then(|edge, caller| answer(admin::channels(edge, caller)));
+    let channels = channels.then(|edge, caller| answer(edge, |edge| admin::channels(edge, caller)));
     let sessions = warp::path!("api" / "v1" / "sessions").and(get_or_head()).and(api());
-    let sessions = sessions.then(|edge, caller| answer(admin::sessions(edge, caller)));
+    let sessions = sessions.then(|edge, caller| answer(edge, |edge| admin::sessions(edge, caller)));
     let presence = warp::path!("api" / "v1" / "presence").and(get_or_head()).and(api());
-    let presence = presence.then(|edge, caller| answer(admin::presence(edge, caller)));
+    let presence = presence.then(|edge, caller| answer(edge, |edge| admin::presence(edge, caller)));
     let disconnect = warp::path!("api" / "v1" / "disconnect").and(warp::post()).and(api()).and(warp::body::stream());
-    let disconnect = disconnect.then(|edge, caller, body| answer(admin::disconnect(edge, caller, body)));
+    let disconnect = disconnect.then(|edge, caller, body| answer(edge, |edge| admin::disconnect(edge, caller, body)));
     let unsubscribe = warp::path!("api" / "v1" / "unsubscribe").and(warp::post()).and(api()).and(warp::body::stream());
-    let unsubscribe = unsubscribe.then(|edge, caller, body| answer(admin::unsubscribe(edge, caller, body)));
+    let unsubscribe =
+        unsubscribe.then(|edge, caller, body| answer(edge, |edge| admin::unsubscribe(edge, caller, body)));
 
     let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
     let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
-    let asked = asked.then(|verb, edge, caller, body| answer(operator::ask(edge, verb, caller, body)));
+    let asked = asked.then(|verb, edge, caller, body| answer_freely(operator::ask(edge, verb, caller, body)));
     let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
-    let rules = rules.then(|edge, caller| answer(operator::status(edge, caller)));
+    let rules = rules.then(|edge, caller| answer(edge, |edge| operator::status(edge, caller)));
 
     let console = warp::path::end().and(get_or_head()).map(|| page(include_str!("console.html")));
     let health = warp::path!("healthz").and(get_or_head()).and(with.clone()).map(|edge: Arc<Edge>| {
@@ -316,9 +327,11 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         }
     });
     let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(get_or_head()).and(api());
-    let metrics = metrics.then(|edge, caller| answer(metrics_page(edge, caller)));
-    let status =
-        warp::path!("status").and(get_or_head()).and(api()).then(|edge, caller| answer(status_page(edge, caller)));
+    let metrics = metrics.then(|edge, caller| answer(edge, |edge| metrics_page(edge, caller)));
+    let status = warp::path!("status")
+        .and(get_or_head())
+        .and(api())
+        .then(|edge, caller| answer(edge, |edge| status_page(edge, caller)));
 
     // Boxed by halves: the compiler's time, and its error messages, grow with the depth of the type.
     let publishing = one.or(batch).unify().or(read).unify().or(forget).unify().boxed();
@@ -327,14 +340,35 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
     let ruling = asked.or(rules).unify().boxed();
     let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
+    let taken = api().and(warp::method()).and_then(move |edge: Arc<Edge>, caller: Caller, method: Method| {
+        let taken = routes::find(&edge, &method, &caller.request.path, surface);
+        std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
+    });
+    let of_plugins = taken.untuple_one().and(warp::body::stream());
+    let of_plugins =
+        of_plugins.then(|edge, caller, taken, body| answer(edge, |edge| routes::serve(edge, caller, taken, body)));
+    let of_plugins = of_plugins.boxed();
+
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
     match surface {
-        Surface::Whole => public.or(operating).unify().recover(unrouted).unify().boxed(),
-        Surface::Public => public.recover(unrouted).unify().boxed(),
+        Surface::Whole => public.or(operating).unify().or(of_plugins).unify().recover(unrouted).unify().boxed(),
+        Surface::Public => public.or(of_plugins).unify().recover(unrouted).unify().boxed(),
     }
 }
 
-async fn answer(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
+/// A request is judged by the rules of one moment, from its first question to its last.
+async fn answer<F>(edge: Arc<Edge>, serve: impl FnOnce(Arc<Edge>) -> F) -> Response
+where
+    F: Future<Output = Result<Response, Fault>> + Send,
+{
+    let mut outcome = Err(Fault::Stopping);
+    let serving = serve(edge.clone());
+    edge.hub.hooks().as_one(Box::pin(async { outcome = serving.await })).await;
+    outcome.unwrap_or_else(|fault| refuse(&fault))
+}
+
+/// What may change the rules is not bound to those of the moment at which it began.
+async fn answer_freely(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
     outcome.await.unwrap_or_else(|fault| refuse(&fault))
 }
 
@@ -375,7 +409,7 @@ pub fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-fn refuse(fault: &Fault) -> Response {
+pub fn refuse(fault: &Fault) -> Response {
     #[derive(Serialize)]
     struct Refused<'a> {
         ok: bool,
@@ -439,7 +473,7 @@ async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
 
 async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
-    let mut response = Response::new(Bytes::from(metrics::render(&edge.hub, &edge.others)).into());
+    let mut response = Response::new(Bytes::from(metrics::render(&edge.hub, &edge.beside.counters)).into());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)

@@ -19,6 +19,7 @@ mod patience;
 pub mod poll;
 pub mod publish;
 pub mod roster;
+pub mod routes;
 pub mod session;
 pub mod sse;
 pub mod tls;

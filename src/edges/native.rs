@@ -17,6 +17,7 @@ use super::publish::Written;
 use super::session::{Dialect, Frame};
 use super::wire::{Ending, Fault, object};
 use super::ws;
+use crate::kernel::hooks::Refusal;
 use crate::kernel::message::{ChannelName, Epoch, Offset, Position};
 use crate::kernel::session::{Pace, Session, Start};
 
@@ -142,6 +143,10 @@ impl Dialect for WsDialect {
         put_said(&Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
     }
 
+    fn denied(&mut self, channel: ChannelName, refusal: Refusal, out: &mut Vec<u8>) {
+        deny(&channel, refusal, out);
+    }
+
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
         if matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Kicked | Ending::Refused) {
@@ -149,6 +154,11 @@ impl Dialect for WsDialect {
         }
         ws::put_close(code, why.reason(), out);
     }
+}
+
+fn deny(channel: &ChannelName, refusal: Refusal, out: &mut Vec<u8>) {
+    refuse(&Fault::Forbidden { refusal, what: Some(channel.to_string()) }, None, out);
+    put_said(&Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
 }
 
 fn refuse(fault: &Fault, id: Option<&RawValue>, out: &mut Vec<u8>) {
@@ -349,8 +359,7 @@ async fn refresh(session: &mut Session, text: &[u8], id: Option<&RawValue>, out:
     let expires = identity.expires.map(timestamp);
     let client = session.client().with(identity);
     for (channel, refusal) in session.becomes(client).await {
-        refuse(&Fault::Forbidden { refusal, what: Some(channel.to_string()) }, None, out);
-        put_said(&Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
+        deny(&channel, refusal, out);
     }
     put_said(&Said::Refreshed { expires, id }, out);
     Ok(())
@@ -414,6 +423,13 @@ impl Dialect for SseDialect {
     fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>) {
         put_event("unsubscribed", &Said::Unsubscribed { channels: vec![channel.as_str()], id: None }, out);
         out.push(b'\n');
+    }
+
+    fn denied(&mut self, channel: ChannelName, refusal: Refusal, out: &mut Vec<u8>) {
+        let fault = Fault::Forbidden { refusal, what: Some(channel.to_string()) };
+        put_event("error", &Said::Error { error: fault.body(), id: None }, out);
+        out.push(b'\n');
+        self.unsubscribed(&channel, out);
     }
 
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {

@@ -61,6 +61,6 @@ pub async fn status(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> 
 }
 
 async fn tell(edge: &Edge, verb: &str, with: Bytes) -> Result<Response, Fault> {
-    let answer = edge.operator.ask(verb, with).await?;
+    let answer = edge.beside.operator.ask(verb, with).await?;
     Ok(json_bytes(StatusCode::OK, answer))
 }

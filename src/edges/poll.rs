@@ -79,7 +79,8 @@ async fn collect(session: &mut Session, member: &Member, until: Instant) -> Resu
             continue;
         }
         let something = std::future::poll_fn(|cx| {
-            if member.poll_stop(cx) {
+            // Whatever is ordered, the next request hears of it: this one ends.
+            if member.poll_stop(cx) || !member.orders().is_empty() {
                 return Poll::Ready(false);
             }
             session.poll_ready(cx).map(|()| true)

@@ -1,8 +1,9 @@
 //! Who is connected, so that everybody, or somebody, can be told something. Holds one small entry per connection.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Context;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
@@ -15,6 +16,8 @@ use crate::kernel::message::ChannelName;
 const SHARDS: usize = 16;
 /// Orders that a connection has not looked at yet; beyond, it is slow to the point of being gone, and is sent away.
 const ORDERS: usize = 64;
+/// An order that is given slowly is given so many times a second to some.
+const SLICES: u32 = 100;
 
 #[derive(Default)]
 pub struct Roster {
@@ -31,10 +34,12 @@ struct Line {
 }
 
 /// What an operator wants of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
     Leave,
     Unsubscribe(ChannelName),
+    /// Ask the rules again about every subscription: they have changed.
+    Reconsider,
 }
 
 /// A connection's entry; gone when it is dropped.
@@ -96,16 +101,26 @@ impl Roster {
                 return;
             }
             count += 1;
-            let mut orders = line.orders.lock();
-            if orders.len() < ORDERS {
-                orders.push(order.clone());
-            } else {
-                *orders = vec![Order::Leave];
-            }
-            line.ordered.store(true, Ordering::Release);
-            line.waker.wake();
+            line.give(order);
         });
         count
+    }
+
+    /// Gives an order to all that are connected now, so many a second; how many they were. Those who come meanwhile do not
+    /// hear it: they came under the rules of now.
+    pub async fn each_slowly(&self, order: &Order, per_second: u32) -> usize {
+        let mut lines = Vec::new();
+        for shard in &self.shards {
+            lines.extend(shard.lock().iter().map(|(_, line)| Arc::downgrade(line)));
+        }
+        let at_once = (per_second / SLICES).max(1) as usize;
+        let pause = Duration::from_secs_f64(at_once as f64 / f64::from(per_second.max(1)));
+        let mut slices = tokio::time::interval(pause);
+        for some in lines.chunks(at_once) {
+            slices.tick().await;
+            some.iter().filter_map(Weak::upgrade).for_each(|line| line.give(order));
+        }
+        lines.len()
     }
 
     fn each(&self, mut tell: impl FnMut(&Line)) {
@@ -114,6 +129,19 @@ impl Roster {
                 tell(line);
             }
         }
+    }
+}
+
+impl Line {
+    fn give(&self, order: &Order) {
+        let mut orders = self.orders.lock();
+        if orders.len() >= ORDERS {
+            *orders = vec![Order::Leave];
+        } else if !orders.contains(order) {
+            orders.push(order.clone());
+        }
+        self.ordered.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
-use crate::kernel::hooks::Farewell;
+use crate::kernel::hooks::{Farewell, Refusal};
 use crate::kernel::message::ChannelName;
 use crate::kernel::session::{Batch, Session};
 
@@ -69,6 +69,8 @@ pub trait Dialect: Send {
     fn expiring(&mut self, left: Duration, out: &mut Vec<u8>);
     /// Says that the operator has ended a subscription.
     fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>);
+    /// Says that the rules have ended a subscription, and why.
+    fn denied(&mut self, channel: ChannelName, refusal: Refusal, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
 }
@@ -153,6 +155,7 @@ struct Connection<S, D> {
 /// Told however it ended: the loop of an event stream is dropped when its client goes.
 impl<S, D> Drop for Connection<S, D> {
     fn drop(&mut self) {
+        self.session.end();
         let why = Farewell { cause: self.ending.cause(), code: self.ending.code() };
         self.session.hub().hooks().disconnected(self.session.client(), &why);
     }
@@ -215,7 +218,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                     self.wake_by(until);
                 }
                 Event::Orders(orders) => {
-                    if !self.obey(orders) {
+                    if !self.obey(orders).await {
                         return Err(Ending::Kicked);
                     }
                 }
@@ -289,10 +292,11 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
     }
 
     /// False if it is to leave.
-    fn obey(&mut self, orders: Vec<Order>) -> bool {
+    async fn obey(&mut self, orders: Vec<Order>) -> bool {
         for order in orders {
             match order {
                 Order::Leave => return false,
+                Order::Reconsider => self.reconsider().await,
                 Order::Unsubscribe(channel) => {
                     if self.session.unsubscribe(channel.as_str()) {
                         self.dialect.unsubscribed(&channel, &mut self.owed);
@@ -303,13 +307,28 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         true
     }
 
+    /// The rules have changed: what they now deny ends, each with a word, and the rest goes on where it was.
+    async fn reconsider(&mut self) {
+        let hub = self.session.hub().clone();
+        let Connection { session, dialect, owed, .. } = self;
+        let vote = async {
+            for (channel, refusal) in session.becomes(session.client().clone()).await {
+                dialect.denied(channel, refusal, owed);
+            }
+        };
+        hub.hooks().as_one(Box::pin(vote)).await;
+    }
+
     async fn answer(&mut self, frame: Frame) -> Result<(), Ending> {
         if let Frame::Pong = frame {
             return Ok(());
         }
         let before = self.session.client().clone();
-        // Boxed: a subscribe is large while it runs, and a connection is idle for most of its life.
-        let outcome = Box::pin(self.dialect.on_frame(&mut self.session, frame, &mut self.owed)).await;
+        let hub = self.session.hub().clone();
+        let mut outcome = Ok(());
+        // Boxed, as the rules want it: a subscribe is large while it runs, and a connection is idle for most of its life.
+        let answer = async { outcome = self.dialect.on_frame(&mut self.session, frame, &mut self.owed).await };
+        hub.hooks().as_one(Box::pin(answer)).await;
         if !Arc::ptr_eq(&before, self.session.client()) {
             self.member.is_now(self.session.client().clone());
             (self.expires, self.warn_at) = end_of_credential(&self.session);

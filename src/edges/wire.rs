@@ -39,6 +39,8 @@ pub enum Fault {
         refusal: Refusal,
         what: Option<String>,
     },
+    /// A plugin's route broke.
+    Broken(Refusal),
     NotAdmin,
     Origin(String),
     Upgrade(&'static str),
@@ -90,6 +92,7 @@ impl Fault {
                 RefusalKind::Denied | RefusalKind::Broken => (403, 40301),
                 RefusalKind::Busy => (429, 42901),
             },
+            Fault::Broken(_) => (500, 50001),
             Fault::NotAdmin => (403, 40302),
             Fault::Origin(_) => (403, 40303),
             Fault::NoRoute => (404, 40400),
@@ -117,7 +120,9 @@ impl Fault {
             Fault::LongBatch(_) => "long_batch",
             Fault::TooManyInRequest { .. } => "too_many_in_request",
             Fault::TooManyOnConnection { .. } => "too_many_on_connection",
-            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. } => &refusal.code,
+            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. } | Fault::Broken(refusal) => {
+                &refusal.code
+            }
             Fault::NotAdmin => "not_admin",
             Fault::Origin(_) => "origin",
             Fault::Upgrade(_) => "upgrade_required",
@@ -149,6 +154,7 @@ impl Fault {
             }
             Fault::TooManyOnConnection { max } => format!("total channels would exceed {max}").into(),
             Fault::Unauthorized { refusal, .. } => refusal.why.as_str().into(),
+            Fault::Broken(_) => "the plugin that answers here failed".into(),
             Fault::Forbidden { refusal, what: None } => refusal.why.as_str().into(),
             Fault::Forbidden { refusal, what: Some(channel) } => {
                 format!("unauthorized channel: {channel}: {}", refusal.why).into()
@@ -175,7 +181,7 @@ impl Fault {
 
     pub fn body(&self) -> ErrorBody<'_> {
         let (decision, channel) = match self {
-            Fault::Unauthorized { refusal, .. } => (Some(refusal.decision.as_str()), None),
+            Fault::Unauthorized { refusal, .. } | Fault::Broken(refusal) => (Some(refusal.decision.as_str()), None),
             Fault::Forbidden { refusal, what } => (Some(refusal.decision.as_str()), what.as_deref()),
             _ => (None, None),
         };

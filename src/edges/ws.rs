@@ -95,6 +95,14 @@ impl Parser {
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return Err(Ending::Protocol("reserved bits are set and no extension was agreed"));
         }
+        let shortest = match length {
+            0..=125 => 2,
+            126..=0xffff => 4,
+            _ => 10,
+        };
+        if start > shortest + 4 {
+            return Err(Ending::Protocol("a length is written with as few bytes as it needs"));
+        }
         if is_control && (length > 125 || !header.is_final) {
             return Err(Ending::Protocol("a control frame is whole and has at most 125 bytes"));
         }

@@ -86,7 +86,7 @@ impl Channel {
     }
 
     pub(super) fn listeners(&self) -> Vec<Arc<Client>> {
-        self.readers.read().iter().map(|(_, reader)| reader.client.clone()).collect()
+        self.readers.read().iter().map(|(_, reader)| reader.client()).collect()
     }
 
     pub(super) fn enter(&self, reader: Arc<Reader>) -> usize {
@@ -125,14 +125,22 @@ impl Channel {
 pub struct Reader {
     pub(super) bell: Arc<Bell>,
     pub(super) slot: u32,
-    client: Arc<Client>,
+    client: Mutex<Arc<Client>>,
     /// Up while the session knows that there is something here: waking it again costs this flag.
     ringing: AtomicBool,
 }
 
 impl Reader {
     pub(super) fn new(bell: Arc<Bell>, slot: u32, client: Arc<Client>) -> Self {
-        Reader { bell, slot, client, ringing: AtomicBool::new(false) }
+        Reader { bell, slot, client: Mutex::new(client), ringing: AtomicBool::new(false) }
+    }
+
+    pub(super) fn client(&self) -> Arc<Client> {
+        self.client.lock().clone()
+    }
+
+    pub(super) fn is_now(&self, client: Arc<Client>) {
+        *self.client.lock() = client;
     }
 
     fn ring(&self) {

@@ -73,6 +73,8 @@ pub enum GapCause {
     Epoch,
     /// The rules do not let this reader see what came before, or its view withholds this one.
     Denied,
+    /// The reader has had it, as a copy in another of its channels.
+    Once,
     /// A crash took them before they were on disk: the channel's policy did not promise more.
     Lost,
 }
@@ -84,6 +86,7 @@ impl GapCause {
             GapCause::Skipped => "skipped",
             GapCause::Epoch => "epoch",
             GapCause::Denied => "denied",
+            GapCause::Once => "once",
             GapCause::Lost => "lost",
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::channel::{Channel, Herald};
 use super::counters::Counters;
 use super::log::{Appended, Entry, Log, LogError};
-use super::message::{Admitted, ChannelName, Micros, Publication};
+use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};
 use super::tail::TailLimit;
 
@@ -167,25 +167,29 @@ impl Lane {
         for Item { channel, admitted: Admitted(draft), ack } in items {
             let time = channel.time_for(now);
             channel.touch(now);
-            entries.push(Entry {
-                channel: draft.channel,
-                message: draft.message,
-                key: draft.idempotency_key,
-                time,
-                expires: draft.ttl.map(|ttl| time + ttl.as_micros() as Micros),
+            let expires = draft.ttl.map(|ttl| time + ttl.as_micros() as Micros);
+            let Draft { channel: name, message, idempotency_key: key, once, fleeting, .. } = draft;
+            let entry = Entry { channel: name, message, key, time, expires, once };
+            // The log takes the number and nothing else: what has long expired is never read.
+            let said = fleeting.then(|| (entry.message.clone(), expires));
+            entries.push(if fleeting {
+                Entry { message: Message::default(), expires: Some(0), ..entry }
+            } else {
+                entry
             });
-            places.push((channel, ack));
+            places.push((channel, ack, said));
         }
         let appended = self.log.append(&entries).await?;
         let mut promised = Ack::Memory;
-        for (((channel, ack), entry), result) in places.into_iter().zip(entries).zip(&appended) {
+        for (((channel, ack, said), entry), result) in places.into_iter().zip(entries).zip(&appended) {
             let Appended::New { offset, time } = *result else {
                 // The first one may still be on its way to the disk, in this very group.
                 promised = promised.max(ack);
                 self.shared.counters.repeats.add(1);
                 continue;
             };
-            let publication = Publication { offset, time, expires: entry.expires, message: entry.message };
+            let (message, expires) = said.unwrap_or((entry.message, entry.expires));
+            let publication = Publication { offset, time, expires, once: entry.once, message };
             self.shared.counters.published.add(1);
             if ack == Ack::Memory {
                 self.show(&channel, publication);

@@ -57,6 +57,7 @@ pub struct Entry {
     pub key: Option<Box<str>>,
     pub time: Micros,
     pub expires: Option<Micros>,
+    pub once: Option<u64>,
 }
 
 /// What became of an entry.

@@ -157,7 +157,8 @@ pub struct Draft {
     pub ttl: Option<Duration>,
     /// For those who listen now; the log keeps its number and nothing of what it says.
     pub fleeting: bool,
-    /// Several channels got the same: a connection gets one copy of all that carry the same number.
+    /// Several channels got the same: a connection gets one copy of all that carry the same number. Logs keep it, so let it
+    /// be random.
     pub once: Option<u64>,
 }
 
@@ -184,6 +185,8 @@ pub struct Publication {
     pub time: Micros,
     /// When it must be gone from the log, if earlier than the channel's policy says.
     pub expires: Option<Micros>,
+    /// Carried by its copies in other channels too.
+    pub once: Option<u64>,
     pub message: Message,
 }
 

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use super::message::ChannelName;
+
 /// A pattern, split once when it is read.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Pattern(Form);
@@ -177,6 +179,37 @@ impl Pattern {
             }
         }
         ours.len() == theirs.len()
+    }
+
+    /// Whether some name matches both.
+    pub fn meets(&self, other: &Pattern) -> bool {
+        let (ours, theirs) = (self.segments(), other.segments());
+        let reserved = |all: &[Segment]| all.first().is_some_and(Segment::is_reserved);
+        if reserved(&ours) != reserved(&theirs) {
+            return false;
+        }
+        for at in 0.. {
+            let (our, their) = match (ours.get(at), theirs.get(at)) {
+                (None, None) => return true,
+                (Some(our), Some(their)) if our.before == their.before => (&our.part, &their.part),
+                _ => return false,
+            };
+            match (our, their) {
+                (Part::Rest, _) | (_, Part::Rest) => return true,
+                (Part::Text(a), Part::Text(b)) if a != b => return false,
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// A name that it matches, if there can be one.
+    pub fn example(&self) -> Option<ChannelName> {
+        let piece = |segment: &Segment| {
+            let text = if let Part::Text(text) = &segment.part { text } else { "x" };
+            segment.before.map_or(String::new(), String::from) + text
+        };
+        ChannelName::new(&self.segments().iter().map(piece).collect::<String>()).ok()
     }
 
     /// Whether only plugins' names (`$...`) can match.
@@ -448,6 +481,28 @@ mod tests {
             [("*", "$u.1"), ("a.*", "a"), ("a.b", "a.{x}"), ("a.{x}", "a.*"), ("a.*", "a/b"), ("a.b.*", "a.*")]
         {
             assert!(!pattern(a).covers(&pattern(b)), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn two_patterns_meet_where_some_name_matches_both() {
+        for (a, b, meet) in [
+            ("order.*", "order.1.x", true),
+            ("order.*", "order", false),
+            ("room.{room}", "room.42", true),
+            ("room.{room}", "room.42.x", false),
+            ("*.x", "a.*", true),
+            ("*", "anything", true),
+            ("*", "$user.1", false),
+            ("a.b", "a/b", false),
+            ("a.*", "b.*", false),
+        ] {
+            assert_eq!(pattern(a).meets(&pattern(b)), meet, "{a} {b}");
+            assert_eq!(pattern(b).meets(&pattern(a)), meet, "{b} {a}");
+        }
+        for (text, example) in [("order.*", Some("order.x")), ("room/{a}:*.b", Some("room/x:x.b")), ("no space", None)]
+        {
+            assert_eq!(pattern(text).example().map(|name| name.to_string()).as_deref(), example, "{text}");
         }
     }
 

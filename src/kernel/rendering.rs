@@ -50,6 +50,6 @@ pub(super) fn render(
     counters: &Counters,
 ) -> Option<Publication> {
     counters.rendered.add(1);
-    let Publication { offset, time, expires, .. } = *publication;
-    view.render(channel, publication).map(|message| Publication { offset, time, expires, message })
+    let Publication { offset, time, expires, once, .. } = *publication;
+    view.render(channel, publication).map(|message| Publication { offset, time, expires, once, message })
 }

@@ -16,6 +16,7 @@ use super::hooks::{Client, Refusal, Sight};
 use super::hub::Hub;
 use super::log::LogError;
 use super::message::{ChannelName, Position};
+use super::once::Once;
 use super::subscription::{Subscription, begin};
 use super::turn::Stretch;
 
@@ -37,6 +38,7 @@ pub struct Session {
     pub(super) resting: Vec<u32>,
     /// What was read for the first of those behind; dropped if the socket does not take it.
     pub(super) stretch: Option<Stretch>,
+    pub(super) once: Once,
     /// Counts the fills.
     pub(super) turn: u64,
 }
@@ -61,6 +63,7 @@ impl Session {
             behind: VecDeque::new(),
             resting: Vec::new(),
             stretch: None,
+            once: Once::default(),
             turn: 0,
         }
     }
@@ -136,8 +139,9 @@ impl Session {
             turn: 0,
             behind_since: None,
         });
-        self.by_name.insert(name, slot);
         self.hub.counters().subscriptions.add(1);
+        self.hub.hooks().joined(&self.client, &name);
+        self.by_name.insert(name, slot);
         Ok(position)
     }
 
@@ -175,7 +179,10 @@ impl Session {
         let held: Vec<_> = self.by_name.iter().map(|(name, slot)| (name.clone(), *slot as usize)).collect();
         for (name, slot) in held {
             match self.ask(&name, self.subscriptions[slot].resumed).await {
-                Ok((sight, _)) => self.subscriptions[slot].look_through(sight, &self.format),
+                Ok((sight, _)) => {
+                    self.subscriptions[slot].look_through(sight, &self.format);
+                    self.sits_as_now(slot);
+                }
                 Err(refusal) => {
                     self.unsubscribe(name.as_str());
                     ended.push((name, refusal));
@@ -185,10 +192,33 @@ impl Session {
         ended
     }
 
+    /// Another user has come in place of the one who listened; or the same one is listed with its new rights.
+    fn sits_as_now(&self, slot: usize) {
+        let seat = &self.subscriptions[slot].seat;
+        let (before, now) = (seat.reader.client(), &self.client);
+        seat.reader.is_now(now.clone());
+        let person = |client: &Client| (client.identity.user.clone(), client.identity.tenant.clone());
+        if !Arc::ptr_eq(&before, now) && person(&before) != person(now) {
+            self.hub.hooks().left(&before, &seat.channel.name);
+            self.hub.hooks().joined(now, &seat.channel.name);
+        }
+    }
+
+    /// Stops listening to everything: what the rules hear of it, they hear before they hear that the client has gone.
+    pub fn end(&mut self) {
+        self.ready.clear();
+        self.behind.clear();
+        self.resting.clear();
+        for name in self.by_name.keys().cloned().collect::<Vec<_>>() {
+            self.unsubscribe(name.as_str());
+        }
+    }
+
     /// Stops listening; false if it did not.
     pub fn unsubscribe(&mut self, name: &str) -> bool {
         let Some(slot) = self.by_name.remove(name) else { return false };
-        self.subscriptions.remove(slot as usize);
+        let Subscription { seat, .. } = self.subscriptions.remove(slot as usize);
+        self.hub.hooks().left(&seat.reader.client(), &seat.channel.name);
         self.hub.counters().subscriptions.sub(1);
         self.ready.retain(|s| *s != slot);
         self.behind.retain(|s| *s != slot);
@@ -216,7 +246,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.hub.counters().subscriptions.sub(self.subscriptions.len() as u64);
+        self.end();
         self.hub.counters().sessions.sub(1);
     }
 }

@@ -29,6 +29,8 @@ pub struct Tail {
     epoch: Epoch,
     /// The newest offset that readers may see.
     head: AtomicU64,
+    /// The newest offset whose publication carries a once number; 0 if none has come yet.
+    newest_once: AtomicU64,
     recent: RwLock<Recent>,
     encodings: Mutex<Vec<Arc<Encoding>>>,
     counters: Arc<Counters>,
@@ -161,6 +163,7 @@ impl Tail {
             channel,
             epoch,
             head: AtomicU64::new(head),
+            newest_once: AtomicU64::new(0),
             recent: RwLock::new(Recent { publications: VecDeque::new(), bytes: 0, expires: None }),
             encodings: Mutex::new(Vec::new()),
             counters,
@@ -189,6 +192,9 @@ impl Tail {
         }
         recent.bytes += publication.message.weight();
         recent.expires = earlier(recent.expires, publication.expires);
+        if publication.once.is_some() {
+            self.newest_once.store(publication.offset, Ordering::Relaxed);
+        }
         self.head.store(publication.offset, Ordering::Release);
         recent.publications.push_back(Arc::new(publication));
         let mut surplus = 0;
@@ -250,6 +256,26 @@ impl Tail {
         let new = Arc::new(Encoding { format: format.clone(), rendering, run: RwLock::new(run) });
         encodings.push(new.clone());
         new
+    }
+
+    /// The first publication after `after`, up to `upto`, that carries a once number and that these readers see.
+    pub fn next_once(&self, encoding: &Encoding, mut after: Offset, upto: Offset) -> Option<(Offset, u64)> {
+        while self.newest_once.load(Ordering::Relaxed) > after {
+            let found = {
+                let recent = self.recent.read();
+                let first = recent.first(self.head());
+                let from = (after + 1).max(first) - first;
+                recent.publications.range(from as usize..).find(|p| p.once.is_some())?.clone()
+            };
+            if found.offset > upto {
+                return None;
+            }
+            if let Some(number) = self.seen(encoding, &found).and_then(|seen| seen.once) {
+                return Some((found.offset, number));
+            }
+            after = found.offset;
+        }
+        None
     }
 
     /// Copies what is after `after`, up to `upto`, as long as `room` lasts (one publication always has room). `step` hears
@@ -319,13 +345,16 @@ impl Tail {
         *run = Run { first: older[0].offset, ends, base: 0, start: 0, bytes };
     }
 
-    fn encode(&self, encoding: &Encoding, publication: &Arc<Publication>, out: &mut Vec<u8>) {
-        let format = &encoding.format;
-        let seen = match &encoding.rendering {
+    fn seen(&self, encoding: &Encoding, publication: &Arc<Publication>) -> Option<Arc<Publication>> {
+        match &encoding.rendering {
             None => Some(publication.clone()),
             Some(rendering) => rendering.of(&self.channel, publication, &self.counters),
-        };
-        let Some(seen) = seen else {
+        }
+    }
+
+    fn encode(&self, encoding: &Encoding, publication: &Arc<Publication>, out: &mut Vec<u8>) {
+        let format = &encoding.format;
+        let Some(seen) = self.seen(encoding, publication) else {
             let at = Position { epoch: self.epoch, offset: publication.offset };
             return format.notice(&self.channel, at, &Notice::Gap(Gap::at(at.offset, GapCause::Denied)), out);
         };

@@ -156,8 +156,8 @@ impl Session {
             let upto = subscription.live_at.unwrap_or(head).min(head);
             if subscription.reached < upto {
                 match self.fill_from_tail(slot, upto, batch, room) {
-                    Copied::All => {}
-                    Copied::Some => return Ok(()),
+                    Copied::All if batch.bytes.len() < room => {}
+                    Copied::All | Copied::Some => return Ok(()),
                     Copied::Behind => {
                         self.fall_behind(slot);
                         return Ok(());
@@ -210,6 +210,19 @@ impl Session {
     }
 
     fn fill_from_tail(&mut self, slot: u32, upto: Offset, batch: &mut Batch, room: usize) -> Copied {
+        let subscription = &self.subscriptions[slot as usize];
+        let next = subscription.reached + 1;
+        let upto = match subscription.seat.channel.tail.next_once(&subscription.encoding, subscription.reached, upto) {
+            None => upto,
+            Some((at, number)) if at == next => {
+                if !self.once.is_first(number, slot, at) {
+                    self.skip_to(slot, Gap::at(at, GapCause::Once), batch);
+                    return Copied::All;
+                }
+                at
+            }
+            Some((at, _)) => at - 1,
+        };
         let subscription = &self.subscriptions[slot as usize];
         let room = room.saturating_sub(batch.bytes.len());
         let Batch { bytes, steps, .. } = batch;
@@ -302,6 +315,9 @@ impl Session {
         let Some(seen) = seen else {
             return self.skip_to(slot, Gap::at(publication.offset, GapCause::Denied), batch);
         };
+        if seen.once.is_some_and(|number| !self.once.is_first(number, slot, seen.offset)) {
+            return self.skip_to(slot, Gap::at(publication.offset, GapCause::Once), batch);
+        }
         subscription.reached = publication.offset;
         counters.encoded.add(1);
         self.format.publication(&channel.name, channel.epoch, &seen, &mut batch.bytes);
@@ -347,6 +363,8 @@ impl Session {
             begin = step.end;
         }
         self.hub.counters().pushed.add(taken);
+        let subscriptions = &self.subscriptions;
+        self.once.settle(|slot, offset| offset <= subscriptions[slot as usize].cursor);
         let whole = written == batch.bytes.len();
         for slot in &batch.touched {
             let subscription = &mut self.subscriptions[*slot as usize];

@@ -1,5 +1,7 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
+use super::redact::Rule;
+use super::route::Route;
 use super::schedule::Schedule;
 
 /// A variant per kind of hook that has something to say.
@@ -7,6 +9,12 @@ use super::schedule::Schedule;
 pub enum About {
     #[default]
     Nothing,
+    Route(Route),
+    /// A view's name, and what it leaves of a payload if no function says so.
+    View {
+        name: String,
+        rule: Option<Rule>,
+    },
     /// It says itself whether it waits: `{async = true}`.
     Waits(bool),
     Timer(Schedule),

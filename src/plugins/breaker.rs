@@ -26,6 +26,9 @@ impl Default for BreakerLimits {
     }
 }
 
+/// What a call counts for that ran until it was killed: twenty of those would hold up a thread for 100 ms.
+const KILL_WEIGHT: usize = 5;
+
 #[derive(Default)]
 pub struct Breaker {
     open: AtomicBool,
@@ -76,7 +79,8 @@ impl Breaker {
         self.open.swap(false, Ordering::AcqRel).then_some(Turn::Closed)
     }
 
-    pub fn failed(&self, limits: &BreakerLimits, now: Micros) -> Option<Turn> {
+    /// `killed`: it used up its whole budget, and others waited for it.
+    pub fn failed(&self, limits: &BreakerLimits, now: Micros, killed: bool) -> Option<Turn> {
         let mut state = self.state.lock();
         if self.open.load(Ordering::Acquire) {
             state.try_at = now + limits.rest.as_micros() as Micros;
@@ -84,7 +88,8 @@ impl Breaker {
         }
         let since = now.saturating_sub(limits.within.as_micros() as Micros);
         state.failures.retain(|at| (since..=now).contains(at));
-        state.failures.push_back(now);
+        let weight = if killed { KILL_WEIGHT } else { 1 };
+        state.failures.extend(std::iter::repeat_n(now, weight));
         if state.failures.len() < limits.failures {
             return None;
         }
@@ -104,13 +109,13 @@ mod tests {
     fn it_opens_at_the_twentieth_failure_in_ten_seconds_and_one_call_tries_after_five() {
         let (breaker, limits) = (Breaker::default(), BreakerLimits::default());
         for second in 0..40 {
-            assert_eq!(breaker.failed(&limits, second * SECOND), None, "one a second is not too many");
+            assert_eq!(breaker.failed(&limits, second * SECOND, false), None, "one a second is not too many");
         }
-        let turns = (0..20).filter_map(|_| breaker.failed(&limits, 100 * SECOND)).collect::<Vec<_>>();
+        let turns = (0..20).filter_map(|_| breaker.failed(&limits, 100 * SECOND, false)).collect::<Vec<_>>();
         assert_eq!(turns, [Turn::Opened]);
         assert!(!breaker.admits(&limits, || 104 * SECOND));
         assert!(breaker.admits(&limits, || 105 * SECOND) && !breaker.admits(&limits, || 105 * SECOND));
-        assert_eq!(breaker.failed(&limits, 106 * SECOND), None);
+        assert_eq!(breaker.failed(&limits, 106 * SECOND, false), None);
         assert!(!breaker.admits(&limits, || 110 * SECOND) && breaker.admits(&limits, || 111 * SECOND));
         assert_eq!((breaker.succeeded(), breaker.succeeded()), (Some(Turn::Closed), None));
         assert!(breaker.admits(&limits, || 0));
@@ -119,8 +124,8 @@ mod tests {
     #[test]
     fn a_clock_that_is_set_back_does_not_keep_it_open() {
         let (breaker, limits) = (Breaker::default(), BreakerLimits::default());
-        (0..20).for_each(|_| {
-            breaker.failed(&limits, 1000 * SECOND);
+        (0..4).for_each(|_| {
+            breaker.failed(&limits, 1000 * SECOND, true);
         });
         assert!(breaker.admits(&limits, || 3 * SECOND));
     }

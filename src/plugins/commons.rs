@@ -1,9 +1,11 @@
 //! What all VMs of a host share, and what outlives a generation.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::bounded::Bounded;
 use super::decision::LogRate;
+use super::host::World;
 use super::http::Outside;
 use super::keysets::Keysets;
 use super::kv::House;
@@ -14,7 +16,8 @@ use super::remembered::Remembered;
 use super::shared::Shelves;
 use super::testing::Witness;
 use super::turns::Turns;
-use crate::kernel::message::Micros;
+use crate::kernel::message::{ChannelName, Micros};
+use crate::kernel::policy::Policy;
 
 /// Unix time.
 pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
@@ -35,12 +38,23 @@ pub struct Commons {
     pub memos: Memos,
     pub keysets: Keysets,
     pub turns: Turns,
+    /// What retention rules made of channels, for when they break. The oldest goes; then the settings count again.
+    pub policies: Bounded<ChannelName, Policy>,
+    /// Random per process: masks of values that can be guessed must not be tried out.
+    pub mask_key: [u8; 32],
+    /// What rules reach beside themselves, once there is something.
+    pub world: OnceLock<Box<dyn World>>,
     /// Sees, in place of the world, what the plugins under test do.
     pub witness: Option<Arc<Witness>>,
 }
 
+const MAX_POLICIES: usize = 1 << 16;
+const MAX_POLICY_BYTES: usize = 32 << 20;
+
 impl Commons {
     pub fn new(clock: Clock) -> Result<Commons, String> {
+        let mut mask_key = [0; 32];
+        getrandom::fill(&mut mask_key).map_err(|error| format!("there is no randomness: {error}"))?;
         let remembered = Remembered::new().map_err(|error| format!("there is no randomness: {error}"))?;
         Ok(Commons {
             clock,
@@ -54,6 +68,9 @@ impl Commons {
             memos: Memos::default(),
             keysets: Keysets::default(),
             turns: Turns::default(),
+            policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
+            mask_key,
+            world: OnceLock::new(),
             witness: None,
         })
     }

@@ -30,6 +30,8 @@ pub struct Allow {
     pub expires: Option<f64>,
     pub attrs: Option<Json>,
     pub view: Option<String>,
+    /// The hook that said so, where somebody needs to know.
+    pub said_at: String,
     pub ttl: Option<Duration>,
     /// What a remembered vote can be forgotten by.
     pub tags: Vec<String>,
@@ -83,9 +85,6 @@ impl Vote {
             Value::UserData(data) => match data.borrow::<Verdict>().as_deref() {
                 Ok(Verdict::Deny(deny)) => Ok(Vote::Deny(deny.clone())),
                 Ok(Verdict::Allow(allow)) => match allow.given.iter().find(|key| !known.contains(&key.as_str())) {
-                    Some(key) if key == "view" && known.contains(&"tags") => {
-                        Err("aether.allow: view: views come with a later version".into())
-                    }
                     Some(key) if known.is_empty() => Err(format!("aether.allow takes no options here, got {key}")),
                     Some(key) => Err(format!("aether.allow takes only {} here, got {key}", known.join(", "))),
                     None => Ok(Vote::Allow(allow.clone())),
@@ -156,7 +155,7 @@ const LOGGED_PER_SECOND: u32 = 100;
 pub struct LogRate(Mutex<(u64, u32)>);
 
 impl LogRate {
-    fn allows(&self, now: Micros) -> bool {
+    pub fn allows(&self, now: Micros) -> bool {
         let second = now / 1_000_000;
         let mut state = self.0.lock();
         if state.0 != second {

@@ -13,6 +13,8 @@ use super::commons::Commons;
 use super::foresight::can_wait;
 use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
+use super::route::PathPattern;
+use super::routed;
 use super::schema::{self, Setting};
 use super::vm::Vm;
 use super::{Counters, HostConfig, Limits, LoadError, PluginUse, Secrets};
@@ -22,9 +24,12 @@ use crate::kernel::pattern::{Pattern, Patterns};
 pub struct Program {
     pub units: Vec<Unit>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
+    pub own_paths: &'static [&'static str],
     /// Calls that wait, by unit.
     pub waiting: Vec<AtomicUsize>,
     /// By unit and kind of hook.
@@ -32,16 +37,18 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn new(
-        units: Vec<Unit>,
-        secrets: Secrets,
-        limits: Limits,
-        counters: Arc<Counters>,
-        commons: Arc<Commons>,
-    ) -> Program {
-        let breakers = units.iter().map(|_| Default::default()).collect();
-        let waiting = units.iter().map(|_| AtomicUsize::new(0)).collect();
-        Program { units, secrets, limits, counters, commons, waiting, breakers }
+    pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
+        Program {
+            breakers: units.iter().map(|_| Default::default()).collect(),
+            waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            units,
+            secrets: config.secrets.clone(),
+            own_paths: config.own_paths,
+            reserved_events: config.reserved_events,
+            limits: config.limits,
+            counters,
+            commons,
+        }
     }
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
@@ -71,6 +78,8 @@ pub struct Unit {
     pub http: Option<Arc<Allow>>,
     /// Its code has functions that wait.
     pub waits: bool,
+    /// The paths that it may answer; scripts may all.
+    pub routes: Option<Vec<PathPattern>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -81,8 +90,13 @@ pub enum Event {
     Subscribe,
     Publish,
     History,
+    Transform,
+    Retain,
+    Retention,
+    View,
     Disconnect,
     Timer,
+    Route,
     Load,
     Unload,
 }
@@ -92,8 +106,8 @@ impl Event {
 
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
-        use Event::{Connect, Disconnect, History, Load, Refresh, Subscribe, Timer, Unload};
-        matches!(self, Timer | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
+        use Event::{Connect, Disconnect, History, Load, Refresh, Route, Subscribe, Timer, Unload};
+        matches!(self, Timer | Route | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
     }
 
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
@@ -111,8 +125,13 @@ impl fmt::Display for Event {
             Event::Subscribe => "on.subscribe",
             Event::Publish => "on.publish",
             Event::History => "on.history",
+            Event::Transform => "on.transform",
+            Event::Retain => "on.retain",
+            Event::Retention => "on.retention",
+            Event::View => "on.view",
             Event::Disconnect => "on.disconnect",
             Event::Timer => "timer",
+            Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         })
@@ -143,7 +162,12 @@ impl fmt::Display for Registration {
             return schedule.fmt(f);
         }
         self.event.fmt(f)?;
-        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))
+        self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
+        match &self.about {
+            About::Nothing | About::Waits(_) | About::Timer(_) => Ok(()),
+            About::View { name, .. } => write!(f, " {name}"),
+            About::Route(route) => write!(f, " {route}"),
+        }
     }
 }
 
@@ -179,9 +203,12 @@ impl Generation {
                 Err(wrong) => errors.push(wrong),
             }
         }
-        let program = Arc::new(Program::new(units, config.secrets.clone(), config.limits, counters, commons));
+        let program = Arc::new(Program::new(units, config, counters, commons));
         let registrations = match Vm::build(&program) {
-            Ok(vm) => vm.registrations().to_vec(),
+            Ok(vm) => {
+                errors.extend(routed::clashes(vm.registrations()));
+                vm.registrations().to_vec()
+            }
             Err(wrong) => {
                 errors.extend(wrong);
                 Vec::new()
@@ -252,7 +279,7 @@ impl Unit {
             used.channels.as_ref().map(|texts| narrow(texts, &manifest.permissions.channels, &used.at, &mut errors));
         let mut wrong = Vec::new();
         let config = schema::check(&manifest.config, &used.config, "", &mut wrong);
-        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.at)));
+        errors.extend(wrong.into_iter().map(|why| format!("{}: {why}", used.place_of(&why))));
         let sources = read_sources(&used.dir).map_err(|why| vec![why])?;
         let entry = ["main.lua", "main.luau"].into_iter().find(|entry| sources.contains_key(*entry));
         if entry.is_none() {
@@ -277,6 +304,7 @@ impl Unit {
             shared: Some(manifest.permissions.shared),
             http: Some(http).filter(|http| !http.patterns.is_empty()).map(Arc::new),
             waits,
+            routes: Some(manifest.permissions.routes),
             config,
         })
     }
@@ -300,6 +328,7 @@ impl Unit {
             shared: None,
             http: http.clone(),
             waits: Unit::can_wait(&root, &sources, entry),
+            routes: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -315,6 +344,7 @@ impl Unit {
             secrets: may.map(|may| may.secrets.clone()),
             kv: may.map(|may| may.kv.clone()),
             shared: may.map(|may| may.shared.clone()),
+            routes: may.map(|may| may.routes.clone()),
             name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
             version: String::new(),
             root: dir.display().to_string(),
@@ -338,7 +368,8 @@ impl Unit {
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
         let http = self.may.is_some().then_some(self.http.as_ref()).flatten();
         let urls = http.into_iter().flat_map(|http| http.patterns.iter().map(|url| ("http", url.as_str().to_owned())));
-        channels.chain(named).chain(urls)
+        let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
+        channels.chain(named).chain(routes).chain(urls)
     }
 
     pub fn may_register(&self, pattern: &Pattern) -> bool {

@@ -3,17 +3,16 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
-use mlua::{AnyUserData, Lua, Table, UserData, UserDataFields, UserDataMethods, Value};
+use mlua::{Lua, Table, UserData, UserDataFields, UserDataMethods, Value};
 use rustc_hash::FxHashMap;
-use serde_json::Value as Json;
 
 use super::Facts;
-use super::value::{frozen, json_to_lua, raise};
+use super::msg::Desk;
+use super::value::{frozen, json_to_lua};
 use crate::kernel::hooks::{Client, ConnectRequest, Farewell};
-use crate::kernel::message::{Draft, Media};
+use crate::kernel::message::ChannelName;
 use crate::kernel::pattern::Pattern;
 
 const MAX_SESSIONS: usize = 2048;
@@ -23,8 +22,9 @@ pub struct Handles {
     sessions: RefCell<FxHashMap<String, Known>>,
     /// By the id of the channel's concern and the hook.
     channels: RefCell<FxHashMap<(u64, usize), Table>>,
-    message: AnyUserData,
-    current: Rc<RefCell<Option<Current>>>,
+    /// The same, by the hook and the name.
+    by_name: RefCell<FxHashMap<(usize, ChannelName), Table>>,
+    pub desk: Desk,
     /// The `req` of history hooks, without and with `resume`.
     reads: [Value; 2],
 }
@@ -58,8 +58,7 @@ impl Known {
 }
 
 impl Handles {
-    pub fn new(lua: &Lua) -> mlua::Result<Handles> {
-        let current = Rc::new(RefCell::new(None));
+    pub fn new(lua: &Lua, reserved_events: &'static [&'static str]) -> mlua::Result<Handles> {
         let read = |resume: bool| -> mlua::Result<Value> {
             let table = lua.create_table()?;
             table.raw_set("resume", resume)?;
@@ -68,8 +67,8 @@ impl Handles {
         Ok(Handles {
             sessions: RefCell::default(),
             channels: RefCell::default(),
-            message: lua.create_userdata(MessageHandle(current.clone()))?,
-            current,
+            by_name: RefCell::default(),
+            desk: Desk::new(lua, reserved_events)?,
             reads: [read(false)?, read(true)?],
         })
     }
@@ -134,12 +133,7 @@ impl Handles {
         if let Some(table) = self.channels.borrow().get(&(concern, hook)) {
             return Ok(table.clone());
         }
-        let table = lua.create_table_with_capacity(0, 2)?;
-        table.raw_set("name", name)?;
-        for (key, value) in pattern.and_then(|pattern| pattern.captures(name)).unwrap_or_default() {
-            table.raw_set(key, value)?;
-        }
-        table.set_readonly(true);
+        let table = channel_table(lua, pattern, name)?;
         let mut channels = self.channels.borrow_mut();
         if channels.len() >= MAX_CHANNELS {
             channels.clear();
@@ -152,155 +146,84 @@ impl Handles {
         self.reads[usize::from(resume)].clone()
     }
 
-    /// Shows `draft` as `msg` for as long as the returned lease lives.
-    pub fn lend(&self, draft: &Draft, sender: Option<&str>) -> Lease<'_> {
-        let current = Current { draft: draft.clone(), sender: sender.map(str::to_owned), json: None };
-        *self.current.borrow_mut() = Some(current);
-        Lease(self)
-    }
-}
-
-/// A message that is shown to one call alone, because many calls are under way at once.
-pub struct Own(Rc<RefCell<Option<Current>>>, AnyUserData);
-
-impl Own {
-    pub fn new(lua: &Lua, draft: &Draft, sender: Option<&str>) -> mlua::Result<Own> {
-        let current = Current { draft: draft.clone(), sender: sender.map(str::to_owned), json: None };
-        let current = Rc::new(RefCell::new(Some(current)));
-        let handle = lua.create_userdata(MessageHandle(current.clone()))?;
-        Ok(Own(current, handle))
-    }
-
-    pub fn handle(&self) -> AnyUserData {
-        self.1.clone()
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        *self.0.borrow_mut() = None;
-    }
-}
-
-pub struct Lease<'a>(&'a Handles);
-
-impl Lease<'_> {
-    pub fn handle(&self) -> AnyUserData {
-        self.0.message.clone()
-    }
-}
-
-impl Drop for Lease<'_> {
-    fn drop(&mut self) {
-        *self.0.current.borrow_mut() = None;
-    }
-}
-
-/// The message that the running hook is asked about.
-struct Current {
-    draft: Draft,
-    sender: Option<String>,
-    /// Parsed when first asked for.
-    json: Option<Option<Json>>,
-}
-
-impl Current {
-    fn json(&mut self) -> Option<&Json> {
-        let payload = &self.draft.message.payload;
-        self.json.get_or_insert_with(|| serde_json::from_slice(payload).ok()).as_ref()
-    }
-}
-
-/// `msg`: one object per VM, empty between hooks.
-struct MessageHandle(Rc<RefCell<Option<Current>>>);
-
-impl MessageHandle {
-    fn with<R>(&self, lua: &Lua, read: impl FnOnce(&mut Current) -> mlua::Result<R>) -> mlua::Result<R> {
-        match &mut *self.0.borrow_mut() {
-            Some(current) => read(current),
-            None => {
-                Err(raise(lua, "msg is valid only during the hook it was given to; keep what you need of it instead"))
-            }
+    /// `{name, <captures>}` for a hook that is known by the name alone.
+    pub fn channel_of(
+        &self,
+        lua: &Lua,
+        hook: usize,
+        pattern: Option<&Pattern>,
+        name: &ChannelName,
+    ) -> mlua::Result<Table> {
+        let key = (hook, name.clone());
+        if let Some(table) = self.by_name.borrow().get(&key) {
+            return Ok(table.clone());
         }
+        let table = channel_table(lua, pattern, name.as_str())?;
+        let mut channels = self.by_name.borrow_mut();
+        if channels.len() >= MAX_CHANNELS {
+            channels.clear();
+        }
+        channels.insert(key, table.clone());
+        Ok(table)
     }
 }
 
-impl UserData for MessageHandle {
-    fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        fields.add_field_method_get("size", |lua, msg| msg.with(lua, |now| Ok(now.draft.message.payload.len() as f64)));
-        fields.add_field_method_get("event", |lua, msg| {
-            msg.with(lua, |now| now.draft.message.event.as_deref().map(|event| lua.create_string(event)).transpose())
-        });
-        fields.add_field_method_get("sender", |lua, msg| {
-            msg.with(lua, |now| now.sender.as_deref().map(|sender| lua.create_string(sender)).transpose())
-        });
-        // It has no place in the log yet; what names it is the publisher's own key.
-        fields.add_field_method_get("id", |lua, msg| {
-            msg.with(lua, |now| now.draft.idempotency_key.as_deref().map(|key| lua.create_string(key)).transpose())
-        });
-        fields.add_field_method_get("media", |lua, msg| {
-            msg.with(lua, |now| {
-                Ok(match now.draft.message.media {
-                    Media::Json => "json",
-                    Media::Text => "text",
-                    Media::Binary => "binary",
-                })
-            })
-        });
+fn channel_table(lua: &Lua, pattern: Option<&Pattern>, name: &str) -> mlua::Result<Table> {
+    let table = lua.create_table_with_capacity(0, 2)?;
+    table.raw_set("name", name)?;
+    for (key, value) in pattern.and_then(|pattern| pattern.captures(name)).unwrap_or_default() {
+        table.raw_set(key, value)?;
     }
-
-    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("text", |lua, msg, ()| msg.with(lua, |now| lua.create_string(&now.draft.message.payload)));
-        methods.add_method("buffer", |lua, msg, ()| msg.with(lua, |now| lua.create_buffer(&now.draft.message.payload)));
-        methods.add_method("json", |lua, msg, ()| {
-            msg.with(lua, |now| now.json().map_or(Ok(Value::Nil), |json| json_to_lua(lua, json)))
-        });
-        methods.add_method("get", |lua, msg, path: String| {
-            msg.with(lua, |now| {
-                let found = path.split('.').try_fold(now.json(), |at, key| match at {
-                    Some(Json::Object(map)) => Some(map.get(key)),
-                    Some(Json::Array(items)) => {
-                        Some(key.parse::<usize>().ok().and_then(|place| items.get(place.checked_sub(1)?)))
-                    }
-                    _ => None,
-                });
-                found.flatten().map_or(Ok(Value::Nil), |json| json_to_lua(lua, json))
-            })
-        });
-    }
+    table.set_readonly(true);
+    Ok(table)
 }
 
 /// `req` of the connect hooks.
 pub struct Request(pub ConnectRequest);
 
+impl AsRef<ConnectRequest> for Request {
+    fn as_ref(&self) -> &ConnectRequest {
+        &self.0
+    }
+}
+
 impl UserData for Request {
     fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {
-        fields.add_field_method_get("ip", |_, req| Ok(req.0.ip.map(|ip| ip.to_string())));
-        fields.add_field_method_get("path", |lua, req| lua.create_string(&req.0.path));
-        fields.add_field_method_get("method", |lua, req| lua.create_string(&req.0.method));
-        fields.add_field_method_get("transport", |_, req| Ok(req.0.transport));
-        fields.add_field_method_get("query", |lua, req| {
-            let table = lua.create_table()?;
-            // The first of several counts, as it does for the hub itself.
-            for (key, value) in req.0.query.iter().rev() {
-                table.raw_set(key.as_str(), value.as_str())?;
-            }
-            Ok(frozen(table))
-        });
+        add_request_fields(fields);
     }
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("bearer", |_, req, ()| Ok(req.0.bearer.clone()));
-        methods.add_method("header", |_, req, name: String| {
-            Ok(req.0.header(&name.to_ascii_lowercase()).map(str::to_owned))
-        });
-        methods.add_method("cookie", |_, req, name: String| {
-            let cookies =
-                req.0.headers.iter().filter(|(header, _)| header == "cookie").flat_map(|(_, all)| all.split(';'));
-            let mut pairs = cookies.filter_map(|pair| pair.trim().split_once('='));
-            Ok(pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim_matches('"').to_owned()))
-        });
+        add_request_methods(methods);
     }
+}
+
+/// What every `req` has.
+pub fn add_request_fields<R: AsRef<ConnectRequest>, F: UserDataFields<R>>(fields: &mut F) {
+    fields.add_field_method_get("ip", |_, req| Ok(req.as_ref().ip.map(|ip| ip.to_string())));
+    fields.add_field_method_get("path", |lua, req| lua.create_string(&req.as_ref().path));
+    fields.add_field_method_get("method", |lua, req| lua.create_string(&req.as_ref().method));
+    fields.add_field_method_get("transport", |_, req| Ok(req.as_ref().transport));
+    fields.add_field_method_get("query", |lua, req| {
+        let table = lua.create_table()?;
+        // The first of several counts, as it does for the hub itself.
+        for (key, value) in req.as_ref().query.iter().rev() {
+            table.raw_set(key.as_str(), value.as_str())?;
+        }
+        Ok(frozen(table))
+    });
+}
+
+pub fn add_request_methods<R: AsRef<ConnectRequest>, M: UserDataMethods<R>>(methods: &mut M) {
+    methods.add_method("bearer", |_, req, ()| Ok(req.as_ref().bearer.clone()));
+    methods.add_method("header", |_, req, name: String| {
+        Ok(req.as_ref().header(&name.to_ascii_lowercase()).map(str::to_owned))
+    });
+    methods.add_method("cookie", |_, req, name: String| {
+        let headers = req.as_ref().headers.iter();
+        let cookies = headers.filter(|(header, _)| header == "cookie").flat_map(|(_, all)| all.split(';'));
+        let mut pairs = cookies.filter_map(|pair| pair.trim().split_once('='));
+        Ok(pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim_matches('"').to_owned()))
+    });
 }
 
 /// `why` of the disconnect hooks.

@@ -6,8 +6,8 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::ready;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,7 @@ use super::change::{self, Change};
 use super::commons::Commons;
 use super::duty::Duty;
 use super::generation::Generation;
+use super::inspect::{Finding, inspect};
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
@@ -25,6 +26,7 @@ use super::{Counters, HostConfig, LoadError, Sources, handover};
 use crate::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
+use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::Policy;
 
 /// Generations that were in charge and can be again.
@@ -38,7 +40,6 @@ pub struct Host {
     sources: Sources,
     commons: Arc<Commons>,
     counters: Arc<Counters>,
-    world: OnceLock<Box<dyn World>>,
 }
 
 /// What a change of rules means outside of them.
@@ -47,6 +48,8 @@ pub trait World: Send + Sync {
     fn channels(&self) -> Vec<ChannelName>;
     /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
     fn rules_changed(&self);
+    /// What these channels keep and promise is to be asked again. Must not block.
+    fn policies_changed(&self, channels: Patterns);
 }
 
 /// How the last attempt at a change went.
@@ -93,7 +96,6 @@ impl Host {
             sources,
             commons,
             counters,
-            world: OnceLock::new(),
         }))
     }
 
@@ -108,7 +110,7 @@ impl Host {
     /// Whom to tell of changes.
     pub fn live_in(&self, world: impl World + 'static) {
         // The first world is the only one.
-        let _ = self.world.set(Box::new(world));
+        let _ = self.commons.world.set(Box::new(world));
     }
 
     /// Reads everything anew. All of it is good and in charge when this returns, or nothing has changed.
@@ -161,7 +163,7 @@ impl Host {
     }
 
     fn put_in_charge(&self, before: &Arc<Rules>, next: Arc<Rules>, began: Instant) -> Change {
-        let channels = self.world.get().map_or_else(Vec::new, |world| world.channels());
+        let channels = self.commons.world.get().map_or_else(Vec::new, |world| world.channels());
         let change = change::between(before, &next, &channels);
         // What the old ones do by themselves ends before the new ones begin.
         // Taken out first: who tells of a departure must not wait for a timer that ends.
@@ -177,7 +179,7 @@ impl Host {
         latest.failed = None;
         latest.reloads += 1;
         drop(latest);
-        if let Some(world) = self.world.get() {
+        if let Some(world) = self.commons.world.get() {
             world.rules_changed();
         }
         Change { took: began.elapsed(), ..change }
@@ -187,6 +189,11 @@ impl Host {
     pub(super) fn rules(&self) -> Arc<Rules> {
         let pinned = JUDGED_BY.try_with(|rules| rules.get_or_init(|| self.current.load_full()).clone());
         pinned.unwrap_or_else(|_| self.current.load_full())
+    }
+
+    /// Runs what belongs to one request, judged by `rules`.
+    pub(super) fn judged_by(rules: Arc<Rules>, request: Request<'_>) -> Request<'_> {
+        Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
     }
 
     pub fn counters(&self) -> &Counters {
@@ -219,6 +226,11 @@ impl Host {
     /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
     pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
         self.commons.recorder.find(filter)
+    }
+
+    /// What one should look at in what is loaded, though nothing of it keeps the hub from starting.
+    pub fn findings(&self) -> Vec<Finding> {
+        inspect(&self.current.load().generation)
     }
 
     /// A line per plugin and script, and a line per hook.

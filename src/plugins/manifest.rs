@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use toml_edit::{ImDocument, Item, TableLike, Value};
 
 use super::http::allow::UrlPattern;
+use super::route::PathPattern;
 use super::schema::{self, Knob, Schema, Type, hint};
 use crate::kernel::pattern::{Pattern, Patterns};
 
@@ -27,6 +28,7 @@ pub struct Permissions {
     pub kv: Vec<String>,
     pub shared: Vec<String>,
     pub http: Vec<UrlPattern>,
+    pub routes: Vec<PathPattern>,
 }
 
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
@@ -81,6 +83,12 @@ impl Manifest {
                 match UrlPattern::parse(&text) {
                     Ok(pattern) => self.permissions.http.push(pattern),
                     Err(error) => reader.error(span, &format!("permissions.http: {error}")),
+                }
+            }
+            for (text, span) in reader.strings(permissions, "routes") {
+                match PathPattern::parse(&text) {
+                    Ok(path) => self.permissions.routes.push(path),
+                    Err(why) => reader.error(span, &format!("permissions.routes: {why}")),
                 }
             }
             for (text, span) in reader.strings(permissions, "channels") {

@@ -22,6 +22,7 @@
 //! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
 
 mod about;
+mod admit;
 mod api;
 mod bounded;
 mod breaker;
@@ -38,19 +39,25 @@ mod handles;
 mod handover;
 mod host;
 mod http;
+mod inspect;
 mod keys;
 mod keysets;
 mod kv;
 mod lanes;
 mod manifest;
 mod memo;
+mod msg;
 mod operator;
 mod record;
+mod redact;
 mod remembered;
 mod resident;
+mod retention;
+mod route;
+mod routed;
 mod rules;
 mod running;
-
+mod scan;
 mod schedule;
 mod schema;
 mod shared;
@@ -59,6 +66,8 @@ pub mod testing;
 mod timers;
 mod turns;
 mod value;
+mod view;
+mod visit;
 mod vm;
 mod waiting;
 mod watchdog;
@@ -67,6 +76,7 @@ mod who;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,9 +88,13 @@ pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
 pub use host::{Host, Latest, World};
+pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
+pub use route::Auth;
+pub use routed::{Call, Routed};
+pub use visit::{RouteAnswer, Visit};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -97,11 +111,15 @@ pub struct HostConfig {
     /// Every `*.lua` and `*.luau` directly in it, sorted; what lies deeper can be required, `tests/` is left out.
     pub scripts: Option<PathBuf>,
     pub secrets: Secrets,
+    /// Names of events that only the hub may use.
+    pub reserved_events: &'static [&'static str],
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
     /// Private addresses that scripts may reach: `http://127.0.0.1:9000/*`.
     pub private_http: Vec<String>,
+    /// Paths that the hub answers itself; no plugin's route may.
+    pub own_paths: &'static [&'static str],
 }
 
 impl Default for HostConfig {
@@ -110,10 +128,12 @@ impl Default for HostConfig {
             plugins: Vec::new(),
             scripts: None,
             secrets: Arc::new(|_| None),
+            reserved_events: &[],
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
             private_http: Vec::new(),
+            own_paths: &[],
         }
     }
 }
@@ -128,6 +148,22 @@ pub struct PluginUse {
     pub config: serde_json::Map<String, serde_json::Value>,
     /// Where the operator wrote this, for messages: `aether.toml:41`.
     pub at: String,
+    /// Where each setting stands, by its path: `keys.0.publish`.
+    pub places: BTreeMap<String, String>,
+}
+
+impl PluginUse {
+    /// Where the setting stands that a complaint is about, or what it lies in. A complaint begins with a path: `keys[1].publish`.
+    fn place_of(&self, complaint: &str) -> &str {
+        let path = complaint.split([':', ' ']).next().unwrap_or_default();
+        let steps = path.split(['.', '[']).map(|step| match step.strip_suffix(']').map(str::parse::<usize>) {
+            Some(Ok(number)) => number.saturating_sub(1).to_string(),
+            _ => step.to_owned(),
+        });
+        let steps: Vec<String> = steps.collect();
+        let known = (1..=steps.len()).rev().find_map(|length| self.places.get(&steps[..length].join(".")));
+        known.unwrap_or(&self.at)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +206,9 @@ impl Default for Limits {
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub attrs: serde_json::Value,
+    /// Through which view it sees channels that have some, unless a vote names one; and the rule that said so.
     pub view: Option<String>,
+    pub said_at: String,
     /// How long an HTTP credential's verdict may be remembered.
     pub ttl: Option<Duration>,
 }

@@ -2,6 +2,7 @@
 //!
 //! Kept in Rust, so that a known one runs no Lua. An answer is kept only because its hook said so, with `ttl`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -21,7 +22,7 @@ pub struct Remembered {
     /// Random per process: what lies in memory, or in a core dump, tells no credential and cannot be looked up.
     salt: [u8; 32],
     credentials: Bounded<[u8; 32], Identity>,
-    votes: Bounded<Vote, Vec<String>>,
+    votes: Bounded<Vote, Yes>,
 }
 
 /// One hook's yes to one listener.
@@ -31,6 +32,12 @@ pub struct Vote {
     hook: (u64, usize),
     who: Who,
     channel: ChannelName,
+}
+
+/// What it said beside yes.
+struct Yes {
+    tags: Vec<String>,
+    view: Option<Arc<str>>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -118,23 +125,30 @@ impl Remembered {
         }
     }
 
-    pub fn vote(&self, hook: (u64, usize), client: &Client, channel: &ChannelName, now: Micros) -> bool {
+    /// Whether the hook's yes is known, and the view that it named.
+    pub fn vote(
+        &self,
+        hook: (u64, usize),
+        client: &Client,
+        channel: &ChannelName,
+        now: Micros,
+    ) -> Option<Option<Arc<str>>> {
         let vote = Vote { hook, who: Who::of(client), channel: channel.clone() };
-        self.votes.read(&vote, now, |_| ()).is_some()
+        self.votes.read(&vote, now, |yes| yes.view.clone())
     }
 
     pub fn keep_vote(
         &self,
         mark: (u64, u64),
         (hook, client, channel): ((u64, usize), &Client, &ChannelName),
-        tags: Vec<String>,
+        (tags, view): (Vec<String>, Option<Arc<str>>),
         ttl: Duration,
         now: Micros,
     ) {
         let until = ends(now, ttl).min(client.identity.expires.unwrap_or(Micros::MAX));
         let vote = Vote { hook, who: Who::of(client), channel: channel.clone() };
         let weight = 64 + channel.as_str().len() + tags.iter().map(|tag| tag.len() + 24).sum::<usize>();
-        self.votes.insert_since(mark.1, vote, Entry { value: tags, until, weight }, now);
+        self.votes.insert_since(mark.1, vote, Entry { value: Yes { tags, view }, until, weight }, now);
     }
 
     /// How many answers went.
@@ -143,7 +157,7 @@ impl Remembered {
             return 0;
         }
         self.credentials.forget(|_, identity| what.fits_credential(identity))
-            + self.votes.forget(|vote, tags| what.fits_vote(vote, tags))
+            + self.votes.forget(|vote, yes| what.fits_vote(vote, &yes.tags))
     }
 
     /// Everything: other rules are in charge.

@@ -12,14 +12,16 @@ use rustc_hash::FxBuildHasher;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
-use super::handles::Own;
 use super::lanes::Unheard;
+use super::msg::{Lent, Own};
 use super::record::Record;
 use super::resident::with_vm;
+use super::routed::Routes;
 use super::turns::Place;
+use super::view::{self, Named};
 use super::vm::Failure;
 use super::{Counters, Policies};
-use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
+use crate::kernel::hooks::{Admission, Answer, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
 
@@ -29,25 +31,32 @@ pub struct Rules {
     /// No hook votes on any channel, so none needs to be looked up.
     votes: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
+    /// By registration.
+    pub views: Box<[Sight]>,
     policy: Policies,
+    pub routes: Routes,
     pub counters: Arc<Counters>,
     /// What runs beside the questions, while this generation is in charge.
     pub duty: RwLock<Option<Duty>>,
 }
 
-/// The hooks that vote on one channel.
-struct Concern {
+/// The hooks that concern one channel.
+pub struct Concern {
     /// Stands for the channel in the VMs' caches.
-    id: u64,
+    pub id: u64,
     subscribe: Box<[usize]>,
     publish: Box<[usize]>,
     history: Box<[usize]>,
+    pub transform: Box<[usize]>,
+    pub retain: Box<[usize]>,
+    views: Box<[usize]>,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.
 const MAX_CONCERNS: usize = 1 << 16;
 
-const SUBSCRIBE_OPTIONS: [&str; 2] = ["ttl", "tags"];
+const SUBSCRIBE_OPTIONS: [&str; 3] = ["ttl", "tags", "view"];
+const HISTORY_OPTIONS: [&str; 1] = ["view"];
 
 /// What a hook said no with, or that it broke.
 pub enum No {
@@ -77,22 +86,40 @@ struct Question<'a> {
     resume: bool,
 }
 
+/// The hooks that said yes.
+#[derive(Default)]
+struct Allowed {
+    /// The last of them.
+    by: Option<usize>,
+    named: Vec<Named>,
+}
+
+impl Allowed {
+    fn add(&mut self, hook: usize, view: Option<Arc<str>>) {
+        self.by = self.by.max(Some(hook));
+        self.named.extend(view.map(|view| Named { hook, view }));
+    }
+}
+
 impl Rules {
     pub fn new(generation: Generation, policy: Policies) -> Rules {
+        let generation = Arc::new(generation);
         Rules {
             votes: generation.registrations.iter().any(|hook| hook.pattern.is_some()),
             concerns: DashMap::default(),
+            views: view::all(&generation),
             policy,
+            routes: Routes::of(&generation),
             counters: generation.program.counters.clone(),
             duty: RwLock::default(),
-            generation: Arc::new(generation),
+            generation,
         }
     }
 
     pub async fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
         let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
-        self.decide(&question).await.map(|()| None)
+        self.decide(&question).await
     }
 
     pub async fn publish(&self, client: &Client, draft: Draft, place: Option<Place>) -> Result<Admission, Refusal> {
@@ -100,10 +127,12 @@ impl Rules {
         let granted = client.identity.grants.publish.matches(channel.as_str());
         let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
         self.decide(&question).await?;
+        // Whoever was first comes first, also where rules change what is said.
         let turn = match place {
             Some(place) => Some(Box::new(place.turn().await) as Box<dyn Any + Send>),
             None => None,
         };
+        let draft = if self.votes { self.admit(client, draft)? } else { draft };
         Ok(Admission { draft, turn })
     }
 
@@ -111,10 +140,11 @@ impl Rules {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
         let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
-        self.decide(&question).await.map(|()| None)
+        self.decide(&question).await
     }
 
-    pub fn policy(&self, channel: &ChannelName) -> Policy {
+    /// What the settings say that a channel keeps.
+    pub fn policy_of_settings(&self, channel: &ChannelName) -> Policy {
         (self.policy)(channel)
     }
 
@@ -129,26 +159,29 @@ impl Rules {
         all.filter(move |(_, hook)| hook.event == event).map(|(at, _)| at)
     }
 
-    fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
+    pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {
+        let pattern = self.generation.registrations[hook].pattern.as_ref();
+        pattern.is_some_and(|pattern| pattern.matches(channel))
+            && self.generation.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
+    }
+
+    pub fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if let Some(concern) = self.concerns.get(channel) {
             return concern.clone();
         }
         let name = channel.as_str();
         let of = |event: Event| -> Box<[usize]> {
-            let concerned = |at: &usize| {
-                let hook = &self.generation.registrations[*at];
-                hook.event == event
-                    && hook.pattern.as_ref().is_some_and(|pattern| pattern.matches(name))
-                    && self.generation.unit_of(*at).only.as_ref().is_none_or(|only| only.matches(name))
-            };
-            (0..self.generation.registrations.len()).filter(concerned).collect()
+            self.hooks_of(event).filter(|hook| self.is_concerned(*hook, name)).collect()
         };
         let concern = Arc::new(Concern {
             id: NEXT.fetch_add(1, Relaxed),
             subscribe: of(Event::Subscribe),
             publish: of(Event::Publish),
             history: of(Event::History),
+            transform: of(Event::Transform),
+            retain: of(Event::Retain),
+            views: of(Event::View),
         });
         if self.concerns.len() >= MAX_CONCERNS {
             self.concerns.clear();
@@ -157,71 +190,109 @@ impl Rules {
         concern
     }
 
-    async fn decide(&self, question: &Question<'_>) -> Result<(), Refusal> {
-        let asker = Asker::from(question.client);
-        let channel = Some(question.channel.as_str());
-        let (mut allowed, mut by) = (question.granted, None);
+    /// Whether it is a yes, and what is then seen.
+    async fn decide(&self, question: &Question<'_>) -> Result<Sight, Refusal> {
+        let Question { event, client, channel, granted, .. } = *question;
+        let asker = Asker::from(client);
+        let mut allowed = Allowed::default();
+        let mut sight = None;
         if self.votes {
-            let concern = self.concern(question.channel);
-            let hooks = match question.event {
+            let concern = self.concern(channel);
+            let hooks = match event {
                 Event::Subscribe => &concern.subscribe,
                 Event::Publish => &concern.publish,
                 _ => &concern.history,
             };
             if !hooks.is_empty() {
-                by = self.vote(question, concern.id, hooks).await.map_err(|no| self.refuse(no, channel, asker))?;
-                allowed |= by.is_some();
+                let voted = self.vote(question, concern.id, hooks).await;
+                allowed = voted.map_err(|no| self.refuse(no, Some(channel.as_str()), asker))?;
+            }
+            if granted || allowed.by.is_some() {
+                sight = self.sight_of(question, &concern, &allowed.named).await?;
             }
         }
-        if !allowed {
-            return Err(self.refuse_by_default(question.event, "not_allowed", "no rule allows this", channel, asker));
+        if !granted && allowed.by.is_none() {
+            let why = "no rule allows this";
+            return Err(self.refuse_by_default(event, "not_allowed", why, Some(channel.as_str()), asker));
         }
-        self.sample(question.event, by, channel, asker);
-        Ok(())
+        self.sample(event, allowed.by, Some(channel.as_str()), asker);
+        Ok(sight)
     }
 
-    /// The hook that allows it, the last if several do. The first no ends the voting, because nothing outvotes it.
-    async fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+    async fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
+        let Question { event, client, channel, resume, .. } = *question;
+        match event {
+            Event::Publish => Ok(None),
+            // Whoever resumes has been asked what it sees, and sees the past as it sees what happens now.
+            Event::History if named.is_empty() && (resume || concern.views.is_empty()) => Ok(None),
+            Event::History if named.is_empty() && client.identity.grants.admin => Ok(None),
+            // What a subscriber would not be shown nobody reads up on.
+            Event::History if named.is_empty() => self.seen_live(client, channel).await,
+            _ => self.sight(client, channel, &concern.views, named),
+        }
+    }
+
+    /// Boxed, because a question that leads to another one has no size otherwise.
+    fn seen_live<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        Box::pin(self.subscribe(client, channel))
+    }
+
+    /// The first no ends the voting, because nothing outvotes it.
+    async fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if question.event != Event::Subscribe {
             return self.ask_all(question, concern, hooks).await;
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
-        let now = commons.now();
-        let generation = self.generation.id;
-        let known = |hook: &usize| commons.remembered.vote((generation, *hook), client, question.channel, now);
-        let (known, open): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| known(hook));
-        self.counters.votes_known.fetch_add(known.len() as u64, Relaxed);
-        let allows = self.ask_all(question, concern, &open).await?;
-        Ok(allows.or(known.last().copied()))
+        let (now, generation) = (commons.now(), self.generation.id);
+        let (mut known, mut open) = (Allowed::default(), Vec::new());
+        for &hook in hooks {
+            match commons.remembered.vote((generation, hook), client, question.channel, now) {
+                Some(view) => {
+                    self.counters.votes_known.fetch_add(1, Relaxed);
+                    known.add(hook, view);
+                }
+                None => open.push(hook),
+            }
+        }
+        let mut allowed = self.ask_all(question, concern, &open).await?;
+        allowed.by = allowed.by.max(known.by);
+        allowed.named.append(&mut known.named);
+        Ok(allowed)
     }
 
     /// Those that do not wait first: a no of theirs needs nobody to wait.
-    async fn ask_all(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
+    async fn ask_all(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if !hooks.iter().any(|hook| self.generation.waits(*hook)) {
             return self.ask(question, concern, hooks);
         }
         let (waiting, hot): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| self.generation.waits(**hook));
         let mut allowed = self.ask(question, concern, &hot)?;
         for hook in waiting {
-            allowed = self.ask_waiting(question, concern, hook).await?.or(allowed);
+            self.ask_waiting(question, concern, hook, &mut allowed).await?;
         }
         Ok(allowed)
     }
 
-    async fn ask_waiting(&self, question: &Question<'_>, concern: u64, hook: usize) -> Result<Option<usize>, No> {
+    async fn ask_waiting(
+        &self,
+        question: &Question<'_>,
+        concern: u64,
+        hook: usize,
+        allowed: &mut Allowed,
+    ) -> Result<(), No> {
         let commons = &self.generation.program.commons;
         let (mark, client) = (commons.remembered.mark(), question.client.with(question.client.identity.clone()));
         let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
         let (channel, generation) = (question.channel.clone(), self.generation.clone());
-        let options: &[&str] = if event == Event::Subscribe { &SUBSCRIBE_OPTIONS } else { &[] };
+        let options = options_of(event);
         let vote = commons.lanes.run(&self.generation, hook, move |vm| async move {
             let mut own = None;
             let pattern = generation.registrations[hook].pattern.as_ref();
             let asked = vm.ask_waiting(hook, options, |lua| {
                 let about = match (&draft, event) {
                     (Some(draft), _) => {
-                        let message = own.insert(Own::new(lua, draft, client.identity.user.as_deref())?);
-                        Value::UserData(message.handle())
+                        let reserved = generation.program.reserved_events;
+                        own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
                     }
                     (None, Event::History) => vm.handles.read_request(resume),
                     _ => Value::Nil,
@@ -232,16 +303,18 @@ impl Rules {
             asked.await
         });
         match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
-            Vote::None => Ok(None),
-            Vote::Deny(deny) => Err(No::Denied(hook, deny)),
+            Vote::None => {}
+            Vote::Deny(deny) => return Err(No::Denied(hook, deny)),
             Vote::Allow(allow) => {
+                let view: Option<Arc<str>> = allow.view.as_deref().map(Arc::from);
                 if let Some(ttl) = allow.ttl {
                     let whose = ((self.generation.id, hook), question.client, question.channel);
-                    commons.remembered.keep_vote(mark, whose, allow.tags, ttl, commons.now());
+                    commons.remembered.keep_vote(mark, whose, (allow.tags, view.clone()), ttl, commons.now());
                 }
-                Ok(Some(hook))
+                allowed.add(hook, view);
             }
         }
+        Ok(())
     }
 
     /// A place in line for a draft whose rules wait, or that must not overtake one; an error if the line is full.
@@ -258,22 +331,22 @@ impl Rules {
         })
     }
 
-    fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Option<usize>, No> {
-        let Some(&first) = hooks.first() else { return Ok(None) };
+    fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
+        let Some(&first) = hooks.first() else { return Ok(Allowed::default()) };
         let Program { limits, commons, .. } = &*self.generation.program;
         let client = question.client;
         let mark = commons.remembered.mark();
         let mut asked = first;
+        let options = options_of(question.event);
         let votes = with_vm(&self.generation, |vm| {
-            let lease = question.draft.map(|draft| vm.handles.lend(draft, client.identity.user.as_deref()));
-            let mut allowed = None;
+            let lease = question.draft.map(|draft| vm.handles.desk.lend(Lent::of(draft, client)));
+            let mut allowed = Allowed::default();
             for &hook in hooks {
                 asked = hook;
                 let pattern = self.generation.registrations[hook].pattern.as_ref();
-                let options: &[&str] = if question.event == Event::Subscribe { &SUBSCRIBE_OPTIONS } else { &[] };
                 let vote = vm.ask(hook, limits.call, options, |lua| {
                     let about = match (&lease, question.event) {
-                        (Some(lease), _) => Value::UserData(lease.handle()),
+                        (Some(lease), _) => lease.handle(),
                         (None, Event::History) => vm.handles.read_request(question.resume),
                         _ => Value::Nil,
                     };
@@ -283,11 +356,12 @@ impl Rules {
                 match vote? {
                     Vote::None => {}
                     Vote::Allow(allow) => {
-                        allowed = Some(hook);
+                        let view: Option<Arc<str>> = allow.view.as_deref().map(Arc::from);
                         if let Some(ttl) = allow.ttl {
                             let whose = ((self.generation.id, hook), client, question.channel);
-                            commons.remembered.keep_vote(mark, whose, allow.tags, ttl, commons.now());
+                            commons.remembered.keep_vote(mark, whose, (allow.tags, view.clone()), ttl, commons.now());
                         }
+                        allowed.add(hook, view);
                     }
                     Vote::Deny(deny) => return Ok(Err(No::Denied(hook, deny))),
                 }
@@ -354,8 +428,18 @@ impl Rules {
     }
 }
 
+fn options_of(event: Event) -> &'static [&'static str] {
+    match event {
+        Event::Subscribe => &SUBSCRIBE_OPTIONS,
+        Event::History => &HISTORY_OPTIONS,
+        _ => &[],
+    }
+}
+
 impl Concern {
+    /// A view that is declared runs no Lua, but a channel with views is one that rules concern.
     fn is_empty(&self) -> bool {
-        self.subscribe.is_empty() && self.publish.is_empty() && self.history.is_empty()
+        let all = [&self.subscribe, &self.publish, &self.history, &self.transform, &self.retain, &self.views];
+        all.into_iter().all(|hooks| hooks.is_empty())
     }
 }

@@ -258,7 +258,7 @@ pub fn read_duration(value: &Json) -> Option<Duration> {
 }
 
 /// `"64KiB"`, `"1MB"`, or a number of bytes.
-fn read_size(value: &Json) -> Option<u64> {
+pub fn read_size(value: &Json) -> Option<u64> {
     match value {
         Json::Number(bytes) => bytes.as_u64(),
         Json::String(text) => {

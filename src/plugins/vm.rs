@@ -79,10 +79,20 @@ impl Vm {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let handles = Handles::new(&lua).map_err(wrong)?;
+        let handles = Handles::new(&lua, program.reserved_events).map_err(wrong)?;
         floor.opens_for(&registrations);
         let (program, exhausted) = (program.clone(), Cell::new(false));
         Ok(Vm { watched, handles, floor, hooks, registrations, program, exhausted, counted })
+    }
+
+    /// Where each hook's function begins: the file as messages show it, and the line.
+    pub fn origins(&self) -> Vec<(String, usize)> {
+        let origin = |hook: &Function| {
+            let info = hook.info();
+            let source = info.source.unwrap_or_default();
+            (source.trim_start_matches('=').to_owned(), info.line_defined.unwrap_or_default())
+        };
+        self.hooks.iter().map(origin).collect()
     }
 
     pub fn registrations(&self) -> &[Registration] {
@@ -141,7 +151,7 @@ impl Vm {
         };
         self.count();
         self.look_at_memory(stopped);
-        self.settle(hook, outcome)
+        self.settle(hook, stopped, outcome)
     }
 
     pub(super) fn count(&self) {
@@ -164,13 +174,13 @@ impl Vm {
     }
 
     /// Tells the hook's breaker how it went.
-    pub(super) fn settle<R>(&self, hook: usize, outcome: Result<R, String>) -> Result<R, Failure> {
+    pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
         let registration = &self.registrations[hook];
         let Program { counters, limits, commons, .. } = &*self.program;
         let breaker = self.program.breaker(registration);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
-            Err(_) => breaker.failed(&limits.breaker, commons.now()),
+            Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
         };
         if let Some(turn) = turn {
             self.tell_turn(registration, turn);

@@ -54,16 +54,21 @@ impl Vm {
         let function = self.hooks[hook].clone();
         let budget = self.program.limits.waiting_budget;
         let args = |lua: &Lua| args(lua)?.into_lua_multi(lua);
+        let mut stopped = false;
         let answer = match self.run(hook, &function, budget, args).await {
             Ok(values) => {
                 let mut values = values.into_iter();
                 let (value, more) = (values.next().unwrap_or(Value::Nil), values.next().unwrap_or(Value::Nil));
                 Ok((value, more))
             }
-            Err(cut) => Err(self.explain(hook, cut, budget)),
+            Err(cut) => {
+                stopped = matches!(cut, Cut::Stopped(_));
+                Err(self.explain(hook, cut, budget))
+            }
         };
         self.settle(
             hook,
+            stopped,
             answer.and_then(|(value, more)| {
                 let registration = &self.registrations()[hook];
                 read(&value, &more).map_err(|why| format!("{}: {registration}: {why}", registration.place))

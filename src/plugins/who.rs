@@ -88,7 +88,8 @@ impl Rules {
             };
             match vote {
                 Ok(Vote::None) => {}
-                Ok(Vote::Allow(allow)) => {
+                Ok(Vote::Allow(mut allow)) => {
+                    allow.said_at.clone_from(&self.generation.registrations[hook].place);
                     let user = allow.user.as_deref();
                     self.sample(event, Some(hook), None, Asker { user, ..asker });
                     return Ok(allow);
@@ -145,13 +146,14 @@ impl Rules {
 }
 
 fn identity(allow: Box<Allow>) -> Identity {
-    let facts = Facts { attrs: allow.attrs.unwrap_or_default(), view: allow.view, ttl: allow.ttl };
+    let Allow { user, tenant, expires, attrs, view, ttl, said_at, grants, .. } = *allow;
+    let facts = Facts { attrs: attrs.unwrap_or_default(), view, said_at, ttl };
     Identity {
-        user: allow.user,
-        tenant: allow.tenant,
+        user,
+        tenant,
         // The cast saturates: what lies beyond the end of time never comes.
-        expires: allow.expires.map(|seconds| (seconds * 1e6) as u64),
-        grants: allow.grants,
+        expires: expires.map(|seconds| (seconds * 1e6) as u64),
+        grants,
         attrs: Some(Arc::new(facts)),
     }
 }

@@ -3,6 +3,7 @@
 //! The one place that names every layer. Two runtimes: the front accepts, speaks HTTP, asks the rules and publishes; the
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
+mod routes;
 mod rules;
 
 use std::future::Future;
@@ -27,7 +28,7 @@ use crate::config::{Config, ConfigError, LogFormat};
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
-use crate::edges::http::{Edge, Settings, Surface, routes};
+use crate::edges::http::{self, Beside, Edge, Settings, Surface};
 use crate::edges::listen::{self, Acceptor};
 use crate::edges::metrics;
 use crate::edges::native::Limits;
@@ -42,6 +43,7 @@ use crate::plugins::Host;
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
 
+use routes::OfPlugins;
 pub use rules::load_plugins;
 use rules::{Desk, Outside, Watch};
 
@@ -151,18 +153,22 @@ impl Running {
             let hub = hub.clone();
             async move { hub.herald().await }
         });
-        host.live_in(Outside { hub: Arc::downgrade(&hub) });
         let roster = Arc::new(Roster::default());
+        let outside = Outside { hub: Arc::downgrade(&hub), roster: roster.clone(), front: front.handle().clone() };
+        host.live_in(outside);
         let door = Door::new(door::Limits {
             connections: config.limits.connections,
             per_ip: config.limits.connections_per_ip,
             per_second: config.limits.handshakes_per_second,
         });
-        let operator = Arc::new(Desk(host.clone()));
         // When the hub is full its operator still gets in.
         let admin_door = Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
-        let counters = counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]);
-        let edge = edge(config, hub.clone(), &roster, counters, operator, delivery.handle().clone());
+        let beside = Beside {
+            counters: counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]),
+            operator: Arc::new(Desk(host.clone())),
+            routes: Arc::new(OfPlugins(host.clone())),
+        };
+        let edge = edge(config, hub.clone(), &roster, beside, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
@@ -220,7 +226,7 @@ impl Running {
         } = self;
         let (no_more, tasks) = (CancellationToken::new(), TaskTracker::new());
         let surface = if admin_listener.is_some() { Surface::Public } else { Surface::Whole };
-        let serving = |surface| TowerToHyperService::new(warp::service(routes(edge.clone(), surface)));
+        let serving = |surface| TowerToHyperService::new(warp::service(http::routes(edge.clone(), surface)));
         let acceptor = Acceptor {
             service: serving(surface),
             settings: listen::Settings {
@@ -287,8 +293,7 @@ fn edge(
     config: &Config,
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
-    counters: metrics::Others,
-    operator: Arc<Desk>,
+    beside: Beside,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
     let settings = Settings {
@@ -318,7 +323,7 @@ fn edge(
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
     let sse = shared(config.sse.heartbeat.0, None);
-    Edge::new(hub, settings, ws, sse, delivery, counters, operator)
+    Edge::new(hub, settings, ws, sse, delivery, beside)
 }
 
 /// The certificate that the settings name, if they name one.

@@ -8,14 +8,19 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
+use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
+use crate::edges::roster::{Order, Roster};
+use crate::edges::routes::OWN_PATHS;
 use crate::kernel::hub::Hub;
 use crate::kernel::message::ChannelName;
+use crate::kernel::pattern::Patterns;
 use crate::keys::Keys;
 use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse, World};
 
@@ -48,6 +53,7 @@ fn host_config(config: &Config, keys: &Keys) -> HostConfig {
         plugins: config.plugin.iter().map(|plugin| plugin_use(config, plugin)).collect(),
         scripts: config.scripts_dir(),
         secrets: Arc::new(move |name| secrets.secret(name)),
+        reserved_events: &RESERVED_EVENTS,
         policy: Arc::new(move |channel| policies.policy(channel)),
         limits: plugins::Limits {
             waiting_threads: config.plugins.waiting_threads,
@@ -57,6 +63,7 @@ fn host_config(config: &Config, keys: &Keys) -> HostConfig {
             ..plugins::Limits::default()
         },
         private_http: config.plugins.private_http.clone(),
+        own_paths: OWN_PATHS,
         ..HostConfig::default()
     }
 }
@@ -69,13 +76,19 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
         channels: plugin.channels.as_ref().map(patterns),
         config: plugin.config.clone(),
         at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
+        places: plugin.places.clone(),
     }
 }
 
 /// What lies around the rules.
 pub struct Outside {
     pub hub: Weak<Hub>,
+    pub roster: Arc<Roster>,
+    pub front: Handle,
 }
+
+/// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
+const RECONSIDERED_PER_SECOND: u32 = 5000;
 
 impl World for Outside {
     fn channels(&self) -> Vec<ChannelName> {
@@ -83,7 +96,30 @@ impl World for Outside {
         hub.map_or_else(Vec::new, |hub| hub.channels(|_| true).iter().map(|channel| channel.name.clone()).collect())
     }
 
-    fn rules_changed(&self) {}
+    fn rules_changed(&self) {
+        self.resolve_again(|_| true);
+        let roster = self.roster.clone();
+        self.front.spawn(async move {
+            let asked = roster.each_slowly(&Order::Reconsider, RECONSIDERED_PER_SECOND).await;
+            tracing::info!(connections = asked, "everybody was asked about again, because the rules changed");
+        });
+    }
+
+    fn policies_changed(&self, channels: Patterns) {
+        self.resolve_again(move |name| channels.matches(name));
+    }
+}
+
+impl Outside {
+    /// What channels keep and promise is asked again; whoever changed the rules does not wait for it.
+    fn resolve_again(&self, wanted: impl Fn(&str) -> bool + Send + Sync + 'static) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        self.front.spawn(async move {
+            if let Err(error) = hub.resolve_again(wanted).await {
+                tracing::warn!(%error, "the store did not take what channels are to keep from now on");
+            }
+        });
+    }
 }
 
 /// The operator's questions, brought to the host.

@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! block       = version:u8  newest-time:varint  publication*
-//! publication = flags:u8  offset:varint  time:varint  [expires:varint]  [event:bytes]  [content-type:bytes]
+//! publication = flags:u8  offset:varint  time:varint  [expires:varint]  [once:varint]  [event:bytes]  [content-type:bytes]
 //!               [meta:bytes]  payload:bytes
 //! bytes       = length:varint  byte*
 //! ```
 //! A varint is LEB128: seven bits a byte, low first. Times are microseconds since 1970. Flags: bits 0-1 media (0 JSON,
-//! 1 text, 2 binary), bit 2 expires, bit 3 event, bit 4 content type, bit 5 meta.
+//! 1 text, 2 binary), bit 2 expires, bit 3 event, bit 4 content type, bit 5 meta,
+//! bit 6 once.
 
 use bytes::Bytes;
 
@@ -20,6 +21,7 @@ const EXPIRES: u8 = 4;
 const EVENT: u8 = 8;
 const CONTENT_TYPE: u8 = 16;
 const META: u8 = 32;
+const ONCE: u8 = 64;
 
 /// A value that is no block of ours: the store is damaged.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,11 +44,15 @@ pub fn pack(publications: &[Publication]) -> Vec<u8> {
         flags |= message.event.as_ref().map_or(0, |_| EVENT);
         flags |= message.content_type.as_ref().map_or(0, |_| CONTENT_TYPE);
         flags |= message.meta.as_ref().map_or(0, |_| META);
+        flags |= publication.once.map_or(0, |_| ONCE);
         out.push(flags);
         put_number(&mut out, publication.offset);
         put_number(&mut out, publication.time);
         if let Some(expires) = publication.expires {
             put_number(&mut out, expires);
+        }
+        if let Some(once) = publication.once {
+            put_number(&mut out, once);
         }
         let texts =
             [message.event.as_deref(), message.content_type.as_deref()].into_iter().flatten().map(str::as_bytes);
@@ -137,11 +143,12 @@ impl Reader {
         let (offset, time) = (self.number()?, self.number()?);
         let has = |flag| flags & flag != 0;
         let expires = has(EXPIRES).then(|| self.number()).transpose()?;
+        let once = has(ONCE).then(|| self.number()).transpose()?;
         let event = has(EVENT).then(|| self.text()).transpose()?;
         let content_type = has(CONTENT_TYPE).then(|| self.text()).transpose()?;
         let meta = has(META).then(|| self.bytes()).transpose()?;
         let payload = self.bytes()?;
-        Ok(Publication { offset, time, expires, message: Message { payload, media, content_type, event, meta } })
+        Ok(Publication { offset, time, expires, once, message: Message { payload, media, content_type, event, meta } })
     }
 }
 
@@ -161,6 +168,7 @@ mod tests {
             offset,
             time: 1_800_000_000_000_000 + offset,
             expires: (offset.is_multiple_of(5)).then_some(7),
+            once: (offset.is_multiple_of(7)).then_some(u64::MAX),
             message,
         }
     }

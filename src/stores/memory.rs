@@ -75,6 +75,7 @@ impl Kept {
                 offset,
                 time,
                 expires: entry.expires,
+                once: entry.once,
                 message: entry.message.clone(),
             });
             self.trim(time);

@@ -1,4 +1,4 @@
-//! The embedded default: one directory, no service.
+//! The embedded default: one directory, no service. `group` writes, `sweep` deletes.
 //!
 //! | tree | key | value |
 //! |---|---|---|
@@ -15,6 +15,9 @@
 //!
 //! A channel whose policy acknowledges before `fdatasync` has offsets reserved ahead in its head: after a crash it goes on
 //! behind them, so that a number that somebody has seen is never given to another message.
+
+mod group;
+mod sweep;
 
 use std::collections::hash_map::Entry as MapEntry;
 use std::convert::Infallible;
@@ -400,157 +403,6 @@ impl Inner {
         open.ok_or_else(|| LogError(format!("{name} is not open")))
     }
 
-    fn append(&self, batch: &[Entry]) -> Result<Vec<Appended>, LogError> {
-        let mut group = Group::default();
-        let mut results = Vec::with_capacity(batch.len());
-        for entry in batch {
-            let index = group.part(&entry.channel, || self.part(&entry.channel))?;
-            results.push(self.number(entry, index, &mut group)?);
-        }
-        let crosses_reserve = self.write_new_heads(&mut group)?;
-        let mut blocks = Batch::default();
-        for part in &mut group.parts {
-            for chunk in chunks(&part.publications) {
-                let Some(newest) = chunk.last() else { continue };
-                let packed = block::pack(chunk);
-                if packed.len() > BLOCK_BYTES {
-                    self.large.store(true, Ordering::Relaxed);
-                }
-                part.bytes += packed.len() as u64;
-                blocks.insert(&block_key(part.number, newest.offset), packed);
-            }
-        }
-        self.write(&blocks, &group)?;
-        if crosses_reserve {
-            self.sync()?;
-        }
-        for part in &group.parts {
-            let mut open = part.open.lock();
-            open.number = Some(part.number);
-            open.last = part.last;
-            open.reserved = part.reserved;
-            open.bytes += part.bytes;
-            self.trim(&part.name, &mut open)?;
-        }
-        Ok(results)
-    }
-
-    fn part(&self, name: &ChannelName) -> Result<Part, LogError> {
-        let open = self.channel(name)?;
-        let (number, last, reserved, weak) = {
-            let open = open.lock();
-            (open.number, open.last, open.reserved, open.weak)
-        };
-        let is_new = number.is_none();
-        let number = match number {
-            Some(number) => number,
-            None => self.db.generate_id().map_err(failed)?,
-        };
-        Ok(Part { name: name.clone(), open, number, is_new, last, reserved, weak, bytes: 0, publications: Vec::new() })
-    }
-
-    /// Gives an entry its offset, unless its idempotency key has one already.
-    fn number(&self, entry: &Entry, index: usize, group: &mut Group) -> Result<Appended, LogError> {
-        let part = &mut group.parts[index];
-        let key = entry.key.as_ref().map(|key| key_hash(part.number, key));
-        if let Some(key) = key {
-            if let Some((offset, time)) = group.keys.get(&key) {
-                return Ok(Appended::Repeat { offset: *offset, time: *time });
-            }
-            if let Some((offset, time)) = self.known_key(&key, entry.time)? {
-                return Ok(Appended::Repeat { offset, time });
-            }
-        }
-        part.last += 1;
-        let (offset, time) = (part.last, entry.time);
-        part.publications.push(Publication { offset, time, expires: entry.expires, message: entry.message.clone() });
-        if let Some(key) = key {
-            group.keys.insert(key, (offset, time));
-        }
-        Ok(Appended::New { offset, time })
-    }
-
-    fn known_key(&self, key: &[u8], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
-        let Some(value) = self.keys.get(key).map_err(failed)? else { return Ok(None) };
-        let words: Vec<u64> = value.chunks_exact(8).map(be).collect();
-        match words[..] {
-            [offset, time, until] if until > now => Ok(Some((offset, time))),
-            _ => Ok(None),
-        }
-    }
-
-    /// Heads of channels that have their first message, or that need a new reserve. True if they must be safe before the
-    /// numbers are used.
-    fn write_new_heads(&self, group: &mut Group) -> Result<bool, LogError> {
-        let mut crosses_reserve = false;
-        for part in &mut group.parts {
-            let crosses = part.weak && part.last > part.reserved;
-            if crosses {
-                part.reserved = part.last + RESERVE;
-                crosses_reserve = true;
-            }
-            if (part.is_new && !part.publications.is_empty()) || crosses {
-                let open = part.open.lock();
-                let head = Head { reserved: part.reserved, ..open.head(part.number) };
-                self.heads.insert(part.name.as_str(), head.to_bytes()).map_err(failed)?;
-            }
-        }
-        Ok(crosses_reserve)
-    }
-
-    /// Messages and their idempotency keys are one act: a message whose key was lost in a crash would be taken a second time.
-    fn write(&self, blocks: &Batch, group: &Group) -> Result<(), LogError> {
-        if group.keys.is_empty() {
-            return self.messages.apply_batch(blocks.clone()).map_err(failed);
-        }
-        let (mut keys, mut ages) = (Batch::default(), Batch::default());
-        for (key, (offset, time)) in &group.keys {
-            let until = time + self.window;
-            keys.insert(key, [*offset, *time, until].map(u64::to_be_bytes).concat());
-            ages.insert([&until.to_be_bytes()[..], key].concat(), &[]);
-        }
-        let written = (&self.messages, &self.keys, &self.key_ages).transaction(|(messages, all_keys, key_ages)| {
-            messages.apply_batch(blocks)?;
-            all_keys.apply_batch(&keys)?;
-            key_ages.apply_batch(&ages)?;
-            Ok::<_, ConflictableTransactionError<Infallible>>(())
-        });
-        written.map_err(|error| match error {
-            TransactionError::Storage(error) => failed(error),
-            TransactionError::Abort(never) => match never {},
-        })
-    }
-
-    /// Deletes what the policy's count and bytes no longer keep, some blocks at a time, once it is worth it.
-    fn trim(&self, name: &ChannelName, open: &mut Open) -> Result<(), LogError> {
-        let too_big = open.retention.bytes.is_some_and(|limit| open.bytes > limit);
-        let surplus = open.first().saturating_sub(open.trimmed);
-        let worth_it = surplus > 0 && surplus >= open.retention.count.map_or(1, |count| (count / 8).clamp(1, 1024));
-        if !too_big && !worth_it {
-            return Ok(());
-        }
-        let Some(number) = open.number else { return Ok(()) };
-        let mut dead = Batch::default();
-        let mut highest = 0;
-        for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
-            let (key, value) = entry.map_err(failed)?;
-            let last_in_block = offset_of(&key);
-            let over = open.retention.bytes.is_some_and(|limit| open.bytes > limit) && last_in_block < open.last;
-            if last_in_block >= open.first() && !over {
-                break;
-            }
-            open.bytes = open.bytes.saturating_sub(value.len() as u64);
-            highest = last_in_block;
-            dead.remove(key);
-        }
-        open.floor = open.floor.max(highest + 1);
-        open.trimmed = open.first();
-        if highest >= open.last {
-            self.write_head(name, open)?; // The newest message goes; the numbers must not.
-        }
-        self.messages.apply_batch(dead).map_err(failed)
-    }
-
     fn settle(&self, ack: Ack) -> Result<(), LogError> {
         match ack {
             Ack::Memory => Ok(()),
@@ -639,104 +491,6 @@ impl Inner {
         Ok(page)
     }
 
-    fn forget(&self, name: &ChannelName) -> Result<Extent, LogError> {
-        let channel = self.channel(name)?;
-        let mut open = channel.lock();
-        open.floor = open.last + 1;
-        open.trimmed = open.floor;
-        open.bytes = 0;
-        self.write_head(name, &open)?;
-        let Some(number) = open.number else { return Ok(open.extent(self.epoch)) };
-        loop {
-            let mut dead = Batch::default();
-            let mut count = 0;
-            for key in self.messages.range(block_keys(number, 0)).keys().take(TRIM_BLOCKS) {
-                dead.remove(key.map_err(failed)?);
-                count += 1;
-            }
-            self.messages.apply_batch(dead).map_err(failed)?;
-            if count < TRIM_BLOCKS {
-                return Ok(open.extent(self.epoch));
-            }
-        }
-    }
-
-    fn sweep(&self, now: Micros, policies: Policies<'_>) -> Result<(), LogError> {
-        let began = Instant::now();
-        self.sweep_keys(now, began)?;
-        let from = self.sweep_from.lock().take().unwrap_or_default();
-        for entry in self.heads.range(from..) {
-            let (key, _) = entry.map_err(failed)?;
-            if began.elapsed() > SWEEP_BUDGET {
-                *self.sweep_from.lock() = Some(key.to_vec());
-                return Ok(());
-            }
-            let Some(name) = std::str::from_utf8(&key).ok().and_then(|text| ChannelName::new(text).ok()) else {
-                continue;
-            };
-            // One that is damaged does not keep the others from being swept.
-            if let Err(error) = self.sweep_channel(&name, now, policies) {
-                tracing::error!(%error, channel = %name, "a channel could not be swept");
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes what is too old, and applies count and bytes where nobody publishes any more.
-    fn sweep_channel(&self, name: &ChannelName, now: Micros, policies: Policies<'_>) -> Result<(), LogError> {
-        let was_open = self.open.contains_key(name);
-        self.open_channel(name, &policies(name))?;
-        let channel = self.channel(name)?;
-        let mut open = channel.lock();
-        if let (Some(age), Some(number)) = (open.retention.age, open.number) {
-            let oldest = now.saturating_sub(age.as_micros() as Micros);
-            let mut dead = Batch::default();
-            let mut highest = 0;
-            for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
-                let (key, value) = entry.map_err(failed)?;
-                if block::newest_time(&value).map_err(|_| damaged(name))? >= oldest {
-                    break;
-                }
-                open.bytes = open.bytes.saturating_sub(value.len() as u64);
-                highest = offset_of(&key);
-                dead.remove(key);
-            }
-            if highest > 0 {
-                open.floor = open.floor.max(highest + 1);
-                self.write_head(name, &open)?;
-                self.messages.apply_batch(dead).map_err(failed)?;
-            }
-        }
-        self.trim(name, &mut open)?;
-        drop(open);
-        if !was_open {
-            self.open.remove(name);
-        }
-        Ok(())
-    }
-
-    fn sweep_keys(&self, now: Micros, began: Instant) -> Result<(), LogError> {
-        let (mut keys, mut ages) = (Batch::default(), Batch::default());
-        let mut any = false;
-        for entry in self.key_ages.range(..now.to_be_bytes().to_vec()).keys() {
-            let age = entry.map_err(failed)?;
-            // A key that was used again after its window has a younger age beside this one, and stays.
-            if self.known_key(&age[8..], now)?.is_none() {
-                keys.remove(&age[8..]);
-            }
-            ages.remove(age);
-            any = true;
-            if began.elapsed() > SWEEP_BUDGET / 2 {
-                break;
-            }
-        }
-        if any {
-            self.keys.apply_batch(keys).map_err(failed)?;
-            self.key_ages.apply_batch(ages).map_err(failed)?;
-        }
-        Ok(())
-    }
-
     /// A weaker ack's reserve is given back: nothing was lost.
     fn close(&self, name: &ChannelName) -> Result<(), LogError> {
         let Some((_, channel)) = self.open.remove(name) else { return Ok(()) };
@@ -761,39 +515,6 @@ impl Inner {
     }
 }
 
-/// A batch on its way into the trees.
-#[derive(Default)]
-struct Group {
-    parts: Vec<Part>,
-    index: FxHashMap<ChannelName, usize>,
-    keys: FxHashMap<[u8; 16], (Offset, Micros)>,
-}
-
-/// What a group means for one channel. The channel itself changes when all of it is in.
-struct Part {
-    name: ChannelName,
-    open: Arc<Mutex<Open>>,
-    number: u64,
-    is_new: bool,
-    last: Offset,
-    reserved: Offset,
-    weak: bool,
-    bytes: u64,
-    publications: Vec<Publication>,
-}
-
-impl Group {
-    fn part(&mut self, name: &ChannelName, make: impl FnOnce() -> Result<Part, LogError>) -> Result<usize, LogError> {
-        match self.index.entry(name.clone()) {
-            MapEntry::Occupied(known) => Ok(*known.get()),
-            MapEntry::Vacant(vacant) => {
-                self.parts.push(make()?);
-                Ok(*vacant.insert(self.parts.len() - 1))
-            }
-        }
-    }
-}
-
 /// A page as it fills.
 struct Taken<'a> {
     page: &'a mut Page,
@@ -813,21 +534,6 @@ impl Taken<'_> {
         self.page.publications.push(publication);
         true
     }
-}
-
-fn chunks(publications: &[Publication]) -> impl Iterator<Item = &[Publication]> {
-    let mut rest = publications;
-    std::iter::from_fn(move || {
-        let mut weight = 0;
-        let fits = rest.iter().take(BLOCK_COUNT).take_while(|p| {
-            weight += p.message.weight();
-            weight <= BLOCK_BYTES
-        });
-        let count = fits.count().max(1).min(rest.len());
-        let (chunk, others) = rest.split_at(count);
-        rest = others;
-        (!chunk.is_empty()).then_some(chunk)
-    })
 }
 
 fn unpack(name: &ChannelName, value: &sled::IVec) -> Result<Vec<Publication>, LogError> {

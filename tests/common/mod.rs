@@ -4,6 +4,7 @@ pub mod browser;
 pub mod http;
 pub mod hub;
 pub mod kernel;
+pub mod line;
 pub mod program;
 pub mod raw_ws;
 pub mod spawned;

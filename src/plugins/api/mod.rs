@@ -12,11 +12,14 @@ mod log;
 mod memo;
 mod on;
 pub mod pattern;
+mod retention;
+mod route;
 pub mod secret;
 mod shared;
 mod store;
 mod timers;
 pub mod verdict;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -45,6 +48,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         on::ENTRIES,
         verdict::ENTRIES,
         forget::ENTRIES,
+        route::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
@@ -54,6 +58,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         http::ENTRIES,
         memo::ENTRIES,
         timers::ENTRIES,
+        retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use mlua::{Lua, MultiValue, Table, Value};
+use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::pattern::read_pattern;
-use super::{Entry, Seat, function};
+use super::{Entry, Seat, function, view};
 use crate::plugins::about::About;
 use crate::plugins::generation::{Event, Registration};
 use crate::plugins::schema::hint;
@@ -46,6 +46,34 @@ pub const ENTRIES: &[Entry] = &[
         gives: "",
         doc: "Votes on whether a session may read what a channel keeps; with req.resume it asks only for what it missed.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::History, &args)),
+    },
+    Entry {
+        name: "on.transform",
+        args: "pattern, fn(ch, msg)",
+        gives: "",
+        doc: "Asked once about each message that was let in, before it is stored, in the order of registration: returns msg, changed or not, or nil to reject it.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Transform, &args)),
+    },
+    Entry {
+        name: "on.retain",
+        args: "pattern, fn(ch, msg)",
+        gives: "",
+        doc: "Says of each message how long it is kept: true or nil as the channel keeps it, false not at all, {ttl = \"5m\"} no longer than this.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Retain, &args)),
+    },
+    Entry {
+        name: "on.retention",
+        args: "pattern, fn(ch)",
+        gives: "",
+        doc: "Says what a channel keeps and promises: {age, count, bytes, history, ack, lag, max_lag}; asked when it is first touched.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Retention, &args)),
+    },
+    Entry {
+        name: "on.view",
+        args: "pattern, name, {drop, mask, pick} or fn(ch, msg)",
+        gives: "",
+        doc: "What those see who are allowed with view = name: paths of the payload dropped, masked or picked, or what the function leaves; nil withholds.",
+        make: |lua, seat| function(lua, seat, view::register),
     },
     Entry {
         name: "on.disconnect",
@@ -101,6 +129,16 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
             return Ok(());
         }
     };
+    if event == Event::Publish || event.may_wait() || about == About::Nothing {
+        enrol(lua, seat, event, pattern, about, hook);
+    } else {
+        complain(lua, seat, &format!("{event} must not wait, so it has no async"));
+    }
+    Ok(())
+}
+
+/// Registers a hook for a channel pattern, if the unit may.
+pub fn enrol(lua: &Lua, seat: &Seat, event: Event, pattern: &Value, about: About, hook: &Function) {
     match read_pattern(pattern) {
         Ok(pattern) if seat.unit().may_register(&pattern) => {
             let registration = Registration { event, pattern: Some(pattern), unit: seat.at, place: caller(lua), about };
@@ -116,7 +154,6 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
         ),
         Err(why) => complain(lua, seat, &format!("{event}: {why}")),
     }
-    Ok(())
 }
 
 fn read_async(options: &Table) -> Result<About, String> {
@@ -133,7 +170,7 @@ fn read_async(options: &Table) -> Result<About, String> {
     Ok(about)
 }
 
-fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {
+pub fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {
     if seat.loading.get() {
         Ok(())
     } else {
@@ -141,10 +178,10 @@ fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()
     }
 }
 
-fn complain(lua: &Lua, seat: &Seat, why: &str) {
+pub fn complain(lua: &Lua, seat: &Seat, why: &str) {
     seat.errors.borrow_mut().push(format!("{}: {why}", caller(lua)));
 }
 
-fn all(args: &[&Value]) -> String {
+pub fn all(args: &[&Value]) -> String {
     if args.is_empty() { "nothing".into() } else { args.iter().map(|arg| describe(arg)).collect::<Vec<_>>().join(", ") }
 }

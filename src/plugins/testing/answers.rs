@@ -10,7 +10,7 @@ use crate::kernel::message::Media;
 use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::{Ack, Lag, Policy};
 use crate::plugins::value::{frozen, json_to_lua};
-use crate::plugins::{DecisionFilter, Facts, Host};
+use crate::plugins::{DecisionFilter, Facts, Host, RouteAnswer};
 
 /// A yes without more to it.
 pub fn yes(lua: &Lua) -> mlua::Result<Table> {
@@ -92,6 +92,21 @@ pub fn admitted(lua: &Lua, admission: &Admission) -> mlua::Result<Value> {
     }
     table.raw_set("ttl", draft.ttl.map(|ttl| ttl.as_secs_f64()))?;
     table.raw_set("stored", !draft.fleeting)?;
+    Ok(frozen(table))
+}
+
+/// What a route answered.
+pub fn routed(lua: &Lua, answer: &RouteAnswer) -> mlua::Result<Value> {
+    let (table, headers) = (yes(lua)?, lua.create_table()?);
+    table.raw_set("status", answer.status)?;
+    for (name, value) in answer.headers.iter().rev() {
+        headers.raw_set(name.as_str(), value.as_str())?;
+    }
+    table.raw_set("headers", frozen(headers))?;
+    table.raw_set("body", lua.create_string(&answer.body)?)?;
+    if let Ok(json) = serde_json::from_slice(&answer.body) {
+        table.raw_set("json", json_to_lua(lua, &json)?)?;
+    }
     Ok(frozen(table))
 }
 

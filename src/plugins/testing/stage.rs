@@ -184,7 +184,7 @@ fn config(suite: &Suite, settings: &Mutex<Settings>, clock: &Clock) -> HostConfi
 }
 
 fn plugin(name: String, dir: PathBuf, config: &Map<String, Json>) -> PluginUse {
-    PluginUse { at: format!("the test's config of {name}"), name, dir, channels: None, config: config.clone() }
+    PluginUse { at: format!("the test's config of {name}"), name, dir, config: config.clone(), ..PluginUse::default() }
 }
 
 /// As its manifest calls it; a manifest that cannot be read complains when it is loaded.

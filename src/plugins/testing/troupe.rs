@@ -16,7 +16,7 @@ use crate::plugins::manifest::Manifest;
 use crate::plugins::value::{caller_in, has_place};
 use crate::plugins::vm::{environment, load, sandbox};
 use crate::plugins::watchdog::Watched;
-use crate::plugins::{Counters, Limits};
+use crate::plugins::{Counters, HostConfig};
 
 /// Processor time of one case, and of loading a file of tests.
 const BUDGET: Duration = Duration::from_secs(2);
@@ -49,6 +49,13 @@ impl Troupe {
             .collect();
         files.sort();
         files
+    }
+
+    /// Loads the suite once as it is, so that coverage knows its files even if no case touches them.
+    pub fn look_at_all(&self) {
+        let stage = Stage::new(&self.suite, self.coverage.clone(), self.runtime.handle());
+        // What does not load with its defaults is loaded by the cases that set it up.
+        let _ = stage.map(|stage| stage.host().map(drop));
     }
 
     /// Plays those cases of a file whose file or name contains `filter`, and tells each when it is over.
@@ -115,8 +122,8 @@ impl Script {
     fn load(stage: &Rc<Stage>, dir: &Path, file: &str) -> Result<Script, Failed> {
         let manifest = Manifest::read(&dir.join("plugin.toml"), "plugin.toml").ok();
         let unit = Unit::tests(dir, file, manifest).map_err(Failed::plain)?;
-        let (limits, counters) = (Limits::default(), Arc::new(Counters::default()));
-        let program = Program::new(vec![unit], Arc::new(|_| None), limits, counters, stage.commons.clone());
+        let (config, counters) = (HostConfig::default(), Arc::new(Counters::default()));
+        let (limits, program) = (config.limits, Program::new(vec![unit], &config, counters, stage.commons.clone()));
         let broken = |error: Error| Failed::of(&error, false);
         let (lua, base) = sandbox(limits.memory).map_err(broken)?;
         let watched = Watched::new(&lua);

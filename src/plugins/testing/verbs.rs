@@ -9,13 +9,13 @@ use serde_json::{Map, Value as Json};
 
 use super::people::{TRANSPORTS, one_of};
 use super::{Stage, answers};
-use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Refusal};
+use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal};
 use crate::kernel::message::{ChannelName, Draft, Media, Message, Micros};
 use crate::plugins::api::{Seat, function};
 use crate::plugins::departures;
 use crate::plugins::schema::{hint, read_duration};
 use crate::plugins::value::{describe, frozen, json_to_lua, lua_to_json, raise, to_number};
-use crate::plugins::{Entry, Host, LoadError};
+use crate::plugins::{Auth, Entry, Host, LoadError, Routed, Visit};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -108,18 +108,7 @@ pub const ENTRIES: &[Entry] = &[
                 let request = read_request(request.as_ref()).map_err(|why| raise(lua, format!("t.connect: {why}")))?;
                 let host = host(lua, stage)?;
                 match wait(lua, stage, host.connect(&request))? {
-                    Ok(identity) => {
-                        let client = Client {
-                            id: stage.people.next_id(),
-                            identity,
-                            ip: request.ip,
-                            dialect: "native",
-                            transport: request.transport,
-                            credential: request.bearer.is_some(),
-                            connected: stage.now(),
-                        };
-                        answers::somebody(lua, stage, Arc::new(client))
-                    }
+                    Ok(identity) => answers::somebody(lua, stage, Arc::new(known(stage, &request, identity))),
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -210,6 +199,18 @@ pub const ENTRIES: &[Entry] = &[
         },
     },
     Entry {
+        name: "test.route",
+        args: "method, path, {who, headers, query, body, json, ip}?",
+        gives: "{allowed, status, headers, body, json} or refusal",
+        doc: "Makes a request over HTTP that the plugin answers. who is whom the route sees; without it the connect hooks are asked, where the route wants to know.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, (method, path, options): (String, String, Option<Table>)| {
+                let stage = stage(lua, seat)?;
+                request(lua, stage, &method, &path, options.as_ref())
+            })
+        },
+    },
+    Entry {
         name: "test.retention",
         args: "channel",
         gives: "{history, age, count, bytes, ack, lag, max_lag}",
@@ -288,6 +289,64 @@ pub const ENTRIES: &[Entry] = &[
         },
     },
 ];
+
+fn request(lua: &Lua, stage: &Stage, method: &str, path: &str, options: Option<&Table>) -> mlua::Result<Value> {
+    let host = host(lua, stage)?;
+    let wrong = |why: String| raise(lua, format!("t.route: {why}"));
+    let mut who = None;
+    let (mut body, asks) = (Bytes::new(), lua.create_table()?);
+    for (key, value) in fields(options).map_err(wrong)? {
+        match (key.as_str(), &value) {
+            ("who", who_asks) => who = Some(stage.people.who(who_asks, stage.now()).map_err(wrong)?),
+            ("body", Value::String(text)) => body = Bytes::copy_from_slice(&text.as_bytes()),
+            ("json", value) => body = lua_to_json(value).map_err(wrong)?.to_string().into(),
+            ("headers" | "query" | "ip" | "bearer", _) => asks.raw_set(key, value)?,
+            _ => {
+                let known = ["who", "headers", "query", "body", "json", "ip", "bearer"];
+                return Err(wrong(format!("{key} is not known here{}", hint(&key, known))));
+            }
+        }
+    }
+    asks.raw_set("method", method)?;
+    asks.raw_set("path", path)?;
+    asks.raw_set("transport", "http")?;
+    let request = read_request(Some(&asks)).map_err(wrong)?;
+    let call = match host.route(method, path) {
+        Routed::Route(call) => call,
+        Routed::Methods(methods) => return Err(wrong(format!("{path} answers only to {}", methods.join(" ")))),
+        Routed::Nothing => return Err(wrong(format!("no route of the plugin is for {path}"))),
+    };
+    let client = match (call.auth(), who) {
+        (Auth::None, _) => None,
+        (_, Some(who)) => Some(who.with(who.identity.clone())),
+        (_, None) => match wait(lua, stage, host.connect(&request))? {
+            Ok(identity) => Some(Arc::new(known(stage, &request, identity))),
+            Err(refusal) => return answers::no(lua, &host, &refusal),
+        },
+    };
+    if call.auth() == Auth::Admin && !client.as_ref().is_some_and(|client| client.identity.grants.admin) {
+        return Err(wrong(format!(
+            "{path} is for admins: give it a who with grants = {{ admin = true }}, or the route auth = \"none\" or \"connect\""
+        )));
+    }
+    let client = client.and_then(Arc::into_inner);
+    match stage.wait(call.answer(Visit { request, body, client })).map_err(wrong)? {
+        Ok(answer) => answers::routed(lua, &answer),
+        Err(refusal) => answers::no(lua, &host, &refusal),
+    }
+}
+
+fn known(stage: &Stage, request: &ConnectRequest, identity: Identity) -> Client {
+    Client {
+        id: stage.people.next_id(),
+        identity,
+        ip: request.ip,
+        dialect: "native",
+        transport: request.transport,
+        credential: request.bearer.is_some(),
+        connected: stage.now(),
+    }
+}
 
 fn stage<'a>(lua: &Lua, seat: &'a Rc<Seat>) -> mlua::Result<&'a Rc<Stage>> {
     seat.stage.as_ref().ok_or_else(|| raise(lua, "aether.test is there in tests only"))

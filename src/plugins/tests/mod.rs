@@ -10,11 +10,16 @@ mod library;
 mod loading;
 mod memo;
 mod record;
+mod redact;
 mod reload;
 mod remembered;
+mod retention;
+mod routes;
 mod rules;
 mod safety;
 mod timers;
+mod transform;
+mod views;
 mod waiting;
 
 use std::cell::RefCell;
@@ -110,7 +115,14 @@ fn complaints(code: &str) -> Vec<String> {
 
 fn plugin_use(name: &str, dir: &Path, config: serde_json::Value) -> PluginUse {
     let config = config.as_object().cloned().unwrap_or_default();
-    PluginUse { name: name.into(), dir: dir.into(), channels: None, config, at: "aether.toml:41".into() }
+    PluginUse {
+        name: name.into(),
+        dir: dir.into(),
+        channels: None,
+        config,
+        at: "aether.toml:41".into(),
+        ..PluginUse::default()
+    }
 }
 
 fn now<T>(mut answer: Answer<'_, T>) -> Result<T, Refusal> {

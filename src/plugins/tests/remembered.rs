@@ -157,13 +157,13 @@ fn votes_are_forgotten_by_user_channel_and_tag() {
 }
 
 #[test]
-fn views_and_tags_without_ttl_are_refused_with_a_reason() {
+fn tags_without_ttl_and_views_that_are_not_there_are_refused_with_a_reason() {
     for (options, why) in [
-        ("view = 'public', ttl = '1m'", "views come with a later version"),
+        ("view = 'fulll', ttl = '1m'", "no view \\\"fulll\\\" of a; did you mean full?; it has full"),
         ("tags = { 'a' }", "without ttl nothing is"),
         ("ttl = 'soon'", "expected a duration"),
         ("ttl = '1m', tags = { 7 }", "expected a list of at most 16 short strings"),
-        ("user = 'x'", "takes only ttl, tags here, got user"),
+        ("user = 'x'", "takes only ttl, tags, view here, got user"),
     ] {
         let (host, _dir) =
             script(&format!("aether.on.subscribe('a', function() return aether.allow({{ {options} }}) end)"));

@@ -91,7 +91,7 @@ fn anything_that_is_no_verdict_denies_and_is_named_with_its_place() {
         ("return 1", "got the number 1"),
         ("return false, 7", "expected a sentence beside false"),
         ("return aether.allow", "got a function"),
-        ("return aether.allow({ user = 'x' })", "takes only ttl, tags here, got user"),
+        ("return aether.allow({ user = 'x' })", "takes only ttl, tags, view here, got user"),
         ("return aether.allow({ usr = 'x' })", "rules.lua:1: aether.allow: usr is not known here; did you mean user?"),
         ("return aether.deny()", "rules.lua:1: aether.deny: the code is one word"),
         ("return aether.deny('two words')", "the code is one word"),

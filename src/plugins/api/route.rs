@@ -1,0 +1,83 @@
+//! `aether.http.route`: a plugin answers requests.
+
+use std::rc::Rc;
+
+use mlua::{Lua, MultiValue, Table, Value};
+
+use super::on::{all, complain, frozen_after_loading};
+use super::{Entry, Seat, function};
+use crate::plugins::about::About;
+use crate::plugins::generation::{Event, Registration};
+use crate::plugins::route::{Auth, METHODS, PathPattern, Route};
+use crate::plugins::schema::hint;
+use crate::plugins::value::{caller, describe};
+
+pub const ENTRIES: &[Entry] = &[Entry {
+    name: "http.route",
+    args: "method, path, {auth}?, fn(req)",
+    gives: "",
+    doc: "Answers requests over HTTP with {status, headers, body or json}; auth is \"admin\" (if you do not say), \"connect\" or \"none\".",
+    make: |lua, seat| {
+        if seat.unit().routes.as_ref().is_some_and(Vec::is_empty) {
+            return Ok(Value::Nil); // no permission: not there
+        }
+        function(lua, seat, |lua, seat, args| register(lua, seat, &args))
+    },
+}];
+
+fn register(lua: &Lua, seat: &Rc<Seat>, args: &MultiValue) -> mlua::Result<()> {
+    frozen_after_loading(lua, seat, Event::Route)?;
+    let args: Vec<&Value> = args.iter().collect();
+    let (method, path, options, hook) = match args[..] {
+        [method, path, Value::Function(hook)] => (method, path, None, hook),
+        [method, path, Value::Table(options), Value::Function(hook)] => (method, path, Some(options), hook),
+        _ => {
+            complain(lua, seat, &format!("http.route takes a method, a path and a function, got {}", all(&args)));
+            return Ok(());
+        }
+    };
+    match read(method, path, options, seat) {
+        Ok(route) => {
+            let about = About::Route(route);
+            let registration =
+                Registration { event: Event::Route, pattern: None, unit: seat.at, place: caller(lua), about };
+            seat.registered.borrow_mut().push((registration, hook.clone()));
+        }
+        Err(why) => complain(lua, seat, &format!("http.route: {why}")),
+    }
+    Ok(())
+}
+
+fn read(method: &Value, path: &Value, options: Option<&Table>, seat: &Seat) -> Result<Route, String> {
+    let (Value::String(word), Value::String(text)) = (method, path) else {
+        return Err(format!("expected a method and a path, got {}", all(&[method, path])));
+    };
+    let word = word.to_string_lossy().to_ascii_uppercase();
+    let method = METHODS.into_iter().find(|known| *known == word);
+    let method = method.ok_or_else(|| format!("{word} is none of {}", METHODS.join(", ")))?;
+    let path = PathPattern::parse(&text.to_string_lossy())?;
+    let unit = seat.unit();
+    if unit.routes.as_ref().is_some_and(|may| !may.iter().any(|may| may.covers(&path))) {
+        let path = path.to_string();
+        return Err(format!("{path} is not within [permissions] routes of plugin.toml; add {path:?} there"));
+    }
+    let meets = |own: &&&str| {
+        let (fixed, open) = own.split_once('{').unwrap_or((own, ""));
+        path.captures(own).is_some() || (!open.is_empty() && path.to_string().starts_with(fixed))
+    };
+    if let Some(own) = seat.program.own_paths.iter().find(meets) {
+        return Err(format!("{path} would take {own}, a path of the hub itself; choose another"));
+    }
+    let mut auth = Auth::default();
+    for pair in options.into_iter().flat_map(Table::pairs::<Value, Value>) {
+        let (key, value) = pair.map_err(|error| error.to_string())?;
+        let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
+        if key != "auth" {
+            return Err(format!("{key} is not known here{}", hint(&key, &["auth"])));
+        }
+        let word = value.as_string().map(|word| word.to_string_lossy());
+        let wrong = || format!("auth: expected one of {}, got {}", Auth::WORDS.join(", "), describe(&value));
+        auth = word.and_then(|word| Auth::parse(&word)).ok_or_else(wrong)?;
+    }
+    Ok(Route { method, path, auth })
+}

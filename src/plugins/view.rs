@@ -1,0 +1,210 @@
+//! Views: what a class of readers sees of a channel, and who sees through which.
+
+use std::sync::Arc;
+
+use super::Facts;
+use super::about::About;
+use super::decision::{Asker, Decision};
+use super::generation::{Event, Generation};
+use super::msg::Lent;
+use super::redact::Rule;
+use super::resident::with_vm;
+use super::rules::{No, Rules};
+use super::schema::hint;
+use super::shown::Shown;
+use super::value::describe;
+use super::vm::Failure;
+use crate::kernel::format;
+use crate::kernel::hooks::{Client, Refusal, RefusalKind, Sight};
+use crate::kernel::message::{ChannelName, Media, Message, Publication};
+
+/// The view that leaves everything as it is; nobody can register it.
+pub const FULL: &str = "full";
+
+/// That a hook which said yes named a view.
+pub struct Named {
+    pub hook: usize,
+    pub view: Arc<str>,
+}
+
+/// Paths in the payload, applied to its bytes.
+struct Declared {
+    name: String,
+    rule: Rule,
+    /// Of what masks hash.
+    key: [u8; 32],
+}
+
+impl format::View for Declared {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn render(&self, _: &ChannelName, publication: &Publication) -> Option<Message> {
+        let message = &publication.message;
+        if message.media != Media::Json {
+            return None;
+        }
+        let payload = self.rule.apply(&message.payload, &self.key)?;
+        Some(Message { payload, ..message.clone() })
+    }
+}
+
+/// A function of a script, run where the readers are served.
+struct Scripted {
+    name: String,
+    hook: usize,
+    generation: Arc<Generation>,
+}
+
+impl format::View for Scripted {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message> {
+        let seen = with_vm(&self.generation, |vm| {
+            let lent = Lent { message: publication.message.clone(), open: true, ..Lent::default() };
+            let lease = vm.handles.desk.lend(lent);
+            let pattern = self.generation.registrations[self.hook].pattern.as_ref();
+            let stays = vm.call(
+                self.hook,
+                self.generation.program.limits.call,
+                |lua| Ok((vm.handles.channel_of(lua, self.hook, pattern, channel)?, lease.handle())),
+                |value, _| match value {
+                    value if value.is_nil() => Ok(false),
+                    value if lease.is(value) => Ok(true),
+                    other => Err(format!("expected msg, or nil to withhold it, got {}", describe(other))),
+                },
+            )?;
+            Ok(stays.then(|| lease.back().message))
+        });
+        seen.unwrap_or_else(|failure| {
+            withheld(&self.generation, self.hook, &failure, channel);
+            None
+        })
+    }
+}
+
+/// Writes down that a view broke; nobody is there to be told.
+fn withheld(generation: &Generation, hook: usize, Failure { why, rests }: &Failure, channel: &ChannelName) {
+    let registration = &generation.registrations[hook];
+    let decision = Decision {
+        kind: RefusalKind::Broken,
+        hook: &registration.to_string(),
+        plugin: &generation.unit_of(hook).name,
+        place: &registration.place,
+        code: "rule_error",
+        why,
+        told: None,
+        rests: *rests,
+        channel: Some(channel.as_str()),
+        asker: Asker { user: None, ip: None, transport: "", shown: Shown::Nothing },
+    };
+    decision.refuse(&generation.program.commons);
+}
+
+/// Each registration's view, made once, so that sessions which see through the same one share its bytes.
+pub fn all(generation: &Arc<Generation>) -> Box<[Sight]> {
+    let of = |(hook, registration): (usize, &super::generation::Registration)| -> Sight {
+        let About::View { name, rule } = &registration.about else { return None };
+        let name = name.clone();
+        Some(match rule {
+            Some(rule) => {
+                let key = generation.program.commons.mask_key;
+                Arc::new(Declared { name, rule: rule.clone(), key }) as Arc<dyn format::View>
+            }
+            None => Arc::new(Scripted { name, hook, generation: generation.clone() }),
+        })
+    };
+    generation.registrations.iter().enumerate().map(of).collect()
+}
+
+impl Rules {
+    /// What a client sees of a channel that it was let into: what the votes name, else what it was given when it came, else
+    /// everything. `views` are the hooks that make the channel's views.
+    pub fn sight(
+        &self,
+        client: &Client,
+        channel: &ChannelName,
+        views: &[usize],
+        named: &[Named],
+    ) -> Result<Sight, Refusal> {
+        let (name, by) = match named.split_first() {
+            Some((first, others)) => {
+                if let Some(other) = others.iter().find(|other| other.view != first.view) {
+                    return Err(self.broken(first.hook, self.disagree(first, other), channel, client));
+                }
+                (&*first.view, Some(first.hook))
+            }
+            None => {
+                let facts = client.identity.attrs.as_ref().and_then(|attrs| attrs.downcast_ref::<Facts>());
+                match facts.and_then(|facts| facts.view.as_deref()) {
+                    Some(name) if !views.is_empty() => (name, None),
+                    _ => return Ok(None),
+                }
+            }
+        };
+        if name == FULL {
+            return Ok(None);
+        }
+        // The last one registered counts.
+        let found = views.iter().rev().filter_map(|hook| self.views[*hook].as_ref()).find(|view| view.name() == name);
+        match found {
+            Some(view) => Ok(Some(view.clone())),
+            None => Err(self.no_such_view(name, by, views, channel, client)),
+        }
+    }
+
+    fn disagree(&self, one: &Named, other: &Named) -> String {
+        let (mut a, mut b) = (one, other);
+        if b.hook < a.hook {
+            (a, b) = (b, a);
+        }
+        let said = |named: &Named| {
+            let hook = &self.generation.registrations[named.hook];
+            format!("{}: {hook} names the view {:?}", hook.place, named.view)
+        };
+        format!("{}, and {}; let them agree", said(a), said(b))
+    }
+
+    fn no_such_view(
+        &self,
+        name: &str,
+        by: Option<usize>,
+        views: &[usize],
+        channel: &ChannelName,
+        client: &Client,
+    ) -> Refusal {
+        let known: Vec<&str> = views.iter().filter_map(|hook| Some(self.views[*hook].as_ref()?.name())).collect();
+        let known = [known, vec![FULL]].concat();
+        let list = known.join(", ");
+        let wrong = format!("there is no view {name:?} of {channel}{}; it has {list}", hint(name, &known));
+        if let Some(hook) = by {
+            let registration = &self.generation.registrations[hook];
+            let why = format!("{}: {registration}: {wrong}", registration.place);
+            return self.broken(hook, why, channel, client);
+        }
+        let facts = client.identity.attrs.as_ref().and_then(|attrs| attrs.downcast_ref::<Facts>());
+        let place = facts.map_or("", |facts| facts.said_at.as_str());
+        self.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let decision = Decision {
+            kind: RefusalKind::Broken,
+            hook: &Event::Connect.to_string(),
+            plugin: "",
+            place,
+            code: "rule_error",
+            why: &format!("{place}: on.connect: {wrong}"),
+            told: Some("a rule failed, so this is denied"),
+            rests: false,
+            channel: Some(channel.as_str()),
+            asker: Asker::from(client),
+        };
+        decision.refuse(&self.generation.program.commons)
+    }
+
+    fn broken(&self, hook: usize, why: String, channel: &ChannelName, client: &Client) -> Refusal {
+        let no = No::Broken(hook, Failure { why, rests: false });
+        self.refuse(no, Some(channel.as_str()), Asker::from(client))
+    }
+}
