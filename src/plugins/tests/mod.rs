@@ -2,10 +2,14 @@
 
 mod actions;
 mod auth;
+mod backend;
 mod breaker;
 mod hostile;
+mod http;
+mod keysets;
 mod library;
 mod loading;
+mod memo;
 mod record;
 mod redact;
 mod reload;
@@ -14,8 +18,10 @@ mod retention;
 mod routes;
 mod rules;
 mod safety;
+mod timers;
 mod transform;
 mod views;
+mod waiting;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
