@@ -2,6 +2,7 @@
 
 mod common;
 
+mod actions;
 mod attacks;
 mod auth;
 mod author_tools;
@@ -31,6 +32,8 @@ mod order;
 mod origin;
 mod page;
 mod payload;
+mod plugins_api_keys;
+mod plugins_limits;
 mod policy_again;
 mod poll;
 mod presence_hooks;

@@ -157,7 +157,7 @@ impl Caller {
     /// The request as the rules may see it. A browser sends a site's cookies for whatever page asks, so a page from
     /// elsewhere would act in the name of whoever looks at it (CSRF): it is refused, and where `*` lets it in all the same,
     /// it comes without them.
-    fn with_meant_cookies(&self, origins: &Origins) -> Result<Cow<'_, ConnectRequest>, Fault> {
+    pub fn with_meant_cookies(&self, origins: &Origins) -> Result<Cow<'_, ConnectRequest>, Fault> {
         let request = &self.request;
         let host = request.header("host");
         if request.header("cookie").is_none() || origins.trusts(request.header("origin"), host) {

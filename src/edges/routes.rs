@@ -125,7 +125,8 @@ pub async fn serve<B: Buf>(
     let client = entered?;
     let settings = &edge.settings;
     let body = read_body(&caller, body, settings.max_payload, settings.body_timeout).await?;
-    let visit = Visit { request: caller.request, body, client };
+    let request = caller.with_meant_cookies(&settings.origins)?.into_owned();
+    let visit = Visit { request, body, client };
     let answer = route.answer(visit).await.map_err(|refusal| match refusal.kind {
         RefusalKind::Broken => Fault::Broken(refusal),
         RefusalKind::Denied | RefusalKind::Busy => Fault::Forbidden { refusal, what: None },

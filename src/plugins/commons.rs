@@ -5,7 +5,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bounded::Bounded;
 use super::decision::LogRate;
-use super::host::World;
 use super::http::Outside;
 use super::keysets::Keysets;
 use super::kv::House;
@@ -16,6 +15,7 @@ use super::remembered::Remembered;
 use super::shared::Shelves;
 use super::testing::Witness;
 use super::turns::Turns;
+use super::world::World;
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::policy::Policy;
 

@@ -5,7 +5,8 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::future::ready;
+use std::future::{Future, poll_fn, ready};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -22,11 +23,11 @@ use super::inspect::{Finding, inspect};
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
-use super::{Counters, HostConfig, LoadError, Sources, handover};
+use super::world::World;
+use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
-use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::Policy;
 
 /// Generations that were in charge and can be again.
@@ -40,16 +41,6 @@ pub struct Host {
     sources: Sources,
     commons: Arc<Commons>,
     counters: Arc<Counters>,
-}
-
-/// What a change of rules means outside of them.
-pub trait World: Send + Sync {
-    /// The channels that are in use.
-    fn channels(&self) -> Vec<ChannelName>;
-    /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
-    fn rules_changed(&self);
-    /// What these channels keep and promise is to be asked again. Must not block.
-    fn policies_changed(&self, channels: Patterns);
 }
 
 /// How the last attempt at a change went.
@@ -305,7 +296,10 @@ impl Hooks for Host {
         let rules = self.rules();
         // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
         match rules.place(client, &draft.channel) {
-            Ok(place) => Box::pin(async move { rules.publish(client, draft, place).await }),
+            Ok(place) => Box::pin(async move {
+                let mut judged = pin!(rules.publish(client, draft, place));
+                poll_fn(|context| voice::heard(client, || judged.as_mut().poll(context))).await
+            }),
             Err(refusal) => Box::pin(ready(Err(refusal))),
         }
     }

@@ -29,10 +29,13 @@ pub struct Permissions {
     pub shared: Vec<String>,
     pub http: Vec<UrlPattern>,
     pub routes: Vec<PathPattern>,
+    pub sessions: Vec<String>,
 }
 
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
-const PERMISSIONS: [&str; 6] = ["http", "kv", "shared", "secrets", "channels", "routes"];
+const PERMISSIONS: [&str; 7] = ["http", "kv", "shared", "secrets", "channels", "routes", "sessions"];
+/// What a plugin may do with sessions.
+const SESSIONS: [&str; 2] = ["list", "kick"];
 
 impl Manifest {
     pub fn read(path: &Path, shown: &str) -> Result<Manifest, Vec<String>> {
@@ -83,6 +86,18 @@ impl Manifest {
                 match UrlPattern::parse(&text) {
                     Ok(pattern) => self.permissions.http.push(pattern),
                     Err(error) => reader.error(span, &format!("permissions.http: {error}")),
+                }
+            }
+            for (word, span) in reader.strings(permissions, "sessions") {
+                if SESSIONS.contains(&word.as_str()) {
+                    self.permissions.sessions.push(word);
+                } else {
+                    let why = format!(
+                        "permissions.sessions: {word:?} is none of {}{}",
+                        SESSIONS.join(", "),
+                        hint(&word, SESSIONS)
+                    );
+                    reader.error(span, &why);
                 }
             }
             for (text, span) in reader.strings(permissions, "routes") {

@@ -69,9 +69,11 @@ mod value;
 mod view;
 mod visit;
 mod vm;
+mod voice;
 mod waiting;
 mod watchdog;
 mod who;
+mod world;
 
 #[cfg(test)]
 mod tests;
@@ -87,7 +89,7 @@ pub use api::{Entry, registry};
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
-pub use host::{Host, Latest, World};
+pub use host::{Host, Latest};
 pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use record::{DecisionFilter, Record};
@@ -95,6 +97,7 @@ pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
+pub use world::{Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;

@@ -1,8 +1,12 @@
 //! The rules of one generation, asked: grants first, then the votes of the hooks that a channel concerns.
 
 use std::any::Any;
+use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use mlua::Value;
@@ -20,6 +24,7 @@ use super::routed::Routes;
 use super::turns::Place;
 use super::view::{self, Named};
 use super::vm::Failure;
+use super::voice::{Voice, heard};
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Answer, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
@@ -56,6 +61,9 @@ pub struct Concern {
 const MAX_CONCERNS: usize = 1 << 16;
 
 const SUBSCRIBE_OPTIONS: [&str; 3] = ["ttl", "tags", "view"];
+/// When somebody who found too many waiting may try again.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
 const HISTORY_OPTIONS: [&str; 1] = ["view"];
 
 /// What a hook said no with, or that it broke.
@@ -124,7 +132,8 @@ impl Rules {
 
     pub async fn publish(&self, client: &Client, draft: Draft, place: Option<Place>) -> Result<Admission, Refusal> {
         let channel = &draft.channel;
-        let granted = client.identity.grants.publish.matches(channel.as_str());
+        // What a plugin may publish stands in its manifest, and was looked at when it spoke.
+        let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
         let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
         self.decide(&question).await?;
         // Whoever was first comes first, also where rules change what is said.
@@ -240,7 +249,7 @@ impl Rules {
     /// The first no ends the voting, because nothing outvotes it.
     async fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if question.event != Event::Subscribe {
-            return self.ask_all(question, concern, hooks).await;
+            return self.ask_all(question, concern, &self.of_others(question.client, hooks)).await;
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
         let (now, generation) = (commons.now(), self.generation.id);
@@ -300,7 +309,8 @@ impl Rules {
                 let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
                 Ok((vm.handles.session(lua, &client)?, channel, about))
             });
-            asked.await
+            let mut asked = pin!(asked);
+            poll_fn(|context| heard(&client, || asked.as_mut().poll(context))).await
         });
         match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
             Vote::None => {}
@@ -329,6 +339,12 @@ impl Rules {
             let why = "too many drafts of this channel wait for the rules: come back later".to_owned();
             self.refuse(No::Busy(hook, why), Some(channel.as_str()), Asker::from(client))
         })
+    }
+
+    /// The hooks but those of the plugin that speaks: it need not be asked about what it says itself.
+    fn of_others<'a>(&self, client: &Client, hooks: &'a [usize]) -> Cow<'a, [usize]> {
+        let Some(voice) = Voice::of(client) else { return Cow::Borrowed(hooks) };
+        hooks.iter().copied().filter(|hook| self.generation.unit_of(*hook).name != voice.unit).collect()
     }
 
     fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
@@ -402,7 +418,14 @@ impl Rules {
                 Decision { kind: RefusalKind::Broken, code: "rule_error", why, told, rests: *rests, ..decision }
             }
         };
-        decision.refuse(&self.generation.program.commons)
+        let refusal = decision.refuse(&self.generation.program.commons);
+        match no {
+            No::Busy(..) => Refusal { retry_ms: Some(BUSY_FOR.as_millis() as u64), ..refusal },
+            No::Denied(_, Deny { retry_ms: Some(retry), .. }) => {
+                Refusal { kind: RefusalKind::Busy, retry_ms: Some(retry), ..refusal }
+            }
+            _ => refusal,
+        }
     }
 
     /// Writes down one yes of many.

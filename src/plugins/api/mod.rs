@@ -12,9 +12,11 @@ mod log;
 mod memo;
 mod on;
 pub mod pattern;
+mod publish;
 mod retention;
 mod route;
 pub mod secret;
+mod sessions;
 mod shared;
 mod store;
 mod timers;
@@ -49,6 +51,8 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         verdict::ENTRIES,
         forget::ENTRIES,
         route::ENTRIES,
+        publish::ENTRIES,
+        sessions::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,

@@ -32,6 +32,7 @@ pub fn no(lua: &Lua, host: &Host, refusal: &Refusal) -> mlua::Result<Value> {
     table.raw_set("code", refusal.code.as_str())?;
     table.raw_set("why", refusal.why.as_str())?;
     table.raw_set("decision", refusal.decision.as_str())?;
+    table.raw_set("retry_ms", refusal.retry_ms)?;
     let wanted = DecisionFilter { id: Some(refusal.decision.clone()), ..DecisionFilter::default() };
     if let Some(record) = host.decisions(&wanted).pop() {
         table.raw_set("hook", record.hook)?;
