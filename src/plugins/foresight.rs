@@ -44,7 +44,9 @@ fn mentions(code: &str) -> bool {
         code.match_indices(word).any(|(at, _)| {
             let (before, after) = (&code[..at], &code[at + word.len()..]);
             let begins = before.trim_end().ends_with('.') || before.ends_with("[\"") || before.ends_with("['");
-            begins && !after.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
+            // `aether.http.route` registers and does not wait.
+            let other = after.starts_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':');
+            begins && !other && !after.starts_with(".route")
         })
     })
 }
@@ -78,6 +80,7 @@ mod tests {
         assert!(can(&[("main.lua", "aether['http'].get(url)")]));
         assert!(!can(&[("main.lua", "-- unlike aether.http.get\nlocal url = 'http://x'")]));
         assert!(!can(&[("main.lua", "local http_only = aether.https")]));
+        assert!(!can(&[("main.lua", "aether.http.route('GET', '/x', f)")]));
     }
 
     #[test]

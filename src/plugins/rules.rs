@@ -4,6 +4,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use mlua::Value;
@@ -58,6 +59,9 @@ pub struct Concern {
 const MAX_CONCERNS: usize = 1 << 16;
 
 const SUBSCRIBE_OPTIONS: [&str; 3] = ["ttl", "tags", "view"];
+/// When somebody who found too many waiting may try again.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
 const HISTORY_OPTIONS: [&str; 1] = ["view"];
 
 /// What a hook said no with, or that it broke.
@@ -416,6 +420,7 @@ impl Rules {
         };
         let refusal = decision.refuse(&self.generation.program.commons);
         match no {
+            No::Busy(..) => Refusal { retry_ms: Some(BUSY_FOR.as_millis() as u64), ..refusal },
             No::Denied(_, Deny { retry_ms: Some(retry), .. }) => {
                 Refusal { kind: RefusalKind::Busy, retry_ms: Some(retry), ..refusal }
             }

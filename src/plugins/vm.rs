@@ -61,6 +61,10 @@ impl Vm {
                 let env = environment(lua, &base, &seat)?;
                 load(lua, &env, unit, &unit.entry)?.call::<()>(())
             });
+            if stopped {
+                // What it has left must not fail the next one; if it cannot be collected, that one says so.
+                let _ = lua.gc_collect();
+            }
             errors.append(&mut seat.errors.take());
             if let Err(error) = loaded {
                 let budget =
