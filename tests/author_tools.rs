@@ -170,6 +170,46 @@ end)
 }
 
 #[test]
+fn a_test_sees_what_transforms_make_what_views_leave_and_what_is_kept() {
+    let dir = TempDir::new();
+    dir.write(
+        "scripts/rules.lua",
+        r#"
+aether.on.publish("room.*", function() return true end)
+aether.on.subscribe("room.*", function() return aether.allow({ view = "public" }) end)
+aether.on.transform("room.{room}", function(ch, msg)
+	if msg:get("drop") then return nil end
+	return msg:with_json({ text = msg:get("text"), room = ch.room, email = "a@b.c" })
+end)
+aether.on.view("room.*", "public", { drop = { "email" } })
+aether.on.view("room.*", "blind", function() return nil end)
+aether.on.retention("room.*", function() return { count = 5, age = "1h" } end)
+"#,
+    );
+    dir.write(
+        "scripts/tests/rules.lua",
+        r#"
+local t = aether.test
+t.case("it", function()
+	t.equal(t.publish("bob", "room.1", { text = "hi" }).payload, { text = "hi", room = "1", email = "a@b.c" })
+	t.equal(t.publish("bob", "room.1", { drop = true }).allowed, false)
+	t.equal(t.allowed(t.subscribe("bob", "room.1")).view, "public")
+	t.equal(t.view("room.1", "public", { text = "hi", email = "x" }).payload, { text = "hi" })
+	t.equal(t.view("room.1", "blind", { text = "hi" }), nil)
+	t.raises(function() t.view("room.1", "blnd", {}) end, "blnd")
+	local kept = t.retention("room.1")
+	t.equal({ kept.count, kept.age }, { 5, 3600 })
+end)
+"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+    dir.write("scripts/again.lua", "aether.on.view(\"room.1\", \"public\", { drop = { \"x\" } })");
+    let output = aether(dir.path(), &["check"]);
+    assert!(said(&output).contains("scripts/again.lua:1"), "{}", said(&output));
+}
+
+#[test]
 fn routes_answer_in_a_test_as_they_do_over_http() {
     let dir = plugin(
         r#"

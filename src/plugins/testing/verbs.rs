@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 use super::people::{TRANSPORTS, one_of};
 use super::{Stage, answers};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal};
-use crate::kernel::message::{ChannelName, Draft, Media, Message, Micros};
+use crate::kernel::message::{ChannelName, Draft, Media, Message, Micros, Publication};
 use crate::plugins::api::{Seat, function};
 use crate::plugins::departures;
 use crate::plugins::schema::{hint, read_duration};
@@ -133,14 +133,14 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "test.subscribe",
         args: "who, channel",
-        gives: "yes or refusal",
+        gives: "{allowed, view} or refusal",
         doc: "Asks whether somebody may listen. who is what t.connect answered, a user's name, nil, or {user, tenant, attrs, grants, ..}.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, channel): (Value, String)| {
                 let (stage, client) = asker(lua, seat, &who)?;
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 match wait(lua, stage, host.subscribe(&client, &channel))? {
-                    Ok(_sight) => answers::yes(lua).map(frozen),
+                    Ok(sight) => answers::sight(lua, &sight),
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -168,7 +168,7 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "test.history",
         args: "who, channel, {resume}?",
-        gives: "yes or refusal",
+        gives: "{allowed, view} or refusal",
         doc: "Asks whether somebody may read back.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, channel, options): (Value, String, Option<Table>)| {
@@ -176,7 +176,7 @@ pub const ENTRIES: &[Entry] = &[
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 let resume = options.map_or(Ok(Value::Nil), |options| options.raw_get::<Value>("resume"))?;
                 match wait(lua, stage, host.history(&client, &channel, resume.as_boolean().unwrap_or(false)))? {
-                    Ok(_sight) => answers::yes(lua).map(frozen),
+                    Ok(sight) => answers::sight(lua, &sight),
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -207,6 +207,36 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, (method, path, options): (String, String, Option<Table>)| {
                 let stage = stage(lua, seat)?;
                 request(lua, stage, &method, &path, options.as_ref())
+            })
+        },
+    },
+    Entry {
+        name: "test.view",
+        args: "channel, name, payload, {event, id, media}?",
+        gives: "{payload, text, ..} or nil",
+        doc: "A message as those see it who see the channel through this view; nil if it is withheld from them.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, args: (String, String, Value, Option<Table>)| {
+                let (channel, name, payload, options) = args;
+                let (stage, channel) = (stage(lua, seat)?, channel_name(lua, &channel)?);
+                let host = host(lua, stage)?;
+                let draft = read_draft(channel, &payload, options.as_ref());
+                let draft = draft.map_err(|why| raise(lua, format!("t.view: {why}")))?;
+                let rules = host.rules();
+                let (viewer, concern) = (stage.people.viewer(&name, stage.now()), rules.concern(&draft.channel));
+                match rules.sight(&viewer, &draft.channel, &concern.views, &[]) {
+                    Err(refusal) => Err(raise(lua, format!("t.view: {}", answers::reason(&host, &refusal)))),
+                    Ok(None) if name != "full" => Err(raise(lua, format!("t.view: {} has no views", draft.channel))),
+                    Ok(None) => answers::message(lua, &draft.message),
+                    Ok(Some(view)) => {
+                        let (time, message) = (stage.now(), draft.message);
+                        let whole = Publication { offset: 1, time, expires: None, once: None, message };
+                        match view.render(&draft.channel, &whole) {
+                            Some(seen) => answers::message(lua, &seen),
+                            None => Ok(Value::Nil),
+                        }
+                    }
+                }
             })
         },
     },
