@@ -351,3 +351,71 @@ fn what_ships_has_nothing_to_complain_about() {
     let output = aether(repository(), &["check", "--strict", "--data", &data]);
     assert!(output.status.success(), "{}", said(&output));
 }
+
+#[test]
+fn a_new_plugin_passes_its_tests_and_the_check_at_once_and_replaces_nothing() {
+    let dir = TempDir::new();
+    let output = aether(dir.path(), &["plugin", "new", "room-acl"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = aether(dir.path(), &["test", "--coverage"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("100.0"), "{}", said(&output));
+    dir.write("aether.toml", "[[plugin]]\nuse = \"room-acl\"\n");
+    let output = aether(dir.path(), &["check", "--strict"]);
+    assert!(output.status.success(), "{}", said(&output));
+
+    let output = aether(dir.path(), &["plugin", "new", "room-acl"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("plugins/room-acl is there already"), "{}", said(&output));
+    for bad in ["../x", "Room", "1a", ""] {
+        assert_eq!(aether(dir.path(), &["plugin", "new", bad]).status.code(), Some(2), "{bad}");
+    }
+    let elsewhere = aether(dir.path(), &["plugin", "new", "other", "--dir", "mine"]);
+    assert!(elsewhere.status.success() && dir.path().join("mine/other/tests/main.lua").is_file());
+}
+
+#[test]
+fn plugins_are_listed_and_described_with_their_hooks_and_settings() {
+    let output = aether(repository(), &["plugin", "list"]);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("jwt-auth 0.1.0 (used at aether.toml:"), "{text}");
+    assert!(text.contains("  on.connect (plugins/jwt-auth/main.lua:"), "{text}");
+
+    let dir = plugin("");
+    let output = aether(dir.path(), &["plugin", "info", "p"]);
+    let text = said(&output);
+    for line in [
+        "p 0.1.0\n",
+        "not used",
+        "channels: room.*",
+        "kv: seen",
+        "most (a number, default 2)",
+        "on.subscribe room.{room} (plugins/p/main.lua:4)",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    dir.write("plugins/p/main.lua", "error('no')");
+    let text = said(&aether(dir.path(), &["plugin", "info", "p"]));
+    assert!(text.contains("plugins/p/main.lua:1: no"), "{text}");
+    assert_eq!(aether(dir.path(), &["plugin", "info", "q"]).status.code(), Some(2));
+}
+
+#[test]
+fn editors_get_the_types_of_everything() {
+    let dir = TempDir::new();
+    let output = aether(dir.path(), &["plugin", "types"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+    assert!(read("aether.d.luau").contains("\t\tequal: (got: any, expected: any, what: string?) -> (),"));
+    assert!(read("aether.lua").contains("function aether.on.subscribe(pattern, hook) end"));
+}
+
+#[test]
+fn what_each_hook_costs_is_measured() {
+    let output = aether(repository(), &["plugin", "bench", "jwt-auth", "--calls", "100"]);
+    let text = said(&output);
+    let row = text.lines().nth(1).unwrap_or_else(|| panic!("{text}"));
+    assert!(row.contains("on.connect (plugins/jwt-auth/main.lua:"), "{text}");
+    assert!(row.split_whitespace().next().unwrap().parse::<u64>().unwrap() > 0, "{text}");
+}

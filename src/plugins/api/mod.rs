@@ -15,6 +15,7 @@ mod route;
 pub mod secret;
 mod shared;
 mod store;
+pub mod types;
 pub mod verdict;
 mod view;
 
