@@ -210,6 +210,41 @@ end)
 }
 
 #[test]
+fn a_test_sees_what_rules_publish_and_whom_they_send_away() {
+    let dir = TempDir::new();
+    dir.write(
+        "scripts/rules.lua",
+        r#"
+aether.on.subscribe("room.*", function() return true end)
+aether.on.publish("room.{room}", function(s, ch, msg)
+	aether.publish({ "log.a", "log.b" }, { room = ch.room, there = #aether.presence(ch.name) }, { event = "seen" })
+	if msg:get("ban") then aether.kick({ user = msg:get("ban"), why = "banned" }) end
+	return true
+end)
+"#,
+    );
+    dir.write(
+        "scripts/tests/rules.lua",
+        r#"
+local t = aether.test
+t.case("it", function()
+	t.subscribe("bob", "room.1")
+	t.allowed(t.publish("alice", "room.1", { ban = "bob" }))
+	local said = t.published()[1]
+	t.equal(said.channels, { "log.a", "log.b" })
+	t.equal(said.payload, { room = "1", there = 1 })
+	t.equal(said.event, "seen")
+	t.equal({ t.kicked()[1].user, t.kicked()[1].why }, { "bob", "banned" })
+	t.equal(aether.presence("room.1"), {})
+end)
+t.case("and nothing of it in the next case", function() t.equal({ t.published(), t.kicked() }, { {}, {} }) end)
+"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn routes_answer_in_a_test_as_they_do_over_http() {
     let dir = plugin(
         r#"

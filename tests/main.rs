@@ -2,6 +2,7 @@
 
 mod common;
 
+mod actions;
 mod attacks;
 mod auth;
 mod author_tools;
@@ -21,6 +22,7 @@ mod kv;
 mod layers;
 mod limits;
 mod log_contract;
+mod masked;
 mod metrics;
 mod model;
 mod once;
@@ -30,6 +32,8 @@ mod order;
 mod origin;
 mod page;
 mod payload;
+mod plugins_api_keys;
+mod plugins_limits;
 mod policy_again;
 mod poll;
 mod presence_hooks;

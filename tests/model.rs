@@ -4,7 +4,7 @@
 //! position, across restarts, deletions and channels that left memory. Whatever they are told is held against the model: the
 //! next publication, with the payload that was acknowledged under that offset, or a gap that names exactly what is missing
 //! and is right about why. In the end everybody must have arrived at the head without being woken by anything but the
-//! kernel.
+//! kernel. One reader sees through a view that withholds some of it.
 //!
 //! `AETHER_MODEL_CASES=5000 cargo test --test main model` for more. `tests/planted.sh` plants a bug of each class and expects
 //! this to find it.
@@ -16,10 +16,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aether::kernel::TailLimit;
-use aether::kernel::format::Format;
+use aether::kernel::format::{Format, View};
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Sight};
 use aether::kernel::hub::{Hub, Parts};
-use aether::kernel::message::{ChannelName, Draft, Epoch, Message, Offset};
+use aether::kernel::message::{ChannelName, Draft, Epoch, Message, Offset, Publication};
 use aether::kernel::policy::{Ack, Lag, Policy, Retention};
 use aether::kernel::session::{Batch, Pace, Session, Start};
 use aether::stores::memory::MemoryLog;
@@ -102,20 +102,47 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-struct Open;
+/// Shouts, and withholds every third message: what the last reader sees.
+struct Third;
+
+fn is_withheld(payload: &str) -> bool {
+    payload[1..].parse::<u64>().is_ok_and(|number| number % 3 == 0)
+}
+
+impl View for Third {
+    fn name(&self) -> &str {
+        "third"
+    }
+    fn render(&self, _: &ChannelName, publication: &Publication) -> Option<Message> {
+        let payload = String::from_utf8_lossy(&publication.message.payload);
+        let seen = Message { payload: payload.to_uppercase().into(), ..Message::default() };
+        (!is_withheld(&payload)).then_some(seen)
+    }
+}
+
+/// Who sees through the view.
+const VIEWER: u64 = 2;
+
+struct Open(Arc<dyn View>);
+
+impl Open {
+    fn sight(&self, client: &Client) -> Sight {
+        (client.id == VIEWER.to_string()).then(|| self.0.clone())
+    }
+}
 
 impl Hooks for Open {
     fn connect<'a>(&'a self, _: &'a ConnectRequest) -> Answer<'a, Identity> {
         Box::pin(ready(Ok(Identity::default())))
     }
-    fn subscribe<'a>(&'a self, _: &'a Client, _: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(ready(Ok(None)))
+    fn subscribe<'a>(&'a self, client: &'a Client, _: &'a ChannelName) -> Answer<'a, Sight> {
+        Box::pin(ready(Ok(self.sight(client))))
     }
     fn publish<'a>(&'a self, _: &'a Client, draft: Draft) -> Answer<'a, Admission> {
         Box::pin(ready(Ok(draft.into())))
     }
-    fn history<'a>(&'a self, _: &'a Client, _: &'a ChannelName, _: bool) -> Answer<'a, Sight> {
-        Box::pin(ready(Ok(None)))
+    fn history<'a>(&'a self, client: &'a Client, _: &'a ChannelName, _: bool) -> Answer<'a, Sight> {
+        Box::pin(ready(Ok(self.sight(client))))
     }
     fn disconnected(&self, _: &Arc<Client>, _: &Farewell) {}
     fn policy(&self, channel: &ChannelName) -> Policy {
@@ -123,9 +150,9 @@ impl Hooks for Open {
     }
 }
 
-fn client() -> Client {
+fn client(id: impl ToString) -> Client {
     Client {
-        id: "model".into(),
+        id: id.to_string(),
         identity: Identity::default(),
         ip: None,
         dialect: "model",
@@ -188,7 +215,7 @@ fn start(dir: &TempDir) -> (Arc<Hub>, tokio::task::JoinHandle<()>) {
     let window = Duration::from_secs(3600);
     let kept = SledLog::open(&dir.path().join("store"), 1 << 20, Duration::from_secs(1), window).unwrap();
     let hub = Hub::start(Parts {
-        hooks: Arc::new(Open),
+        hooks: Arc::new(Open(Arc::new(Third))),
         kept: Arc::new(kept),
         fleeting: Arc::new(MemoryLog::new(window)),
         clock: now,
@@ -237,7 +264,7 @@ impl World {
 
     fn reader(&self, number: u64) -> Reader {
         Reader {
-            session: Session::new(self.hub.clone(), Arc::new(client()), self.format.clone()),
+            session: Session::new(self.hub.clone(), Arc::new(client(number)), self.format.clone()),
             places: HashMap::new(),
             left: HashMap::new(),
             carry: Vec::new(),
@@ -308,7 +335,7 @@ impl World {
             )
         };
         let drafts = payloads.iter().map(draft).collect();
-        let receipts = self.hub.publish_batch(&client(), drafts).await;
+        let receipts = self.hub.publish_batch(&client("publisher"), drafts).await;
         for (payload, receipt) in payloads.into_iter().zip(receipts) {
             let receipt = receipt.map_err(|e| TestCaseError::fail(format!("{e:?}")))?;
             let life = self.lives.entry((CHANNELS[channel].into(), receipt.epoch)).or_default();
@@ -389,10 +416,12 @@ impl World {
                 "P" => {
                     check!(epoch == place.epoch, "reader {who} at {place:?}, another life without a word: {line}");
                     check!(number(3) == place.at + 1, "reader {who} at {place:?}: {line}");
-                    check!(
-                        life.payloads.get(number(3) as usize - 1).is_some_and(|p| p == words[4]),
-                        "reader {who}: {line}"
-                    );
+                    let said = life.payloads.get(number(3) as usize - 1);
+                    let right = |said: &String| match who {
+                        VIEWER => !is_withheld(said) && said.to_uppercase() == words[4],
+                        _ => said == words[4],
+                    };
+                    check!(said.is_some_and(right), "reader {who}: {line}");
                     place.at += 1;
                 }
                 "L" => {
@@ -412,7 +441,12 @@ impl World {
                             );
                             let gone = to < life.first(words[1]) || words[1] == "fleeting";
                             let jumped = words[1] == "skipping" && to < life.head();
-                            let right = (cause == "evicted" && gone) || (cause == "skipped" && jumped);
+                            let hidden = who == VIEWER
+                                && from == to
+                                && life.payloads.get(from as usize - 1).is_some_and(|said| is_withheld(said));
+                            let right = (cause == "evicted" && gone)
+                                || (cause == "skipped" && jumped)
+                                || (cause == "denied" && hidden);
                             check!(right, "reader {who}, first left {}: {line}", life.first(words[1]));
                         }
                     }
@@ -508,7 +542,7 @@ impl World {
 /// A hub that stands in while another is taken apart.
 fn nothing() -> Parts {
     Parts {
-        hooks: Arc::new(Open),
+        hooks: Arc::new(Open(Arc::new(Third))),
         kept: Arc::new(MemoryLog::new(Duration::ZERO)),
         fleeting: Arc::new(MemoryLog::new(Duration::ZERO)),
         clock: now,

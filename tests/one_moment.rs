@@ -1,18 +1,23 @@
 //! **A request is judged by the rules of one moment**: all that it asks them, it asks as one.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aether::edges::http::{Beside, Edge, Settings, Surface, routes};
 use aether::edges::native::{Limits, WsDialect};
+use aether::edges::operator::{Operator, Trouble};
 use aether::edges::origin::Origins;
 use aether::edges::roster::Roster;
+use aether::edges::routes::{Found, Routes};
 use aether::edges::session::{self, Frame, Pulse};
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use aether::kernel::message::{ChannelName, Draft};
 use aether::kernel::policy::Policy;
 use aether::kernel::session::Session;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::common::kernel::{Kernel, Rules, client};
@@ -64,13 +69,28 @@ impl Hooks for Judged {
     }
 }
 
+/// Nothing is asked of it here.
+struct Nobody;
+
+impl Operator for Nobody {
+    fn ask(&self, _: &str, _: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>> {
+        Box::pin(std::future::ready(Err(Trouble::Unknown)))
+    }
+}
+
+impl Routes for Nobody {
+    fn find(&self, _: &str, _: &str) -> Found {
+        Found::Nothing
+    }
+}
+
 fn shared() -> Arc<session::Shared> {
     let second = Duration::from_secs(1);
     let pulse = Pulse { interval: 30 * second, timeout: None, write_timeout: 10 * second, drain: second };
     Arc::new(session::Shared { pulse, roster: Arc::new(Roster::default()) })
 }
 
-const LIMITS: Limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 0 };
+const LIMITS: Limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 10 };
 
 #[tokio::test]
 async fn what_an_http_request_asks_it_asks_as_one() {
@@ -87,7 +107,8 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         sse_retry: Duration::from_secs(1),
     };
     let delivery = tokio::runtime::Handle::current();
-    let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, Beside::default());
+    let beside = Beside { counters: Arc::new(Vec::new), operator: Arc::new(Nobody), routes: Arc::new(Nobody) };
+    let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, beside);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut http = Http::connect(listener.local_addr().unwrap(), None).await;
     tokio::spawn(warp::serve(routes(edge, Surface::Whole)).incoming(listener).run());

@@ -42,7 +42,7 @@ async fn what_is_told(sse: bool) -> String {
     let mut session = Session::new(kernel.hub.clone(), client("ann"), format);
     listen(&mut session, "a", Start::Now).await;
     listen(&mut session, "b", Start::Now).await;
-    let limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 0 };
+    let limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 10 };
     let running = if sse {
         tokio::spawn(session::run(line.clone(), SseDialect { heartbeat: false }, session, shared.clone()))
     } else {

@@ -51,13 +51,6 @@ pub struct Beside {
     pub routes: Arc<dyn Routes>,
 }
 
-/// Nobody: a hub whose rules are not written in Lua has no plugins to ask.
-impl Default for Beside {
-    fn default() -> Self {
-        Beside { counters: Arc::new(Vec::new), operator: Arc::new(operator::Nobody), routes: Arc::new(routes::Nothing) }
-    }
-}
-
 /// What all requests share.
 pub struct Edge {
     pub hub: Arc<Hub>,
@@ -164,7 +157,7 @@ impl Caller {
     /// The request as the rules may see it. A browser sends a site's cookies for whatever page asks, so a page from
     /// elsewhere would act in the name of whoever looks at it (CSRF): it is refused, and where `*` lets it in all the same,
     /// it comes without them.
-    fn with_meant_cookies(&self, origins: &Origins) -> Result<Cow<'_, ConnectRequest>, Fault> {
+    pub fn with_meant_cookies(&self, origins: &Origins) -> Result<Cow<'_, ConnectRequest>, Fault> {
         let request = &self.request;
         let host = request.header("host");
         if request.header("cookie").is_none() || origins.trusts(request.header("origin"), host) {
@@ -314,7 +307,7 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
 
     let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
     let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
-    let asked = asked.then(|verb, edge, caller, body| answer(edge, |edge| operator::ask(edge, verb, caller, body)));
+    let asked = asked.then(|verb, edge, caller, body| answer_freely(operator::ask(edge, verb, caller, body)));
     let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
     let rules = rules.then(|edge, caller| answer(edge, |edge| operator::status(edge, caller)));
 
@@ -372,6 +365,11 @@ where
     let serving = serve(edge.clone());
     edge.hub.hooks().as_one(Box::pin(async { outcome = serving.await })).await;
     outcome.unwrap_or_else(|fault| refuse(&fault))
+}
+
+/// What may change the rules is not bound to those of the moment at which it began.
+async fn answer_freely(outcome: impl Future<Output = Result<Response, Fault>>) -> Response {
+    outcome.await.unwrap_or_else(|fault| refuse(&fault))
 }
 
 async fn unrouted(rejection: Rejection) -> Result<Response, Rejection> {

@@ -26,4 +26,5 @@ pub mod tls;
 pub mod upgrade;
 mod vanished;
 pub mod wire;
+pub mod words;
 pub mod ws;

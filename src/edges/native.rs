@@ -149,7 +149,8 @@ impl Dialect for WsDialect {
 
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        if matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Kicked | Ending::Refused) {
+        let told = matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Refused);
+        if told || matches!(why, Ending::Kicked | Ending::SentAway(_)) {
             put_said(&Said::Bye { code, reason: why.reason(), retry_ms: retry_ms(why) }, out);
         }
         ws::put_close(code, why.reason(), out);

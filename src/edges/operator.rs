@@ -21,15 +21,6 @@ pub trait Operator: Send + Sync + 'static {
     fn ask(&self, verb: &str, with: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
 }
 
-/// Knows no verb.
-pub struct Nobody;
-
-impl Operator for Nobody {
-    fn ask(&self, _verb: &str, _with: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>> {
-        Box::pin(std::future::ready(Err(Trouble::Unknown)))
-    }
-}
-
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Trouble {

@@ -37,6 +37,8 @@ struct Line {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
     Leave,
+    /// The same, for a reason of the rules.
+    Kick(Arc<str>),
     Unsubscribe(ChannelName),
     /// Ask the rules again about every subscription: they have changed.
     Reconsider,

@@ -43,15 +43,6 @@ pub trait Routes: Send + Sync + 'static {
     fn find(&self, method: &str, path: &str) -> Found;
 }
 
-/// No path is anybody's.
-pub struct Nothing;
-
-impl Routes for Nothing {
-    fn find(&self, _method: &str, _path: &str) -> Found {
-        Found::Nothing
-    }
-}
-
 /// What a request is for.
 pub enum Found {
     /// No plugin's.
@@ -134,7 +125,8 @@ pub async fn serve<B: Buf>(
     let client = entered?;
     let settings = &edge.settings;
     let body = read_body(&caller, body, settings.max_payload, settings.body_timeout).await?;
-    let visit = Visit { request: caller.request, body, client };
+    let request = caller.with_meant_cookies(&settings.origins)?.into_owned();
+    let visit = Visit { request, body, client };
     let answer = route.answer(visit).await.map_err(|refusal| match refusal.kind {
         RefusalKind::Broken => Fault::Broken(refusal),
         RefusalKind::Denied | RefusalKind::Busy => Fault::Forbidden { refusal, what: None },

@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
+use super::words::Words;
 use crate::kernel::hooks::{Farewell, Refusal};
 use crate::kernel::message::ChannelName;
 use crate::kernel::session::{Batch, Session};
@@ -218,9 +219,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                     self.wake_by(until);
                 }
                 Event::Orders(orders) => {
-                    if !self.obey(orders).await {
-                        return Err(Ending::Kicked);
-                    }
+                    self.obey(orders).await?;
                 }
                 Event::Time => {
                     if let Some(ending) = self.look_at_the_clock() {
@@ -291,11 +290,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
-    /// False if it is to leave.
-    async fn obey(&mut self, orders: Vec<Order>) -> bool {
+    /// An ending if it is to leave.
+    async fn obey(&mut self, orders: Vec<Order>) -> Result<(), Ending> {
         for order in orders {
             match order {
-                Order::Leave => return false,
+                Order::Leave => return Err(Ending::Kicked),
+                Order::Kick(why) => return Err(Ending::SentAway(Words::new(&why))),
                 Order::Reconsider => self.reconsider().await,
                 Order::Unsubscribe(channel) => {
                     if self.session.unsubscribe(channel.as_str()) {
@@ -304,7 +304,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 }
             }
         }
-        true
+        Ok(())
     }
 
     /// The rules have changed: what they now deny ends, each with a word, and the rest goes on where it was.

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::words::Words;
 use crate::kernel::hooks::{Refusal, RefusalKind};
 use crate::kernel::hub::{PublishError, ReadError};
 use crate::kernel::message::NameError;
@@ -71,6 +72,9 @@ pub struct ErrorBody<'a> {
     pub decision: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<&'a str>,
+    /// After which time it makes sense to ask again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
 }
 
 impl Fault {
@@ -86,12 +90,14 @@ impl Fault {
             Fault::TooManyInRequest { .. } => (400, 40011),
             Fault::TooManyOnConnection { .. } => (400, 40012),
             Fault::Upgrade(_) => (426, 42601),
+            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. }
+                if refusal.kind == RefusalKind::Busy =>
+            {
+                (429, 42901)
+            }
             Fault::Unauthorized { api: true, .. } => (401, 40101),
             Fault::Unauthorized { api: false, .. } => (401, 40102),
-            Fault::Forbidden { refusal, .. } => match refusal.kind {
-                RefusalKind::Denied | RefusalKind::Broken => (403, 40301),
-                RefusalKind::Busy => (429, 42901),
-            },
+            Fault::Forbidden { .. } => (403, 40301),
             Fault::Broken(_) => (500, 50001),
             Fault::NotAdmin => (403, 40302),
             Fault::Origin(_) => (403, 40303),
@@ -156,6 +162,7 @@ impl Fault {
             Fault::Unauthorized { refusal, .. } => refusal.why.as_str().into(),
             Fault::Broken(_) => "the plugin that answers here failed".into(),
             Fault::Forbidden { refusal, what: None } => refusal.why.as_str().into(),
+            Fault::Forbidden { refusal, .. } if refusal.kind == RefusalKind::Busy => refusal.why.as_str().into(),
             Fault::Forbidden { refusal, what: Some(channel) } => {
                 format!("unauthorized channel: {channel}: {}", refusal.why).into()
             }
@@ -185,12 +192,27 @@ impl Fault {
             Fault::Forbidden { refusal, what } => (Some(refusal.decision.as_str()), what.as_deref()),
             _ => (None, None),
         };
-        ErrorBody { code: self.numbers().1, message: self.message(), reason: self.reason(), decision, channel }
+        ErrorBody {
+            code: self.numbers().1,
+            message: self.message(),
+            reason: self.reason(),
+            decision,
+            channel,
+            retry_ms: self.retry_ms(),
+        }
+    }
+
+    /// When to come back, where somebody knows.
+    pub fn retry_ms(&self) -> Option<u64> {
+        match self {
+            Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. } => refusal.retry_ms,
+            _ => None,
+        }
     }
 
     /// A refusal of somebody who may not do this here: one who showed no credential at all may still show one.
     pub fn refused(refusal: Refusal, credential: bool, api: bool, channel: &str) -> Fault {
-        if credential {
+        if credential || refusal.kind == RefusalKind::Busy {
             Fault::Forbidden { refusal, what: Some(channel.to_owned()) }
         } else {
             Fault::Unauthorized { refusal, api }
@@ -243,6 +265,8 @@ pub enum Ending {
     Draining,
     /// The operator sent it away.
     Kicked,
+    /// A rule did, and says why.
+    SentAway(Words),
     Lagged,
     Expired,
     /// It asked in vain too often.
@@ -276,17 +300,18 @@ impl Ending {
             Ending::TooLarge => Some(1009),
             Ending::Lagged => Some(1012),
             Ending::Expired => Some(4401),
-            Ending::Kicked => Some(4403),
+            Ending::Kicked | Ending::SentAway(_) => Some(4403),
             Ending::Refused => Some(4429),
         }
     }
 
-    pub fn reason(self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
             Ending::Gone => "gone",
             Ending::Closed => "",
             Ending::Draining => "server shutting down",
             Ending::Kicked => "disconnected by the operator",
+            Ending::SentAway(why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
             Ending::TooLarge => "frame too large",
@@ -303,7 +328,7 @@ impl Ending {
             Ending::Gone | Ending::Closed => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
-            Ending::Expired | Ending::Kicked => "server",
+            Ending::Expired | Ending::Kicked | Ending::SentAway(_) => "server",
             Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }

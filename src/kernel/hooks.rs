@@ -161,6 +161,8 @@ pub struct Refusal {
     pub why: String,
     /// Finds the decision in the log.
     pub decision: String,
+    /// When it makes sense to ask again, if the rules know.
+    pub retry_ms: Option<u64>,
 }
 
 impl fmt::Display for Refusal {

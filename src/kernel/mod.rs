@@ -17,6 +17,7 @@
 //!   what is missing and why. (`tests/resume.rs`)
 //! * **Safe before seen.** Nobody sees a publication before it is as safe as its channel's `ack` promises. (`tests/crash.rs`)
 //! * **Once.** A repeat under a known idempotency key changes nothing and reaches nobody. (`tests/idempotency.rs`)
+//! * **Hidden stays hidden.** Who sees through a view gets nothing else, live, resumed or as history. (`tests/views.rs`)
 //! * **Nobody waits for a reader.** A session holds cursors and at most one half-written publication. (`tests/slow_readers.rs`)
 //! * **Once encoded.** The tail's publications are rendered once per view and encoded once per view and format, not per reader. (`tests/fan_out.rs`)
 //!

@@ -101,7 +101,7 @@ impl Rules {
                     other => return Err(format!("expected a sentence beside nil, got {}", describe(other))),
                 };
                 let place = registration.place.clone();
-                Ok(Some(Deny { code: "rejected".into(), why: Some(why), private: false, place }))
+                Ok(Some(Deny { code: "rejected".into(), why: Some(why), private: false, retry_ms: None, place }))
             }
             value => match Vote::read(value, &Value::Nil, &[]) {
                 Ok(Vote::Deny(deny)) if value.is_userdata() => Ok(Some(deny)),

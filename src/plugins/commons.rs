@@ -5,12 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bounded::Bounded;
 use super::decision::LogRate;
-use super::host::World;
 use super::kv::House;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
 use super::testing::Witness;
+use super::world::World;
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::policy::Policy;
 

@@ -46,6 +46,8 @@ pub struct Deny {
     pub why: Option<String>,
     /// The sentence stays in the log.
     pub private: bool,
+    /// It is a matter of time, and of this much: who asks again then may be let in.
+    pub retry_ms: Option<u64>,
     /// `file:line` of the call that made it.
     pub place: String,
 }
@@ -80,7 +82,13 @@ impl Vote {
                     Value::String(text) => Some(sentence(&text.to_string_lossy())),
                     other => return Err(format!("expected a sentence beside false, got {}", describe(other))),
                 };
-                Ok(Vote::Deny(Deny { code: "denied".into(), why, private: false, place: String::new() }))
+                Ok(Vote::Deny(Deny {
+                    code: "denied".into(),
+                    why,
+                    private: false,
+                    retry_ms: None,
+                    place: String::new(),
+                }))
             }
             Value::UserData(data) => match data.borrow::<Verdict>().as_deref() {
                 Ok(Verdict::Deny(deny)) => Ok(Vote::Deny(deny.clone())),
@@ -207,7 +215,7 @@ impl Decision<'_> {
             transport: asker.transport,
         });
         let why = told.map_or_else(|| why.into_owned(), str::to_owned);
-        Refusal { kind, code: code.to_owned(), why, decision }
+        Refusal { kind, code: code.to_owned(), why, decision, retry_ms: None }
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Unit {
     pub shared: Option<Vec<String>>,
     /// The paths that it may answer; scripts may all.
     pub routes: Option<Vec<PathPattern>>,
+    /// What it may of `list` and `kick`.
+    pub sessions: Option<Vec<String>>,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -255,6 +257,7 @@ impl Unit {
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
             routes: Some(manifest.permissions.routes),
+            sessions: Some(manifest.permissions.sessions),
             config,
         })
     }
@@ -275,6 +278,7 @@ impl Unit {
             kv: None,
             shared: None,
             routes: None,
+            sessions: None,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -291,6 +295,7 @@ impl Unit {
             kv: may.map(|may| may.kv.clone()),
             shared: may.map(|may| may.shared.clone()),
             routes: may.map(|may| may.routes.clone()),
+            sessions: may.map(|may| may.sessions.clone()),
             name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
             version: String::new(),
             root: dir.display().to_string(),
@@ -305,7 +310,8 @@ impl Unit {
     /// What it may beside what every unit may, as `(kind, permission)`; none of a script, which may everything.
     pub fn permissions(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         let channels = self.may.iter().flat_map(|may| may.iter()).map(|pattern| ("channels", pattern.to_string()));
-        let lists = [("secrets", &self.secrets), ("kv", &self.kv), ("shared", &self.shared)];
+        let lists =
+            [("secrets", &self.secrets), ("kv", &self.kv), ("shared", &self.shared), ("sessions", &self.sessions)];
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));

@@ -22,11 +22,11 @@ use super::inspect::{Finding, inspect};
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
-use super::{Counters, HostConfig, LoadError, Sources, handover};
+use super::world::World;
+use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
-use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::Policy;
 
 /// Generations that were in charge and can be again.
@@ -40,16 +40,6 @@ pub struct Host {
     sources: Sources,
     commons: Arc<Commons>,
     counters: Arc<Counters>,
-}
-
-/// What a change of rules means outside of them.
-pub trait World: Send + Sync {
-    /// The channels that are in use.
-    fn channels(&self) -> Vec<ChannelName>;
-    /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
-    fn rules_changed(&self);
-    /// What these channels keep and promise is to be asked again. Must not block.
-    fn policies_changed(&self, channels: Patterns);
 }
 
 /// How the last attempt at a change went.
@@ -292,7 +282,7 @@ impl Hooks for Host {
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
-        Box::pin(ready(self.rules().publish(client, draft)))
+        Box::pin(ready(voice::heard(client, || self.rules().publish(client, draft))))
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {

@@ -27,10 +27,13 @@ pub struct Permissions {
     pub kv: Vec<String>,
     pub shared: Vec<String>,
     pub routes: Vec<PathPattern>,
+    pub sessions: Vec<String>,
 }
 
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
-const PERMISSIONS: [&str; 6] = ["http", "kv", "shared", "secrets", "channels", "routes"];
+const PERMISSIONS: [&str; 7] = ["http", "kv", "shared", "secrets", "channels", "routes", "sessions"];
+/// What a plugin may do with sessions.
+const SESSIONS: [&str; 2] = ["list", "kick"];
 
 impl Manifest {
     pub fn read(path: &Path, shown: &str) -> Result<Manifest, Vec<String>> {
@@ -77,6 +80,18 @@ impl Manifest {
             self.permissions.secrets = names("secrets");
             self.permissions.kv = names("kv");
             self.permissions.shared = names("shared");
+            for (word, span) in reader.strings(permissions, "sessions") {
+                if SESSIONS.contains(&word.as_str()) {
+                    self.permissions.sessions.push(word);
+                } else {
+                    let why = format!(
+                        "permissions.sessions: {word:?} is none of {}{}",
+                        SESSIONS.join(", "),
+                        hint(&word, SESSIONS)
+                    );
+                    reader.error(span, &why);
+                }
+            }
             for (text, span) in reader.strings(permissions, "routes") {
                 match PathPattern::parse(&text) {
                     Ok(path) => self.permissions.routes.push(path),

@@ -62,8 +62,10 @@ mod value;
 mod view;
 mod visit;
 mod vm;
+mod voice;
 mod watchdog;
 mod who;
+mod world;
 
 #[cfg(test)]
 mod tests;
@@ -80,7 +82,7 @@ pub use bench::Bench;
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
-pub use host::{Host, Latest, World};
+pub use host::{Host, Latest};
 pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
 pub use portrait::Portrait;
@@ -89,6 +91,7 @@ pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
+pub use world::{Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;

@@ -119,7 +119,7 @@ impl Wish {
                     })
                 }
                 "history" => wish.history = Some(json.as_bool().ok_or_else(|| wrong("true or false"))?),
-                _ => return Err(format!("{key} is not known here{}", hint(&key, &FIELDS))),
+                _ => return Err(format!("{key} is not known here{}", hint(&key, FIELDS))),
             }
         }
         Ok(wish)

@@ -156,6 +156,19 @@ impl PathPattern {
         theirs.next().is_none()
     }
 
+    /// Whether there is a path that both stand for.
+    pub fn overlaps(&self, other: &PathPattern) -> bool {
+        let (mut ours, mut theirs) = (self.segments.iter(), other.segments.iter());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) | (Some(Segment::Rest), Some(_)) | (Some(_), Some(Segment::Rest)) => return true,
+                (Some(Segment::Literal(one)), Some(Segment::Literal(other))) if one != other => return false,
+                (Some(_), Some(_)) => {}
+                (None, Some(_)) | (Some(_), None) => return false,
+            }
+        }
+    }
+
     /// Those that say more come first: at the first difference a literal before a capture before `*`.
     pub fn rank(&self) -> Vec<u8> {
         let kind = |segment: &Segment| match segment {
@@ -245,6 +258,15 @@ mod tests {
             ("/*", "/rooms", true),
         ] {
             assert_eq!(path(wide).covers(&path(narrow)), covers, "{wide} {narrow}");
+        }
+        for (one, other, both) in
+            [("/a/{x}", "/{y}/b", true), ("/a/*", "/a/b/c", true), ("/a/*", "/a", false), ("/a", "/b", false)]
+        {
+            assert_eq!(
+                (path(one).overlaps(&path(other)), path(other).overlaps(&path(one))),
+                (both, both),
+                "{one} {other}"
+            );
         }
         assert!(path("/a/{x}").equals(&path("/a/{y}")) && !path("/a/{x}").equals(&path("/a/*")));
     }

@@ -1,5 +1,6 @@
 //! The rules of one generation, asked: grants first, then the votes of the hooks that a channel concerns.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,6 +18,7 @@ use super::resident::with_vm;
 use super::routed::Routes;
 use super::view::{self, Named};
 use super::vm::Failure;
+use super::voice::Voice;
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
@@ -110,7 +112,8 @@ impl Rules {
 
     pub fn publish(&self, client: &Client, draft: Draft) -> Result<Admission, Refusal> {
         let channel = &draft.channel;
-        let granted = client.identity.grants.publish.matches(channel.as_str());
+        // What a plugin may publish stands in its manifest, and was looked at when it spoke.
+        let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
         let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
         self.decide(&question)?;
         let draft = if self.votes { self.admit(client, draft)? } else { draft };
@@ -216,7 +219,7 @@ impl Rules {
     /// The first no ends the voting, because nothing outvotes it.
     fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if question.event != Event::Subscribe {
-            return self.ask(question, concern, hooks);
+            return self.ask(question, concern, &self.of_others(question.client, hooks));
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
         let (now, generation) = (commons.now(), self.generation.id);
@@ -234,6 +237,12 @@ impl Rules {
         allowed.by = allowed.by.max(known.by);
         allowed.named.append(&mut known.named);
         Ok(allowed)
+    }
+
+    /// The hooks but those of the plugin that speaks: it need not be asked about what it says itself.
+    fn of_others<'a>(&self, client: &Client, hooks: &'a [usize]) -> Cow<'a, [usize]> {
+        let Some(voice) = Voice::of(client) else { return Cow::Borrowed(hooks) };
+        hooks.iter().copied().filter(|hook| self.generation.unit_of(*hook).name != voice.unit).collect()
     }
 
     fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
@@ -307,7 +316,13 @@ impl Rules {
                 Decision { kind: RefusalKind::Broken, code: "rule_error", why, told, rests: *rests, ..decision }
             }
         };
-        decision.refuse(&self.generation.program.commons)
+        let refusal = decision.refuse(&self.generation.program.commons);
+        match no {
+            No::Denied(_, Deny { retry_ms: Some(retry), .. }) => {
+                Refusal { kind: RefusalKind::Busy, retry_ms: Some(retry), ..refusal }
+            }
+            _ => refusal,
+        }
     }
 
     /// Writes down one yes of many.

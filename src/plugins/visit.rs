@@ -140,7 +140,7 @@ fn read_table(table: &Table) -> Result<RouteAnswer, String> {
                 (kind, bodies) = (Some("application/octet-stream"), bodies + 1);
             }
             ("body", _) => return Err(wrong("a string or a buffer")),
-            _ => return Err(format!("{key} is not known here{}", hint(&key, &KEYS))),
+            _ => return Err(format!("{key} is not known here{}", hint(&key, KEYS))),
         }
     }
     if bodies > 1 {

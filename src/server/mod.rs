@@ -5,6 +5,7 @@
 
 mod routes;
 mod rules;
+mod world;
 
 use std::future::Future;
 use std::io::{IsTerminal, Write};
@@ -45,7 +46,8 @@ use crate::stores::sled::SledLog;
 
 use routes::OfPlugins;
 pub use rules::load_plugins;
-use rules::{Desk, Outside, Watch};
+use rules::{Desk, Watch};
+use world::Outside;
 
 /// The settings, read anew.
 pub type Again = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
@@ -154,7 +156,8 @@ impl Running {
             async move { hub.herald().await }
         });
         let roster = Arc::new(Roster::default());
-        let outside = Outside { hub: Arc::downgrade(&hub), roster: roster.clone(), front: front.handle().clone() };
+        let (outside, speaking) = Outside::new(&hub, &roster, front.handle().clone());
+        front.spawn(speaking);
         host.live_in(outside);
         let door = Door::new(door::Limits {
             connections: config.limits.connections,

@@ -4,11 +4,10 @@ use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -16,13 +15,9 @@ use super::Again;
 use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
-use crate::edges::roster::{Order, Roster};
 use crate::edges::routes::OWN_PATHS;
-use crate::kernel::hub::Hub;
-use crate::kernel::message::ChannelName;
-use crate::kernel::pattern::Patterns;
 use crate::keys::Keys;
-use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse, World};
+use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse};
 
 /// How often a watched directory is looked at. What has changed is loaded once it stands still for as long.
 const WATCH: Duration = Duration::from_millis(500);
@@ -69,48 +64,6 @@ fn plugin_use(config: &Config, plugin: &Plugin) -> PluginUse {
         config: plugin.config.clone(),
         at: if plugin.at.is_empty() { "default settings".into() } else { plugin.at.clone() },
         places: plugin.places.clone(),
-    }
-}
-
-/// What lies around the rules.
-pub struct Outside {
-    pub hub: Weak<Hub>,
-    pub roster: Arc<Roster>,
-    pub front: Handle,
-}
-
-/// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
-const RECONSIDERED_PER_SECOND: u32 = 5000;
-
-impl World for Outside {
-    fn channels(&self) -> Vec<ChannelName> {
-        let hub = self.hub.upgrade();
-        hub.map_or_else(Vec::new, |hub| hub.channels(|_| true).iter().map(|channel| channel.name.clone()).collect())
-    }
-
-    fn rules_changed(&self) {
-        self.resolve_again(|_| true);
-        let roster = self.roster.clone();
-        self.front.spawn(async move {
-            let asked = roster.each_slowly(&Order::Reconsider, RECONSIDERED_PER_SECOND).await;
-            tracing::info!(connections = asked, "everybody was asked about again, because the rules changed");
-        });
-    }
-
-    fn policies_changed(&self, channels: Patterns) {
-        self.resolve_again(move |name| channels.matches(name));
-    }
-}
-
-impl Outside {
-    /// What channels keep and promise is asked again; whoever changed the rules does not wait for it.
-    fn resolve_again(&self, wanted: impl Fn(&str) -> bool + Send + Sync + 'static) {
-        let Some(hub) = self.hub.upgrade() else { return };
-        self.front.spawn(async move {
-            if let Err(error) = hub.resolve_again(wanted).await {
-                tracing::warn!(%error, "the store did not take what channels are to keep from now on");
-            }
-        });
     }
 }
 

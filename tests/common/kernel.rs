@@ -71,7 +71,13 @@ impl Rules {
 }
 
 pub fn refusal() -> Refusal {
-    Refusal { kind: RefusalKind::Denied, code: "closed".into(), why: "closed".into(), decision: "d".into() }
+    Refusal {
+        kind: RefusalKind::Denied,
+        code: "closed".into(),
+        why: "closed".into(),
+        decision: "d".into(),
+        retry_ms: None,
+    }
 }
 
 impl Hooks for Rules {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use mlua::{Function, Lua, Value, Variadic};
 
 use super::{Entry, Seat, function};
+use crate::plugins::running::running;
 use crate::plugins::testing::Said;
 use crate::plugins::value::{caller, describe, lua_to_json};
 
@@ -64,11 +65,13 @@ fn write(lua: &Lua, seat: &Seat, level: tracing::Level, message: &str, fields: &
         });
         return;
     }
+    // Which kind of hook speaks; nothing while a file loads.
+    let hook = running().map(|event| event.to_string()).unwrap_or_default();
     match level {
-        tracing::Level::DEBUG => tracing::debug!(target: "aether::plugin", plugin, place, fields, "{message}"),
-        tracing::Level::INFO => tracing::info!(target: "aether::plugin", plugin, place, fields, "{message}"),
-        tracing::Level::WARN => tracing::warn!(target: "aether::plugin", plugin, place, fields, "{message}"),
-        _ => tracing::error!(target: "aether::plugin", plugin, place, fields, "{message}"),
+        tracing::Level::DEBUG => tracing::debug!(target: "aether::plugin", plugin, hook, place, fields, "{message}"),
+        tracing::Level::INFO => tracing::info!(target: "aether::plugin", plugin, hook, place, fields, "{message}"),
+        tracing::Level::WARN => tracing::warn!(target: "aether::plugin", plugin, hook, place, fields, "{message}"),
+        _ => tracing::error!(target: "aether::plugin", plugin, hook, place, fields, "{message}"),
     }
 }
 

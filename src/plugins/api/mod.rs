@@ -10,9 +10,11 @@ mod kv;
 mod log;
 mod on;
 pub mod pattern;
+mod publish;
 mod retention;
 mod route;
 pub mod secret;
+mod sessions;
 mod shared;
 mod store;
 pub mod types;
@@ -47,6 +49,8 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         verdict::ENTRIES,
         forget::ENTRIES,
         route::ENTRIES,
+        publish::ENTRIES,
+        sessions::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,

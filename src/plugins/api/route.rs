@@ -61,11 +61,8 @@ fn read(method: &Value, path: &Value, options: Option<&Table>, seat: &Seat) -> R
         let path = path.to_string();
         return Err(format!("{path} is not within [permissions] routes of plugin.toml; add {path:?} there"));
     }
-    let meets = |own: &&&str| {
-        let (fixed, open) = own.split_once('{').unwrap_or((own, ""));
-        path.captures(own).is_some() || (!open.is_empty() && path.to_string().starts_with(fixed))
-    };
-    if let Some(own) = seat.program.own_paths.iter().find(meets) {
+    let taken = |own: &&&str| PathPattern::parse(own).is_ok_and(|own| own.overlaps(&path));
+    if let Some(own) = seat.program.own_paths.iter().find(taken) {
         return Err(format!("{path} would take {own}, a path of the hub itself; choose another"));
     }
     let mut auth = Auth::default();
@@ -73,7 +70,7 @@ fn read(method: &Value, path: &Value, options: Option<&Table>, seat: &Seat) -> R
         let (key, value) = pair.map_err(|error| error.to_string())?;
         let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
         if key != "auth" {
-            return Err(format!("{key} is not known here{}", hint(&key, &["auth"])));
+            return Err(format!("{key} is not known here{}", hint(&key, ["auth"])));
         }
         let word = value.as_string().map(|word| word.to_string_lossy());
         let wrong = || format!("auth: expected one of {}, got {}", Auth::WORDS.join(", "), describe(&value));

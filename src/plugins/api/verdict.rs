@@ -31,9 +31,9 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "deny",
-        args: "code, why?, {private}?",
+        args: "code, why?, {private, retry_ms}?",
         gives: "verdict",
-        doc: "No, with a stable word for programs and a sentence for people; private keeps the sentence in the log.",
+        doc: "No, with a stable word for programs and a sentence for people; private keeps the sentence in the log; with retry_ms it is a matter of time, and the client is told of how much.",
         make: |lua, seat| {
             function(lua, seat, |lua, _, args: (Value, Value, Option<Table>)| read_deny(lua, args).map(Verdict::Deny))
         },
@@ -43,6 +43,7 @@ pub const ENTRIES: &[Entry] = &[
 const ALLOW: [&str; 8] = ["user", "tenant", "expires", "attrs", "view", "ttl", "tags", "grants"];
 const MAX_TAGS: usize = 16;
 const MAX_TAG: usize = 128;
+const MAX_RETRY_MS: f64 = 86_400_000.0;
 const GRANTS: [&str; 4] = ["subscribe", "publish", "history", "admin"];
 
 fn read_allow(options: &Table) -> Result<Allow, String> {
@@ -118,15 +119,19 @@ fn read_deny(lua: &Lua, (code, why, options): (Value, Value, Option<Table>)) -> 
         Value::String(why) => Some(sentence(&why.to_string_lossy())),
         other => return Err(fail(format!("the reason is a sentence, got {}", describe(other)))),
     };
-    let mut private = false;
+    let (mut private, mut retry_ms) = (false, None);
     for pair in options.iter().flat_map(Table::pairs::<Value, Value>) {
         let (key, value) = pair?;
-        known_key(&key, &["private"], "aether.deny").map_err(|why| raise(lua, why))?;
-        private = value
-            .as_boolean()
-            .ok_or_else(|| fail(format!("private: expected true or false, got {}", describe(&value))))?;
+        let wrong = |what: &str| fail(format!("expected {what}, got {}", describe(&value)));
+        match known_key(&key, &["private", "retry_ms"], "aether.deny").map_err(|why| raise(lua, why))?.as_str() {
+            "private" => private = value.as_boolean().ok_or_else(|| wrong("private to be true or false"))?,
+            _ => {
+                let ms = to_number(&value).filter(|ms| (0.0..=MAX_RETRY_MS).contains(ms));
+                retry_ms = Some(ms.ok_or_else(|| wrong("retry_ms to be milliseconds, at most a day"))?.ceil() as u64);
+            }
+        }
     }
-    Ok(Deny { code, why, private, place: caller(lua) })
+    Ok(Deny { code, why, private, retry_ms, place: caller(lua) })
 }
 
 fn known_key(key: &Value, known: &[&str], whose: &str) -> Result<String, String> {

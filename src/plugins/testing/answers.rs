@@ -6,7 +6,7 @@ use mlua::{Lua, Table, Value};
 
 use super::Stage;
 use crate::kernel::hooks::{Admission, Client, Identity, Refusal, RefusalKind, Sight};
-use crate::kernel::message::{Media, Message};
+use crate::kernel::message::{Draft, Media, Message};
 use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::{Ack, Lag, Policy};
 use crate::plugins::value::{frozen, json_to_lua};
@@ -32,6 +32,7 @@ pub fn no(lua: &Lua, host: &Host, refusal: &Refusal) -> mlua::Result<Value> {
     table.raw_set("code", refusal.code.as_str())?;
     table.raw_set("why", refusal.why.as_str())?;
     table.raw_set("decision", refusal.decision.as_str())?;
+    table.raw_set("retry_ms", refusal.retry_ms)?;
     let wanted = DecisionFilter { id: Some(refusal.decision.clone()), ..DecisionFilter::default() };
     if let Some(record) = host.decisions(&wanted).pop() {
         table.raw_set("hook", record.hook)?;
@@ -100,6 +101,20 @@ pub fn admitted(lua: &Lua, admission: &Admission) -> mlua::Result<Value> {
 pub fn message(lua: &Lua, message: &Message) -> mlua::Result<Value> {
     let table = lua.create_table()?;
     say(lua, &table, message)?;
+    Ok(frozen(table))
+}
+
+/// What a plugin published: the same in each of its channels.
+pub fn published(lua: &Lua, client: &Client, drafts: &[Draft]) -> mlua::Result<Value> {
+    let table = lua.create_table()?;
+    let channels = lua.create_sequence_from(drafts.iter().map(|draft| draft.channel.as_str()))?;
+    table.raw_set("channels", frozen(channels))?;
+    table.raw_set("user", client.identity.user.as_deref())?;
+    if let Some(first) = drafts.first() {
+        table.raw_set("ttl", first.ttl.map(|ttl| ttl.as_secs_f64()))?;
+        table.raw_set("stored", !first.fleeting)?;
+        say(lua, &table, &first.message)?;
+    }
     Ok(frozen(table))
 }
 

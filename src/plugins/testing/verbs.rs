@@ -108,7 +108,11 @@ pub const ENTRIES: &[Entry] = &[
                 let request = read_request(request.as_ref()).map_err(|why| raise(lua, format!("t.connect: {why}")))?;
                 let host = host(lua, stage)?;
                 match wait(lua, stage, host.connect(&request))? {
-                    Ok(identity) => answers::somebody(lua, stage, Arc::new(known(stage, &request, identity))),
+                    Ok(identity) => {
+                        let client = Arc::new(known(stage, &request, identity));
+                        stage.witness().meets(&client, None);
+                        answers::somebody(lua, stage, client)
+                    }
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -140,7 +144,10 @@ pub const ENTRIES: &[Entry] = &[
                 let (stage, client) = asker(lua, seat, &who)?;
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 match wait(lua, stage, host.subscribe(&client, &channel))? {
-                    Ok(sight) => answers::sight(lua, &sight),
+                    Ok(sight) => {
+                        stage.witness().meets(&client, Some(&channel));
+                        answers::sight(lua, &sight)
+                    }
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -191,6 +198,7 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, (who, why): (Value, Option<Table>)| {
                 let (stage, client) = asker(lua, seat, &who)?;
                 let why = read_farewell(why.as_ref()).map_err(|why| raise(lua, format!("t.disconnect: {why}")))?;
+                stage.witness().misses(&client);
                 // The hub tells them on a thread of their own, later; a test wants to see what came of it.
                 let broke = departures::tell(&host(lua, stage)?.rules().generation, &client, &why);
                 let broke: Vec<_> = broke.into_iter().map(|failure| failure.why).collect();
@@ -249,6 +257,41 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, channel: String| {
                 let (stage, channel) = (stage(lua, seat)?, channel_name(lua, &channel)?);
                 answers::policy(lua, &host(lua, stage)?.policy(&channel))
+            })
+        },
+    },
+    Entry {
+        name: "test.published",
+        args: "",
+        gives: "{ {channels, payload, text, event, user} }",
+        doc: "What the plugins have published in this case; nothing goes out.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, ()| {
+                let list = lua.create_table()?;
+                for (client, drafts) in stage(lua, seat)?.witness().published() {
+                    list.raw_push(answers::published(lua, &client, &drafts)?)?;
+                }
+                Ok(frozen(list))
+            })
+        },
+    },
+    Entry {
+        name: "test.kicked",
+        args: "",
+        gives: "{ {id, user, channel, why} }",
+        doc: "Whom the plugins have sent away: from everything, or from the channel that is named.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, ()| {
+                let list = lua.create_table()?;
+                for sent in stage(lua, seat)?.witness().sent() {
+                    let one = lua.create_table()?;
+                    one.raw_set("id", sent.client.id.as_str())?;
+                    one.raw_set("user", sent.client.identity.user.as_deref())?;
+                    one.raw_set("channel", sent.channel.as_ref().map(|channel| channel.as_str()))?;
+                    one.raw_set("why", sent.why)?;
+                    list.raw_push(frozen(one))?;
+                }
+                Ok(frozen(list))
             })
         },
     },

@@ -1,5 +1,6 @@
 //! The host, told from outside: files in, answers out.
 
+mod actions;
 mod auth;
 mod breaker;
 mod hostile;

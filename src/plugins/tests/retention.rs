@@ -76,6 +76,21 @@ fn a_rule_that_breaks_leaves_the_policy_as_it_was() {
 struct Seen(Arc<Mutex<Vec<String>>>);
 
 impl World for Seen {
+    fn publish(&self, _said: crate::plugins::Said) -> bool {
+        false
+    }
+    fn listeners(&self, _channel: &ChannelName) -> Vec<Arc<Client>> {
+        Vec::new()
+    }
+    fn sessions(&self, _wanted: &dyn Fn(&Client) -> bool) -> Vec<Arc<Client>> {
+        Vec::new()
+    }
+    fn kick(&self, _meant: &dyn Fn(&Client) -> bool, _why: &str) -> usize {
+        0
+    }
+    fn unsubscribe(&self, _meant: &dyn Fn(&Client) -> bool, _channel: &ChannelName) -> usize {
+        0
+    }
     fn channels(&self) -> Vec<ChannelName> {
         Vec::new()
     }

@@ -1,0 +1,148 @@
+//! `aether.publish`: a plugin speaks.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mlua::{Lua, Table, Value};
+
+use super::{Entry, Seat, function};
+use crate::kernel::message::{ChannelName, Draft, Media, Message};
+use crate::plugins::schema::{hint, read_duration};
+use crate::plugins::value::{describe, lua_to_json, raise};
+use crate::plugins::voice::Voice;
+use crate::plugins::world;
+
+pub const ENTRIES: &[Entry] = &[Entry {
+    name: "publish",
+    args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, as}?",
+    gives: "boolean?, why?",
+    doc: "Publishes soon, in the order of the calls: a table as JSON, a string as text, a buffer as bytes. nil and \"busy\" if too much waits, nil and \"loop\" if hooks answer each other's publications without end.",
+    make: |lua, seat| {
+        if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
+            return Ok(Value::Nil); // no permission: not there
+        }
+        function(lua, seat, publish)
+    },
+}];
+
+const KEYS: [&str; 7] = ["event", "meta", "ttl", "idempotency_key", "once", "fleeting", "as"];
+const MAX_CHANNELS: usize = 1000;
+const MAX_PAYLOAD: usize = 1 << 20;
+const MAX_NAME: usize = 128;
+const MAX_KEY: usize = 256;
+
+type Answer = (Option<bool>, Option<&'static str>);
+
+fn publish(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> mlua::Result<Answer> {
+    if seat.loading.get() {
+        return Err(raise(lua, "publish: nothing is published while a file loads; use aether.on.load"));
+    }
+    let (channels, payload, options) = args;
+    let (drafts, user) =
+        read(seat, &channels, &payload, options.as_ref()).map_err(|why| raise(lua, format!("publish: {why}")))?;
+    let Some(client) = Voice::client(&seat.unit().name, user) else {
+        let plugin = &*seat.unit().name;
+        tracing::warn!(target: "aether::plugin", plugin, "hooks publish about each other's publications without end");
+        return Ok((None, Some("loop")));
+    };
+    let Some(world) = seat.program.commons.world.get() else { return Ok((None, Some("busy"))) };
+    Ok(if world.publish(world::Said { client, drafts }) { (Some(true), None) } else { (None, Some("busy")) })
+}
+
+fn read(
+    seat: &Seat,
+    channels: &Value,
+    payload: &Value,
+    options: Option<&Table>,
+) -> Result<(Vec<Draft>, Option<String>), String> {
+    let mut message = read_payload(payload)?;
+    let (mut ttl, mut key, mut user, mut once, mut fleeting) = (None, None, None, false, false);
+    for pair in options.into_iter().flat_map(Table::pairs::<Value, Value>) {
+        let (name, value) = pair.map_err(|error| error.to_string())?;
+        let name = name.as_string().map(|name| name.to_string_lossy()).unwrap_or_else(|| describe(&name));
+        let wrong = |what: &str| format!("{name}: expected {what}, got {}", describe(&value));
+        let text = |max: usize| {
+            let text = value.as_string().and_then(|text| text.to_str().ok().map(|text| text.to_owned()));
+            let fits = |text: &String| !text.is_empty() && text.len() <= max && !text.chars().any(char::is_control);
+            text.filter(fits).ok_or_else(|| wrong(&format!("a text of at most {max} bytes")))
+        };
+        let flag = || value.as_boolean().ok_or_else(|| wrong("true or false"));
+        match name.as_str() {
+            "event" => {
+                let event = text(MAX_NAME)?;
+                if seat.program.reserved_events.contains(&event.as_str()) {
+                    return Err(format!("event: {event} is a name that the stream itself uses; choose another"));
+                }
+                message.event = Some(event.into());
+            }
+            "meta" => {
+                let meta = lua_to_json(&value).map_err(|why| format!("meta: {why}"))?;
+                message.meta = Some(meta.to_string().into());
+            }
+            "ttl" => ttl = Some(read_ttl(&value).ok_or_else(|| wrong("a duration like \"5m\""))?),
+            "idempotency_key" => key = Some(text(MAX_KEY)?.into()),
+            "as" => user = Some(text(MAX_KEY)?),
+            "once" => once = flag()?,
+            "fleeting" => fleeting = flag()?,
+            _ => return Err(format!("{name} is not known here{}", hint(&name, KEYS))),
+        }
+    }
+    // A connection gets one copy of all that carry the same number.
+    static COPIES: AtomicU64 = AtomicU64::new(1);
+    let once = once.then(|| COPIES.fetch_add(1, Ordering::Relaxed));
+    let names = read_channels(seat, channels)?;
+    let draft =
+        |channel| Draft { idempotency_key: key.clone(), ttl, fleeting, once, ..Draft::new(channel, message.clone()) };
+    Ok((names.into_iter().map(draft).collect(), user))
+}
+
+fn read_ttl(value: &Value) -> Option<Duration> {
+    read_duration(&lua_to_json(value).ok()?).filter(|ttl| !ttl.is_zero())
+}
+
+fn read_channels(seat: &Seat, channels: &Value) -> Result<Vec<ChannelName>, String> {
+    match channels {
+        Value::Table(list) if list.raw_len() > MAX_CHANNELS => Err(format!("at most {MAX_CHANNELS} channels at once")),
+        Value::Table(list) if list.raw_len() > 0 => list
+            .sequence_values::<Value>()
+            .map(|one| one.map_err(|error| error.to_string()).and_then(|one| read_channel(seat, &one)))
+            .collect(),
+        one => Ok(vec![read_channel(seat, one)?]),
+    }
+}
+
+/// A channel that the unit may speak in, or ask about.
+pub fn read_channel(seat: &Seat, channel: &Value) -> Result<ChannelName, String> {
+    let Value::String(name) = channel else { return Err(format!("expected a channel, got {}", describe(channel))) };
+    let name = ChannelName::new(&name.to_string_lossy()).map_err(|error| error.to_string())?;
+    let unit = seat.unit();
+    if unit.may.as_ref().is_some_and(|may| !may.matches(name.as_str())) {
+        return Err(format!("{name} is not within [permissions] channels of {}'s plugin.toml", unit.name));
+    }
+    if unit.only.as_ref().is_some_and(|only| !only.matches(name.as_str())) {
+        return Err(format!("{name} is not within the channels that the operator leaves to {}", unit.name));
+    }
+    Ok(name)
+}
+
+fn read_payload(payload: &Value) -> Result<Message, String> {
+    let (payload, media) = match payload {
+        Value::String(text) => {
+            let bytes = Bytes::copy_from_slice(&text.as_bytes());
+            let media = if std::str::from_utf8(&bytes).is_ok() { Media::Text } else { Media::Binary };
+            (bytes, media)
+        }
+        Value::Buffer(bytes) => (bytes.to_vec().into(), Media::Binary),
+        Value::Nil => return Err("the payload is missing; json.null is a payload".into()),
+        value => {
+            let json = lua_to_json(value).map_err(|why| format!("payload: {why}"))?;
+            (json.to_string().into(), Media::Json)
+        }
+    };
+    if payload.len() > MAX_PAYLOAD {
+        return Err(format!("a payload of {} bytes is larger than 1 MiB", payload.len()));
+    }
+    Ok(Message { payload, media, ..Message::default() })
+}

@@ -1,0 +1,187 @@
+//! `aether.presence`, `aether.sessions`, `aether.kick`, `aether.unsubscribe`: who is there, and sending some away.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mlua::{Lua, Table, Value};
+
+use super::publish::read_channel;
+use super::{Entry, Seat, function};
+use crate::kernel::hooks::Client;
+use crate::kernel::message::ChannelName;
+use crate::plugins::decision::sentence;
+use crate::plugins::schema::hint;
+use crate::plugins::value::{describe, frozen, raise};
+use crate::plugins::world::World;
+
+pub const ENTRIES: &[Entry] = &[
+    Entry {
+        name: "presence",
+        args: "channel",
+        gives: "list",
+        doc: "Who listens to a channel: {id, user, tenant, ip, transport} each, at most 1,000.",
+        make: |lua, seat| {
+            if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
+                return Ok(Value::Nil); // no permission: not there
+            }
+            function(lua, seat, |lua, seat, channel: Value| {
+                let name = read_channel(seat, &channel).map_err(|why| raise(lua, format!("presence: {why}")))?;
+                list(lua, world(lua, seat)?.listeners(&name))
+            })
+        },
+    },
+    Entry {
+        name: "sessions",
+        args: "{user?, session?, tenant?, channel?}?",
+        gives: "list",
+        doc: "Who is connected and fits all that is given: as presence.",
+        make: |lua, seat| {
+            permitted(
+                seat,
+                "list",
+                function(lua, seat, |lua, seat, what: Option<Table>| {
+                    let meant =
+                        Meant::read(seat, what.as_ref(), &[]).map_err(|why| raise(lua, format!("sessions: {why}")))?;
+                    let world = world(lua, seat)?;
+                    let found = match &meant.channel {
+                        Some(channel) => {
+                            let mut found = world.listeners(channel);
+                            found.retain(|client| meant.means(client));
+                            found
+                        }
+                        None => world.sessions(&|client| meant.means(client)),
+                    };
+                    list(lua, found)
+                })?,
+            )
+        },
+    },
+    Entry {
+        name: "kick",
+        args: "{user?, session?, tenant?, why?}",
+        gives: "number",
+        doc: "Closes the connections that fit all that is given, with 4403 and why; how many.",
+        make: |lua, seat| {
+            permitted(
+                seat,
+                "kick",
+                function(lua, seat, |lua, seat, what: Table| {
+                    let fail = |why: String| raise(lua, format!("kick: {why}"));
+                    let meant = Meant::read(seat, Some(&what), &["why"]).and_then(Meant::somebody).map_err(fail)?;
+                    if meant.channel.is_some() {
+                        return Err(fail("channel: who is to leave one channel is meant by aether.unsubscribe".into()));
+                    }
+                    let why = meant.why.as_deref().unwrap_or("disconnected by a rule");
+                    Ok(world(lua, seat)?.kick(&|client| meant.means(client), why))
+                })?,
+            )
+        },
+    },
+    Entry {
+        name: "unsubscribe",
+        args: "{channel, user?, session?, tenant?}",
+        gives: "number",
+        doc: "Ends the subscriptions to a channel of the connections that fit all that is given; of how many.",
+        make: |lua, seat| {
+            permitted(
+                seat,
+                "kick",
+                function(lua, seat, |lua, seat, what: Table| {
+                    let fail = |why: String| raise(lua, format!("unsubscribe: {why}"));
+                    let meant = Meant::read(seat, Some(&what), &[]).and_then(Meant::somebody).map_err(fail)?;
+                    let channel = meant.channel.as_ref().ok_or_else(|| fail("say which channel".into()))?;
+                    Ok(world(lua, seat)?.unsubscribe(&|client| meant.means(client), channel))
+                })?,
+            )
+        },
+    },
+];
+
+/// Connections that one list names.
+const MAX_LISTED: usize = 1000;
+/// What a close frame has room for.
+const MAX_WHY: usize = 96;
+
+fn permitted(seat: &Seat, what: &str, function: Value) -> mlua::Result<Value> {
+    let may = seat.unit().sessions.as_ref().is_none_or(|may| may.iter().any(|one| one == what));
+    Ok(if may { function } else { Value::Nil })
+}
+
+fn world<'a>(lua: &Lua, seat: &'a Rc<Seat>) -> mlua::Result<&'a dyn World> {
+    let world = seat.program.commons.world.get();
+    world.map(|world| &**world).ok_or_else(|| raise(lua, "there are no sessions yet"))
+}
+
+/// Whom it is about: everything that is given must fit.
+#[derive(Default)]
+struct Meant {
+    user: Option<String>,
+    session: Option<String>,
+    tenant: Option<String>,
+    channel: Option<ChannelName>,
+    why: Option<String>,
+}
+
+impl Meant {
+    fn read(seat: &Seat, what: Option<&Table>, more: &[&str]) -> Result<Meant, String> {
+        let known: Vec<&str> =
+            ["user", "session", "tenant", "channel"].into_iter().chain(more.iter().copied()).collect();
+        let mut meant = Meant::default();
+        for pair in what.into_iter().flat_map(Table::pairs::<Value, Value>) {
+            let (key, value) = pair.map_err(|error| error.to_string())?;
+            let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
+            if !known.contains(&key.as_str()) {
+                return Err(format!("{key} is not known here{}", hint(&key, known)));
+            }
+            let Value::String(text) = &value else {
+                return Err(format!("{key}: expected a string, got {}", describe(&value)));
+            };
+            let text = text.to_string_lossy();
+            match key.as_str() {
+                "user" => meant.user = Some(text),
+                "session" => meant.session = Some(text),
+                "tenant" => meant.tenant = Some(text),
+                "channel" => meant.channel = Some(read_channel(seat, &value)?),
+                _ => meant.why = Some(short(&sentence(&text))),
+            }
+        }
+        Ok(meant)
+    }
+
+    /// What sends people away must say whom: an empty table is a mistake, not everybody.
+    fn somebody(self) -> Result<Meant, String> {
+        if self.user.is_none() && self.session.is_none() && self.tenant.is_none() {
+            return Err("say whom: user, session or tenant".into());
+        }
+        Ok(self)
+    }
+
+    fn means(&self, client: &Client) -> bool {
+        let fits = |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;
+        fits(&self.session, Some(&client.id))
+            && fits(&self.user, client.identity.user.as_deref())
+            && fits(&self.tenant, client.identity.tenant.as_deref())
+    }
+}
+
+fn short(text: &str) -> String {
+    let mut end = text.len().min(MAX_WHY);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+fn list(lua: &Lua, clients: Vec<Arc<Client>>) -> mlua::Result<Value> {
+    let list = lua.create_table()?;
+    for client in clients.iter().take(MAX_LISTED) {
+        let one = lua.create_table_with_capacity(0, 5)?;
+        one.raw_set("id", client.id.as_str())?;
+        one.raw_set("user", client.identity.user.as_deref())?;
+        one.raw_set("tenant", client.identity.tenant.as_deref())?;
+        one.raw_set("ip", client.ip.map(|ip| ip.to_string()))?;
+        one.raw_set("transport", client.transport)?;
+        list.raw_push(frozen(one))?;
+    }
+    Ok(frozen(list))
+}
