@@ -204,6 +204,7 @@ end)
     );
     let output = aether(dir.path(), &["test"]);
     assert!(output.status.success(), "{}", said(&output));
+    dir.write("aether.toml", "plugin = []");
     dir.write("scripts/again.lua", "aether.on.view(\"room.1\", \"public\", { drop = { \"x\" } })");
     let output = aether(dir.path(), &["check"]);
     assert!(said(&output).contains("scripts/again.lua:1"), "{}", said(&output));
