@@ -52,7 +52,7 @@ pub struct Concern {
     history: Box<[usize]>,
     pub transform: Box<[usize]>,
     pub retain: Box<[usize]>,
-    views: Box<[usize]>,
+    pub views: Box<[usize]>,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.

@@ -99,6 +99,10 @@ impl Vm {
         self.hooks.iter().map(origin).collect()
     }
 
+    pub fn lua(&self) -> &Lua {
+        self.watched.lua()
+    }
+
     pub fn registrations(&self) -> &[Registration] {
         &self.registrations
     }

@@ -20,6 +20,7 @@ mod sessions;
 mod shared;
 mod store;
 mod timers;
+pub mod types;
 pub mod verdict;
 mod view;
 
