@@ -319,6 +319,10 @@ impl Unit {
         channels.chain(named).chain(routes)
     }
 
+    pub fn is_plugin(&self) -> bool {
+        self.may.is_some()
+    }
+
     pub fn may_register(&self, pattern: &Pattern) -> bool {
         self.may.as_ref().is_none_or(|may| may.covers(pattern))
     }
@@ -331,7 +335,9 @@ impl Unit {
     /// The file that `require(wanted)` means in the file `from`, both as paths below the root.
     pub fn resolve(&self, from: &str, wanted: &str) -> Result<&str, String> {
         if !wanted.starts_with("./") && !wanted.starts_with("../") {
-            return Err(format!("require takes a path that begins with ./, got {wanted:?}"));
+            return Err(format!(
+                "require takes a path that begins with ./, or a plugin's name as @name, got {wanted:?}"
+            ));
         }
         let mut path: Vec<&str> = from.split('/').collect();
         path.pop();
