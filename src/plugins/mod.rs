@@ -56,6 +56,7 @@ mod redact;
 mod remembered;
 mod resident;
 mod retention;
+mod roster;
 mod route;
 mod routed;
 mod rules;

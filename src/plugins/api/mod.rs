@@ -3,6 +3,7 @@
 
 mod config;
 mod crypto;
+mod export;
 mod forget;
 mod http;
 mod json;
@@ -66,6 +67,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
+        export::ENTRIES,
         secret::ENTRIES,
         OWN,
     ]

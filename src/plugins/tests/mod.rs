@@ -4,6 +4,7 @@ mod actions;
 mod auth;
 mod backend;
 mod breaker;
+mod exports;
 mod hostile;
 mod http;
 mod keysets;
