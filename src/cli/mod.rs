@@ -7,6 +7,7 @@ mod completions;
 mod explain;
 mod key;
 mod operator;
+mod plugin;
 mod publish;
 mod reload;
 mod remote;
@@ -74,6 +75,7 @@ enum Verb {
     Shadow(shadow::Shadow),
     Replay(replay::Replay),
     Test(test::Test),
+    Plugin(plugin::Plugin),
     Completions(completions::Completions),
 }
 
@@ -94,6 +96,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Shadow(shadow)) => shadow.run(),
         Some(Verb::Replay(replay)) => replay.run(),
         Some(Verb::Test(test)) => test.run(),
+        Some(Verb::Plugin(plugin)) => plugin.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {

@@ -46,17 +46,17 @@ impl From<&Admission> for Effect {
 
 impl Effect {
     /// Asks once more.
-    pub fn of(rules: &Rules, asked: Asked<'_>) -> Result<Effect, Refusal> {
+    pub async fn of(rules: &Rules, asked: Asked<'_>) -> Result<Effect, Refusal> {
         match asked {
-            Asked::Connect(request) => rules.who(request).map(|who| (&who).into()),
-            Asked::Refresh(client, token) => rules.who_now(client, token).map(|who| (&who).into()),
-            Asked::Subscribe(client, channel) => rules.subscribe(client, channel).map(|sight| (&sight).into()),
+            Asked::Connect(request) => rules.who(request).await.map(|who| (&who).into()),
+            Asked::Refresh(client, token) => rules.who_now(client, token).await.map(|who| (&who).into()),
+            Asked::Subscribe(client, channel) => rules.subscribe(client, channel).await.map(|sight| (&sight).into()),
             Asked::History(client, channel, resume) => {
-                rules.history(client, channel, resume).map(|sight| (&sight).into())
+                rules.history(client, channel, resume).await.map(|sight| (&sight).into())
             }
-            Asked::Publish(client, draft) => {
-                voice::heard(client, || rules.publish(client, draft.clone())).map(|admission| (&admission).into())
-            }
+            Asked::Publish(client, draft) => voice::heard(client, rules.publish(client, draft.clone(), None))
+                .await
+                .map(|admission| (&admission).into()),
         }
     }
 

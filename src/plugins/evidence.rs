@@ -85,6 +85,7 @@ pub fn weight_of(step: &Step) -> usize {
         Told::Json(json) => weigh(json),
         Told::Rows(rows) => rows.iter().map(|(key, value)| key.len() + weigh(value)).sum(),
         Told::Keys(keys) => keys.iter().map(|key| 24 + key.len()).sum(),
+        Told::Http(answered) => 1024 + answered.body.len(),
         _ => 0,
     };
     64 + match step {

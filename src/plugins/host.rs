@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::future::ready;
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,7 +27,7 @@ use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
 use super::shadow::{Outcome, Shadow};
-use super::trace::{Concluded, Followed, Following};
+use super::trace::{self, Concluded, Followed, Trace};
 use super::world::World;
 use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{
@@ -177,9 +177,13 @@ impl Host {
         let channels = self.commons.world.get().map_or_else(Vec::new, |world| world.channels());
         let change = change::between(before, &next, &channels);
         // What the old ones do by themselves ends before the new ones begin.
-        drop(before.duty.write().take());
+        // Taken out first: who tells of a departure must not wait for a timer that ends.
+        let timers = before.duty.write().as_mut().and_then(|duty| duty.timers.take());
+        drop(timers);
         *next.duty.write() = Some(Duty::begin(&next.generation));
         self.current.store(next);
+        let ended = before.duty.write().take();
+        drop(ended);
         self.commons.remembered.clear();
         let mut latest = self.latest.lock();
         latest.since = self.commons.now();
@@ -199,16 +203,18 @@ impl Host {
     }
 
     /// Asks the rules, and writes down what they decided if somebody may want to know.
-    fn watched<T>(&self, asked: Asked<'_>, ask: impl FnOnce(&Rules) -> Result<T, Refusal>) -> Result<T, Refusal>
+    async fn watched<T>(
+        &self,
+        rules: &Arc<Rules>,
+        asked: Asked<'_>,
+        asking: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal>
     where
         for<'a> Effect: From<&'a T>,
     {
-        let rules = self.rules();
-        let shadow = self.shadow.load();
-        let shadow = shadow.as_ref().filter(|shadow| shadow.wants());
-        let following = Following::begin(shadow.is_some());
-        let answer = ask(&rules);
-        match following.end() {
+        let shadow = self.shadow.load_full().filter(|shadow| shadow.wants());
+        let (answer, followed) = trace::follow(Trace::new(shadow.is_some()), asking).await;
+        match followed {
             Some(Followed { steps, concluded: Concluded { record, kept } }) => {
                 if let Some(shadow) = shadow {
                     let effect = answer.as_ref().ok().map(Effect::from);
@@ -313,34 +319,48 @@ impl Drop for Host {
         if let Some(shadow) = self.shadow.swap(None) {
             shadow.stop();
         }
-        drop(self.current.load().duty.write().take());
+        let ended = self.current.load().duty.write().take();
+        drop(ended);
+        self.commons.lanes.close();
+        self.commons.outside.close();
         self.commons.kv.move_to(None);
     }
 }
 
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
-        Box::pin(ready(self.watched(Asked::Connect(request), |rules| rules.who(request))))
+        let rules = self.rules();
+        Box::pin(async move { self.watched(&rules, Asked::Connect(request), rules.who(request)).await })
     }
 
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
-        Box::pin(ready(self.watched(Asked::Refresh(client, token), |rules| rules.who_now(client, token))))
+        let rules = self.rules();
+        Box::pin(async move { self.watched(&rules, Asked::Refresh(client, token), rules.who_now(client, token)).await })
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(ready(self.watched(Asked::Subscribe(client, channel), |rules| rules.subscribe(client, channel))))
+        let rules = self.rules();
+        Box::pin(async move {
+            self.watched(&rules, Asked::Subscribe(client, channel), rules.subscribe(client, channel)).await
+        })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
-        let asked = draft.clone();
-        let answer =
-            self.watched(Asked::Publish(client, &asked), |rules| voice::heard(client, || rules.publish(client, draft)));
-        Box::pin(ready(answer))
+        let rules = self.rules();
+        // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
+        match rules.place(client, &draft.channel) {
+            Ok(place) => Box::pin(voice::heard(client, async move {
+                let asked = draft.clone();
+                self.watched(&rules, Asked::Publish(client, &asked), rules.publish(client, draft, place)).await
+            })),
+            Err(refusal) => Box::pin(ready(Err(refusal))),
+        }
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
+        let rules = self.rules();
         let asked = Asked::History(client, channel, resume);
-        Box::pin(ready(self.watched(asked, |rules| rules.history(client, channel, resume))))
+        Box::pin(async move { self.watched(&rules, asked, rules.history(client, channel, resume)).await })
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

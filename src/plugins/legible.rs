@@ -85,13 +85,15 @@ pub fn told(told: &Told) -> Json {
         Told::Rows(rows) => format!("{} entries", rows.len()).into(),
         Told::Keys(keys) => keys.iter().take(ITEMS).map(|key| show_key(key)).collect::<Vec<_>>().into(),
         Told::Secret => "<secret>".into(),
+        Told::Http(answered) => format!("{}, {} bytes", answered.status, answered.body.len()).into(),
+        Told::Mark(_) => Json::Null,
     }
 }
 
 pub fn read(read: &Read) -> Json {
     let mut shown =
         serde_json::json!({"call": read.call, "of": &*read.of, "key": key(&read.key), "told": told(&read.told)});
-    if read.with != Told::Nothing {
+    if !matches!(read.with, Told::Nothing | Told::Mark(_)) {
         shown["with"] = told(&read.with);
     }
     shown

@@ -26,7 +26,7 @@ pub struct Rehearsal {
 
 /// A value of whatever the table holds.
 struct Held {
-    value: Box<dyn Any>,
+    value: Box<dyn Any + Send>,
     until: Micros,
     weight: usize,
 }
@@ -72,7 +72,7 @@ impl Rehearsal {
 /// A table whose changes in a rehearsal are not real.
 pub struct Layered<V>(Bounded<Vec<u8>, V>);
 
-impl<V: Clone + 'static> Layered<V> {
+impl<V: Clone + Send + 'static> Layered<V> {
     pub fn over(real: Bounded<Vec<u8>, V>) -> Layered<V> {
         Layered(real)
     }

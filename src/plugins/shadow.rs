@@ -5,6 +5,7 @@
 //! the same code says the same.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -20,7 +21,7 @@ use super::evidence::weight_of;
 use super::record::Record;
 use super::rehearsal::Rehearsal;
 use super::rules::Rules;
-use super::trace::{Following, MAX_STEPS, Read, Step};
+use super::trace::{self, Followed, MAX_STEPS, Read, Step, Trace};
 use crate::kernel::message::Micros;
 
 /// Decisions that wait for the candidate, and their bytes. When either is full the newest is counted and dropped.
@@ -187,12 +188,15 @@ fn run(candidate: &Arc<Rules>, shared: &Shared, waiting: &Receiver<Shot>) {
     }
 }
 
+/// Asks without consequences.
+pub fn rehearse<F: Future>(rehearsal: Rehearsal, asking: F) -> (F::Output, Option<Followed>) {
+    trace::stand(trace::follow(Trace::rehearsal(rehearsal), asking))
+}
+
 /// How `rules` would decide; none if they answer from what they remember.
 pub fn ask(rules: &Rules, question: &Question, rehearsal: Rehearsal) -> Option<Outcome> {
-    let following = Following::rehearse(rehearsal);
-    let effect = Effect::of(rules, question.asked()).ok();
-    let followed = following.end()?;
-    Some(Outcome { record: followed.concluded.record, effect })
+    let (effect, followed) = rehearse(rehearsal, Effect::of(rules, question.asked()));
+    Some(Outcome { record: followed?.concluded.record, effect: effect.ok() })
 }
 
 impl Differences {

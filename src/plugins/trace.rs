@@ -1,13 +1,20 @@
 //! What a decision is made from, written down while it is made: which hooks ran, what they said and what they read.
 //!
-//! A decision is made on one thread, so its trace is that thread's. Outside a decision nothing is written down.
+//! A decision is made on one thread at a time, so its trace is that thread's while it is there. Outside a decision nothing
+//! is written down.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+
+use parking_lot::Mutex;
 
 use serde_json::Value as Json;
 
 use super::decision::{Deny, Vote};
+use super::http::Answered;
 use super::record::Record;
 use super::rehearsal::Rehearsal;
 use super::vm::Failure;
@@ -81,6 +88,9 @@ pub enum Told {
     Keys(Arc<Vec<Vec<u8>>>),
     /// It was there and is not for anybody's eyes.
     Secret,
+    Http(Arc<Answered>),
+    /// Stands for something, and tells nothing of it.
+    Mark(u64),
 }
 
 /// What a library function answers with, to and from what is kept of it.
@@ -90,14 +100,16 @@ pub trait Answer: Sized {
     fn again(told: &Told) -> Option<Self>;
 }
 
+/// What is written down of a decision while it is made.
 #[derive(Default)]
-struct Trace {
+pub struct Trace {
     following: bool,
     /// A record is wanted whatever comes of it.
     every: bool,
     steps: Vec<Step>,
     concluded: Option<Concluded>,
-    rehearsal: Option<Box<Rehearsal>>,
+    /// Shared with the threads that hooks wait on.
+    rehearsal: Option<Arc<Mutex<Rehearsal>>>,
 }
 
 /// How a decision went, and whether the recorder is to keep it.
@@ -112,55 +124,100 @@ pub struct Followed {
     pub concluded: Concluded,
 }
 
+const NONE: Trace = Trace { following: false, every: false, steps: Vec::new(), concluded: None, rehearsal: None };
+
 thread_local! {
-    static TRACE: RefCell<Trace> = const {
-        RefCell::new(Trace { following: false, every: false, steps: Vec::new(), concluded: None, rehearsal: None })
-    };
+    static TRACE: RefCell<Trace> = const { RefCell::new(NONE) };
+    /// Room for the steps of the next decision.
+    static SPARE: RefCell<Vec<Step>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Follows a decision until it is ended or dropped.
-pub struct Following(());
-
-impl Following {
+impl Trace {
     /// With `every` there is a record of it even if nobody needs one.
-    pub fn begin(every: bool) -> Following {
-        TRACE.with_borrow_mut(|trace| {
-            trace.following = true;
-            trace.every = every;
-        });
-        Following(())
+    pub fn new(every: bool) -> Trace {
+        Trace { following: true, every, steps: SPARE.take(), ..NONE }
     }
 
-    /// As `begin`, and nothing that happens has an effect.
-    pub fn rehearse(rehearsal: Rehearsal) -> Following {
-        TRACE.with_borrow_mut(|trace| {
-            trace.following = true;
-            trace.every = true;
-            trace.rehearsal = Some(Box::new(rehearsal));
-        });
-        Following(())
+    /// Nothing that happens has an effect.
+    pub fn rehearsal(rehearsal: Rehearsal) -> Trace {
+        Trace { rehearsal: Some(Arc::new(Mutex::new(rehearsal))), ..Trace::new(true) }
     }
 
-    /// What there is to be written down, if there is anything.
-    pub fn end(self) -> Option<Followed> {
-        TRACE.with_borrow_mut(|trace| {
-            let concluded = trace.concluded.take()?;
-            Some(Followed { steps: std::mem::take(&mut trace.steps), concluded })
+    /// Runs `asking` to its end. Others use the thread while it waits.
+    async fn during<F: Future>(mut self, asking: F) -> (F::Output, Trace) {
+        struct Swapped<'a>(&'a mut Trace);
+        impl Drop for Swapped<'_> {
+            fn drop(&mut self) {
+                TRACE.with_borrow_mut(|trace| std::mem::swap(trace, self.0));
+            }
+        }
+        let mut asking = std::pin::pin!(asking);
+        let output = poll_fn(|cx| {
+            TRACE.with_borrow_mut(|trace| std::mem::swap(trace, &mut self));
+            let _back = Swapped(&mut self);
+            asking.as_mut().poll(cx)
         })
+        .await;
+        (output, self)
+    }
+
+    /// Runs what is done for this decision on another thread; what it did goes `back`.
+    pub async fn carry<T, E>(self, asking: impl Future<Output = Result<T, E>>) -> Result<Carried<T, E>, E> {
+        let (outcome, trace) = self.during(asking).await;
+        Ok(Carried { outcome, steps: trace.steps })
     }
 }
 
-/// The steps' room is kept for the next decision.
-impl Drop for Following {
-    fn drop(&mut self) {
-        let rehearsal = TRACE.with_borrow_mut(|trace| {
-            trace.following = false;
-            trace.every = false;
+/// What came of an errand.
+pub struct Carried<T, E> {
+    outcome: Result<T, E>,
+    steps: Vec<Step>,
+}
+
+/// Follows a decision to its end, and gives what there is to be written down, if there is anything.
+pub async fn follow<F: Future>(trace: Trace, asking: F) -> (F::Output, Option<Followed>) {
+    let (output, mut trace) = trace.during(asking).await;
+    match trace.concluded.take() {
+        Some(concluded) => (output, Some(Followed { steps: trace.steps, concluded })),
+        None => {
             trace.steps.clear();
-            trace.concluded = None;
-            trace.rehearsal.take()
-        });
-        drop(rehearsal);
+            SPARE.set(trace.steps);
+            (output, None)
+        }
+    }
+}
+
+/// A trace for what another thread does for the decision at hand.
+pub fn lend() -> Trace {
+    TRACE.with_borrow(|trace| Trace {
+        following: trace.following,
+        every: false,
+        rehearsal: trace.rehearsal.clone(),
+        ..NONE
+    })
+}
+
+/// What another thread has done.
+pub fn back<T, E>(Carried { outcome, steps }: Carried<T, E>) -> Result<T, E> {
+    steps.into_iter().for_each(|step| note(|| step));
+    outcome
+}
+
+/// Runs `asking` on a thread that may stand still for it.
+pub fn stand<F: Future>(asking: F) -> F::Output {
+    struct Standing(Thread);
+    impl Wake for Standing {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Standing(std::thread::current())));
+    let (mut asking, mut cx) = (std::pin::pin!(asking), Context::from_waker(&waker));
+    loop {
+        match asking.as_mut().poll(&mut cx) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
     }
 }
 
@@ -248,6 +305,28 @@ pub fn read<T: Answer>(
     Ok(answer)
 }
 
+/// Who is to answer what takes its time.
+pub enum Asks {
+    /// The world.
+    World,
+    /// What another run was told.
+    Known(Told),
+    /// Nobody: this is a rehearsal, and nobody was asked before.
+    Nobody,
+}
+
+pub fn asks(read: &Read) -> Asks {
+    match rehearsing(|rehearsal| rehearsal.known(read)) {
+        None => Asks::World,
+        Some(Some(told)) => Asks::Known(told),
+        Some(None) => Asks::Nobody,
+    }
+}
+
+pub fn noted(read: impl FnOnce() -> Read) {
+    note(|| Step::Read(read()));
+}
+
 /// Writes down what was found and cannot be given again.
 pub fn saw(call: &'static str, what: &str, told: Told) {
     note(|| Step::Read(Read { call, of: "".into(), key: Key::Text(what.to_owned()), with: Told::Nothing, told }));
@@ -255,7 +334,7 @@ pub fn saw(call: &'static str, what: &str, told: Told) {
 
 /// When it is, in a rehearsal.
 pub fn time() -> Option<Micros> {
-    TRACE.with_borrow(|trace| trace.rehearsal.as_ref().map(|rehearsal| rehearsal.now))
+    TRACE.with_borrow(|trace| trace.rehearsal.as_ref().map(|rehearsal| rehearsal.lock().now))
 }
 
 pub fn is_rehearsal() -> bool {
@@ -264,7 +343,7 @@ pub fn is_rehearsal() -> bool {
 
 /// Calls that read or change the rehearsal must not come back here.
 pub fn rehearsing<R>(with: impl FnOnce(&mut Rehearsal) -> R) -> Option<R> {
-    TRACE.with_borrow_mut(|trace| trace.rehearsal.as_mut().map(|rehearsal| with(rehearsal)))
+    TRACE.with_borrow(|trace| trace.rehearsal.as_ref().map(|rehearsal| with(&mut rehearsal.lock())))
 }
 
 /// Whether a record is to be made of a yes that nobody samples.

@@ -12,8 +12,10 @@ use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 use super::api::{self, Seat};
 use super::breaker::Turn;
 use super::decision::Vote;
+use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
+use super::roster::Roster;
 use super::running::during;
 use super::testing::coverage;
 use super::trace;
@@ -21,11 +23,12 @@ use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
 
 pub struct Vm {
-    watched: Watched,
+    pub(super) watched: Watched,
     pub handles: Handles,
-    hooks: Vec<Function>,
+    pub(super) floor: Rc<Floor>,
+    pub(super) hooks: Vec<Function>,
     registrations: Vec<Registration>,
-    program: Arc<Program>,
+    pub(super) program: Arc<Program>,
     /// Its memory stays full even after a collection: somebody keeps everything. It serves no further call.
     exhausted: Cell<bool>,
     /// Which of its lines run is counted.
@@ -50,26 +53,26 @@ impl Vm {
         let wrong = |e: mlua::Error| vec![format!("a Lua VM cannot be built: {}", first_line(&e))];
         let (lua, base) = sandbox(program.limits.memory).map_err(wrong)?;
         let watched = Watched::new(&lua);
+        let floor = Rc::new(Floor::default());
+        lua.set_app_data(floor.clone());
         let counted = coverage::begin(&lua, program);
-        let (mut hooks, mut registrations, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, unit) in program.units.iter().enumerate() {
-            let seat = Rc::new(Seat::new(program.clone(), at));
-            let (loaded, stopped) = watched.run(program.limits.load, |lua| {
-                let env = environment(lua, &base, &seat)?;
-                load(lua, &env, unit, &unit.entry)?.call::<()>(())
-            });
-            errors.append(&mut seat.errors.take());
+        let roster = Rc::new(Roster::new(program, base));
+        lua.set_app_data(roster.clone());
+        for (at, seat) in roster.seats().iter().enumerate() {
+            let (loaded, stopped) = watched.run(program.limits.load, |lua| roster.load(lua, at));
+            if stopped {
+                // What it has left must not fail the next one; if it cannot be collected, that one says so.
+                let _ = lua.gc_collect();
+            }
             if let Err(error) = loaded {
                 let budget =
                     if stopped { format!(" (loading may take {:?})", program.limits.load) } else { String::new() };
-                errors.push(format!("{}{budget}", located(&error, &unit.shown(&unit.entry))));
-            }
-            seat.loading.set(false);
-            for (registration, function) in seat.registered.take() {
-                registrations.push(registration);
-                hooks.push(function);
+                let unit = seat.unit();
+                seat.errors.borrow_mut().push(format!("{}{budget}", located(&error, &unit.shown(&unit.entry))));
             }
         }
+        let errors = roster.errors();
+        let (registrations, hooks) = roster.registered();
         if counted {
             coverage::read(&lua);
         }
@@ -77,15 +80,9 @@ impl Vm {
             return Err(errors);
         }
         let handles = Handles::new(&lua, program.reserved_events).map_err(wrong)?;
-        Ok(Vm {
-            watched,
-            handles,
-            hooks,
-            registrations,
-            program: program.clone(),
-            exhausted: Cell::new(false),
-            counted,
-        })
+        floor.opens_for(&registrations);
+        let (program, exhausted) = (program.clone(), Cell::new(false));
+        Ok(Vm { watched, handles, floor, hooks, registrations, program, exhausted, counted })
     }
 
     /// Where each hook's function begins: the file as messages show it, and the line.
@@ -96,6 +93,10 @@ impl Vm {
             (source.trim_start_matches('=').to_owned(), info.line_defined.unwrap_or_default())
         };
         self.hooks.iter().map(origin).collect()
+    }
+
+    pub fn lua(&self) -> &Lua {
+        self.watched.lua()
     }
 
     pub fn registrations(&self) -> &[Registration] {
@@ -115,16 +116,18 @@ impl Vm {
         known: &[&str],
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
-        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known));
-        if let Ok(Vote::Deny(deny)) = &mut vote
+        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known))?;
+        self.place_deny(hook, &mut vote);
+        Ok(vote)
+    }
+
+    pub(super) fn place_deny(&self, hook: usize, vote: &mut Vote) {
+        if let Vote::Deny(deny) = vote
             && deny.place.is_empty()
         {
             deny.place.clone_from(&self.registrations[hook].place);
         }
-        if let Ok(vote) = &vote {
-            trace::voted(hook, vote);
-        }
-        vote
+        trace::voted(hook, vote);
     }
 
     /// Runs one hook, and reads what it returned.
@@ -135,30 +138,15 @@ impl Vm {
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
         read: impl FnOnce(&Value, &Value) -> Result<R, String>,
     ) -> Result<R, Failure> {
+        self.admit(hook)?;
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
-        let Program { counters, limits, commons, .. } = &*self.program;
-        let breaker = self.program.breaker(registration);
-        let rehearsal = trace::is_rehearsal();
-        trace::begins(hook);
-        let runs = if rehearsal { !breaker.is_open() } else { breaker.admits(&limits.breaker, || commons.now()) };
-        if !runs {
-            if !rehearsal {
-                counters.broken_off.fetch_add(1, Relaxed);
-            }
-            let why = format!("{}: it broke too often of late, and rests", registration.place);
-            return Err(trace::broke(hook, Failure { why, rests: true }));
-        }
-        if !rehearsal {
-            counters.lua_entries.fetch_add(1, Relaxed);
-        }
+        self.floor.give(hook);
         let (answer, stopped) =
             during(registration.event, || self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?)));
         let place = &registration.place;
         let outcome = match answer {
             answer if stopped => {
-                if !rehearsal {
-                    counters.killed_over_budget.fetch_add(1, Relaxed);
-                }
+                self.killed();
                 let stop =
                     answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
                 Err(format!("{stop} ({registration} may take {budget:?})"))
@@ -166,13 +154,50 @@ impl Vm {
             Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
             Err(error) => Err(located(&error, place)),
         };
+        self.count();
+        self.look_at_memory(stopped);
+        self.settle(hook, stopped, outcome)
+    }
+
+    pub(super) fn count(&self) {
         if self.counted {
             coverage::read(self.watched.lua());
         }
-        self.look_at_memory(stopped);
-        if rehearsal {
+    }
+
+    pub(super) fn killed(&self) {
+        if !trace::is_rehearsal() {
+            self.program.counters.killed_over_budget.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Whether the hook's breaker lets it run.
+    pub(super) fn admit(&self, hook: usize) -> Result<(), Failure> {
+        let registration = &self.registrations[hook];
+        let Program { counters, limits, commons, .. } = &*self.program;
+        let (breaker, rehearsal) = (self.program.breaker(registration), trace::is_rehearsal());
+        trace::begins(hook);
+        // A rehearsal is no try, and nothing to count.
+        let runs = if rehearsal { !breaker.is_open() } else { breaker.admits(&limits.breaker, || commons.now()) };
+        let counter = if runs { &counters.lua_entries } else { &counters.broken_off };
+        if !rehearsal {
+            counter.fetch_add(1, Relaxed);
+        }
+        if !runs {
+            let why = format!("{}: it broke too often of late, and rests", registration.place);
+            return Err(trace::broke(hook, Failure { why, rests: true }));
+        }
+        Ok(())
+    }
+
+    /// Tells the hook's breaker how it went.
+    pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
+        if trace::is_rehearsal() {
             return outcome.map_err(|why| trace::broke(hook, Failure { why, rests: false }));
         }
+        let registration = &self.registrations[hook];
+        let Program { counters, limits, commons, .. } = &*self.program;
+        let breaker = self.program.breaker(registration);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
             Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
@@ -204,7 +229,7 @@ impl Vm {
 
     /// Luau refuses memory without collecting first, so garbage left behind would fail the next call; and what a stopped
     /// call has left is collected here, because the next call would pay for it with its own time.
-    fn look_at_memory(&self, stopped: bool) {
+    pub(super) fn look_at_memory(&self, stopped: bool) {
         let lua = self.watched.lua();
         let is_full = || lua.used_memory() > self.program.limits.memory / FULL.1 * FULL.0;
         if stopped || is_full() {
@@ -257,6 +282,12 @@ fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
     let loaded = lua.create_table()?;
     lua.create_function(move |lua, wanted: String| {
         let unit = seat.unit();
+        if let Some(name) = wanted.strip_prefix('@') {
+            return match Roster::of(lua) {
+                Some(roster) => roster.require(lua, &seat, name),
+                None => Err(raise(lua, "a file of tests requires only its own files")),
+            };
+        }
         let from = lua
             .inspect_stack(1, |frame| frame.source().source.map(|name| name.into_owned()))
             .flatten()

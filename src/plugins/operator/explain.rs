@@ -10,7 +10,8 @@ use crate::plugins::evidence::Evidence;
 use crate::plugins::record::Record;
 use crate::plugins::rehearsal::Rehearsal;
 use crate::plugins::rules::Rules;
-use crate::plugins::trace::{Followed, Following, Said, Step};
+use crate::plugins::shadow::rehearse;
+use crate::plugins::trace::{Followed, Said, Step};
 use crate::plugins::{DecisionFilter, Host, legible};
 
 impl Host {
@@ -23,7 +24,7 @@ impl Host {
         let mut answers = Vec::new();
         let mut identity = None;
         if let Some(request) = what_if.request()? {
-            let (made, followed) = rehearse(Rehearsal::at(self.commons.now()), || rules.who(&request));
+            let (made, followed) = rehearse(Rehearsal::at(self.commons.now()), rules.who(&request));
             let question = Question::Connect(request);
             answers.push(explained(&rules, question, followed, made.as_ref().ok().map(Effect::from)));
             match made {
@@ -33,7 +34,7 @@ impl Host {
         }
         if let Some(question) = what_if.question(self, identity)? {
             let rehearsal = Rehearsal::at(self.commons.now());
-            let (effect, followed) = rehearse(rehearsal, || Effect::of(&rules, question.asked()));
+            let (effect, followed) = rehearse(rehearsal, Effect::of(&rules, question.asked()));
             answers.push(explained(&rules, question, followed, effect.ok()));
         }
         if answers.is_empty() {
@@ -58,13 +59,6 @@ impl Host {
         };
         Ok(json!({"what_if": false, "decisions": [answer]}))
     }
-}
-
-/// Asks without consequences.
-pub fn rehearse<R>(rehearsal: Rehearsal, ask: impl FnOnce() -> R) -> (R, Option<Followed>) {
-    let following = Following::rehearse(rehearsal);
-    let answer = ask();
-    (answer, following.end())
 }
 
 fn explained(rules: &Rules, question: Question, followed: Option<Followed>, effect: Option<Effect>) -> Json {
@@ -113,6 +107,7 @@ fn rule(record: &Record, evidence: Option<&Evidence>) -> String {
             None => "it is allowed, and no hook denies".into(),
         },
         (false, false, "rule_error") => format!("what breaks denies: {hook} ({place}) broke"),
+        (false, false, "busy") => format!("who cannot be asked cannot allow: {hook} ({place}) is busy"),
         (false, false, _) if hook.starts_with("on.connect") || hook.starts_with("on.refresh") => {
             format!("the first answer counts: {hook} ({place}) denies")
         }

@@ -370,6 +370,78 @@ aether.on.retain('a', function() return false end)",
 }
 
 #[test]
+fn a_hook_that_waits_is_explained_with_whom_it_asked_and_a_what_if_asks_nobody() {
+    let backend = super::backend::Backend::start(|seen| {
+        let status = if seen.path.starts_with("/ann") { 200 } else { 403 };
+        super::backend::Reply { status, ..super::backend::Reply::ok("{}") }
+    });
+    let code = "local roles = aether.memo(function(user) return aether.http.get('URL/role/' .. user).status end, { name = 'roles', ttl = '1m' })
+local seen = aether.shared('seen')
+aether.on.subscribe('room.{room}', function(s, ch)
+	seen:get(ch.room)
+	local res, why = aether.http.get(`URL/{s.user}?secret=1`)
+	if not res then return aether.deny('no_answer', why) end
+	if res.status ~= 200 then return aether.deny('stranger', `they say {res.status}, role {roles(s.user)}`) end
+	return true
+end)";
+    let (host, _dir) = script_with(&code.replace("URL", &backend.url), super::waiting::config());
+    let bob = client(Some("bob"), Grants::default());
+    let refusal = super::waiting::wait(host.subscribe(&bob, &name("room.1"))).err().unwrap();
+    let it = explained(&host, &refusal);
+    assert_eq!((&it["code"], &it["why"]), (&json!("stranger"), &json!("they say 403, role 403")), "{it:#}");
+    ends(&it["hooks"][0]["at"], "rules.lua:7");
+    let reads = it["hooks"][0]["reads"].as_array().unwrap();
+    assert_eq!(
+        reads.iter().map(|read| read["call"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["shared.get", "http", "memo"]
+    );
+    ends(&reads[1]["key"], "/bob");
+    assert_eq!((&reads[1]["told"], &reads[2]["told"]), (&json!("403, 2 bytes"), &json!([403])));
+    assert!(!it.to_string().contains("secret=1"));
+    let asked = backend.requests();
+    let it = what_if(&host, json!({"user": "bob", "subscribe": "room.1"})).remove(0);
+    assert_eq!((&it["code"], backend.requests()), (&json!("no_answer"), asked), "{it:#}");
+    has(&it["why"], "nothing of this is real");
+    assert_eq!(it["hooks"][0]["reads"][0]["call"], "shared.get");
+    // A shadow hears what the live run heard.
+    host.answer("shadow_start", b"{}").unwrap();
+    for user in ["ann", "bob", "ann"] {
+        let _ = super::waiting::wait(host.subscribe(&client(Some(user), Grants::default()), &name("room.1")));
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let said = loop {
+        let said = host.answer("shadow_diff", b"").unwrap();
+        if said["compared"] == 3 {
+            break said;
+        }
+        assert!(std::time::Instant::now() < deadline, "{said}");
+    };
+    assert_eq!(said["differing"], 0, "{said:#}");
+}
+
+#[test]
+fn too_many_that_wait_are_explained() {
+    let backend = super::backend::Backend::start(|_| super::backend::Reply::ok("{}").after(300));
+    let mut config = super::waiting::config();
+    config.limits.waiting_calls = 1;
+    let code = "aether.on.subscribe('a', function(s) return aether.http.get('URL/x') ~= nil end)";
+    let (host, _dir) = script_with(&code.replace("URL", &backend.url), config);
+    let (it, a) = (nobody(), name("a"));
+    let (first, second) =
+        super::waiting::wait(async { tokio::join!(host.subscribe(&it, &a), host.subscribe(&it, &a)) });
+    let refusal = first.err().or(second.err()).unwrap();
+    assert_eq!(refusal.kind, RefusalKind::Busy);
+    let it = explained(&host, &refusal);
+    assert_eq!(
+        (&it["code"], &it["hook"], &it["asked"]["channel"]),
+        (&json!("busy"), &json!("on.subscribe a"), &json!("a"))
+    );
+    ends(&it["place"], "rules.lua:1");
+    has(&it["why"], "plugins.waiting_calls");
+    has(&it["rule"], "on.subscribe a");
+}
+
+#[test]
 fn the_recorder_stays_within_its_bytes() {
     let (host, _dir) = script("aether.on.publish('a', function() return aether.deny('no') end)");
     let payload = format!("\"{}\"", "x".repeat(100_000));

@@ -2,11 +2,16 @@
 
 mod actions;
 mod auth;
+mod backend;
 mod breaker;
 mod explain;
+mod exports;
 mod hostile;
+mod http;
+mod keysets;
 mod library;
 mod loading;
+mod memo;
 mod record;
 mod redact;
 mod reload;
@@ -17,8 +22,10 @@ mod routes;
 mod rules;
 mod safety;
 mod shadow;
+mod timers;
 mod transform;
 mod views;
+mod waiting;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
