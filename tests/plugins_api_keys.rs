@@ -85,9 +85,7 @@ async fn what_is_wrong_with_a_request_is_told_by_the_codes_of_the_first_aether()
         assert_eq!(refused.error(), expected, "{body}");
         assert!(refused.text().contains(message), "{body}: {}", refused.text());
     }
-    for (method, path) in
-        [("GET", "/api/v2/keys/x"), ("DELETE", "/api/v2/keys/x"), ("POST", "/api/v2/keys/x/rotate")]
-    {
+    for (method, path) in [("GET", "/api/v2/keys/x"), ("DELETE", "/api/v2/keys/x"), ("POST", "/api/v2/keys/x/rotate")] {
         let unknown = http.send(method, path, &[], b"").await;
         assert_eq!((unknown.error(), &unknown.json()["error"]["message"]), ((404, 40401), &json!("key not found")));
     }
@@ -97,7 +95,8 @@ async fn what_is_wrong_with_a_request_is_told_by_the_codes_of_the_first_aether()
 #[tokio::test]
 async fn a_key_ends_when_it_was_to_end() {
     let hub = TestHub::start();
-    let (key, _) = make(&hub, json!({"name": "short", "publish": ["a"], "subscribe": ["a"], "expires_in": "1500ms"})).await;
+    let (key, _) =
+        make(&hub, json!({"name": "short", "publish": ["a"], "subscribe": ["a"], "expires_in": "1500ms"})).await;
     assert_eq!(publish(&hub, &key, "a").await.status, 200);
     let mut ws = hub.ws_as(Some(&key)).await;
     ws.expect("expiring").await;
@@ -110,7 +109,8 @@ async fn a_key_that_is_revoked_under_load_opens_nothing_from_the_answer_on() {
     let hub = TestHub::start();
     let (key, meta) = make(&hub, json!({"name": "busy", "publish": ["a"]})).await;
     let revoked = Arc::new(AtomicBool::new(false));
-    let (before, after, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (before, after, refused) =
+        (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut clients = Vec::new();
     for _ in 0..100 {
         let mut http = hub.http_as(Some(&key)).await;
@@ -172,7 +172,8 @@ async fn a_rotated_key_of_the_settings_stays_rotated_over_a_restart_and_ends_wit
     let mut http = hub.http_as(Some(vector)).await;
     let keys = http.get("/api/v2/keys").await.ok()["keys"].clone();
     let id = |admin: bool| {
-        let found = keys.as_array().unwrap().iter().find(|key| key["name"] == "old" && key["permissions"]["admin"] == admin);
+        let found =
+            keys.as_array().unwrap().iter().find(|key| key["name"] == "old" && key["permissions"]["admin"] == admin);
         found.unwrap_or_else(|| panic!("{keys}"))["id"].as_str().unwrap().to_owned()
     };
     let rotated = http.post(&format!("/api/v2/keys/{}/rotate", id(false)), "").await.ok();

@@ -71,7 +71,8 @@ local function rules(on, rows, level)
 			local listed = table.concat(list, ", ")
 			on[verb](pattern, function(s, ch)
 				if means(s, ch) then return aether.allow() end
-				if row.only then return aether.deny("role", `{pattern}: {verb} is for {if listed == "" then "nobody" else listed}`) end
+				-- A plain false: the decision then names the line of the table, and not this one.
+				if row.only then return false, `{pattern}: {verb} is for {if listed == "" then "nobody" else listed}` end
 				return nil
 			end)
 		end
@@ -80,8 +81,12 @@ end
 
 rules(aether.on, aether.config.rules, 0)
 
--- `acl(aether.on, { ["order.*"] = { subscribe = { "staff" } } })` in a script: the rules are that script's own.
-aether.export(function(on, rows)
-	if type(on) ~= "table" or type(rows) ~= "table" then error("say acl(aether.on, { [pattern] = { subscribe = { roles }, .. } })", 2) end
-	rules(on, rows, 1)
-end)
+-- `acl.rules(aether.on, { ["order.*"] = { subscribe = { "staff" } } })` in a script: the rules are that script's own.
+aether.export({
+	rules = function(on, rows)
+		if type(on) ~= "table" or type(rows) ~= "table" then
+			error("say acl.rules(aether.on, { [pattern] = { subscribe = { roles }, .. } })", 2)
+		end
+		rules(on, rows, 1)
+	end,
+})

@@ -331,7 +331,7 @@ impl Unit {
     /// The file that `require(wanted)` means in the file `from`, both as paths below the root.
     pub fn resolve(&self, from: &str, wanted: &str) -> Result<&str, String> {
         if !wanted.starts_with("./") && !wanted.starts_with("../") {
-            return Err(format!("require takes a path that begins with ./, got {wanted:?}"));
+            return Err(format!("require takes a path that begins with ./, or a plugin as \"@name\", got {wanted:?}"));
         }
         let mut path: Vec<&str> = from.split('/').collect();
         path.pop();

@@ -240,6 +240,9 @@ fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
     let (seat, env) = (seat.clone(), env.clone());
     let loaded = lua.create_table()?;
     lua.create_function(move |lua, wanted: String| {
+        if let Some(plugin) = wanted.strip_prefix('@') {
+            return api::export::borrow(lua, &seat, plugin);
+        }
         let unit = seat.unit();
         let from = lua
             .inspect_stack(1, |frame| frame.source().source.map(|name| name.into_owned()))

@@ -3,6 +3,7 @@
 
 mod config;
 mod crypto;
+pub mod export;
 mod forget;
 mod json;
 mod jwt;
@@ -60,6 +61,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         log::ENTRIES,
         config::ENTRIES,
         secret::ENTRIES,
+        export::ENTRIES,
         OWN,
     ]
     .into_iter()

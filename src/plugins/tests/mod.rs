@@ -3,6 +3,7 @@
 mod actions;
 mod auth;
 mod breaker;
+mod export;
 mod hostile;
 mod library;
 mod loading;
