@@ -50,4 +50,5 @@ mod tls;
 mod turns;
 mod vanished;
 mod views;
+mod waiting;
 mod ws;

@@ -31,14 +31,21 @@ mod commons;
 mod decision;
 mod departures;
 mod duty;
+mod errand;
+mod floor;
+mod foresight;
 mod generation;
 mod handles;
 mod handover;
 mod host;
+mod http;
 mod inspect;
 mod keys;
+mod keysets;
 mod kv;
+mod lanes;
 mod manifest;
+mod memo;
 mod msg;
 mod operator;
 mod record;
@@ -51,15 +58,19 @@ mod routed;
 mod rules;
 mod running;
 mod scan;
+mod schedule;
 mod schema;
 mod shared;
 mod shown;
 pub mod testing;
+mod timers;
+mod turns;
 mod value;
 mod view;
 mod visit;
 mod vm;
 mod voice;
+mod waiting;
 mod watchdog;
 mod who;
 mod world;
@@ -108,6 +119,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Private addresses that scripts may reach: `http://127.0.0.1:9000/*`.
+    pub private_http: Vec<String>,
     /// Paths that the hub answers itself; no plugin's route may.
     pub own_paths: &'static [&'static str],
 }
@@ -122,6 +135,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            private_http: Vec::new(),
             own_paths: &[],
         }
     }
@@ -165,6 +179,13 @@ pub struct Limits {
     pub load: Duration,
     /// Bytes per VM.
     pub memory: usize,
+    /// Threads for hooks that wait.
+    pub waiting_threads: usize,
+    /// How long a hook that waits may take, and how much processor time.
+    pub waiting_time: Duration,
+    pub waiting_budget: Duration,
+    /// Calls of one plugin that may wait at once; the next one is refused as busy.
+    pub waiting_calls: usize,
     pub breaker: BreakerLimits,
 }
 
@@ -175,6 +196,10 @@ impl Default for Limits {
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,
+            waiting_threads: 2,
+            waiting_time: Duration::from_secs(3),
+            waiting_budget: Duration::from_millis(20),
+            waiting_calls: 1000,
             breaker: BreakerLimits::default(),
         }
     }

@@ -97,14 +97,15 @@ fn hooks(generation: &Generation, found: &mut Vec<Finding>) {
                     found.push(warn(&place, why));
                 }
             }
-            if !is_hot(hook.event) {
+            if !is_hot(hook) {
                 continue;
             }
             for call in functions.calls(function) {
                 if let Some(waits) = WAITS.iter().find(|waits| is_below(&call.path, waits)) {
                     let place = format!("{file}:{}", call.line);
                     let why = format!(
-                        "{hook} must not wait, and {waits} does: ask in on.subscribe, or look up what was asked before"
+                        "{hook} must not wait, and {waits} does: {}ask in on.subscribe, or look up what was asked before",
+                        if hook.event == Event::Publish { "register it with {async = true}, " } else { "" }
                     );
                     found.push(Finding { severity: Severity::Error, place, why });
                 }
@@ -118,8 +119,11 @@ fn is_below(path: &str, module: &str) -> bool {
 }
 
 /// It runs on the threads that serve everybody, and must not wait.
-fn is_hot(event: Event) -> bool {
-    matches!(event, Event::Publish)
+fn is_hot(hook: &Registration) -> bool {
+    match hook.about {
+        About::Waits(waits) => !waits,
+        _ => !hook.event.may_wait(),
+    }
 }
 
 /// Permissions that nothing uses, and secrets that are not set.

@@ -261,8 +261,14 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, ms: Value| {
                 let ms = to_number(&ms).filter(|ms| ms.is_finite() && *ms >= 0.0);
                 let ms = ms.ok_or_else(|| raise(lua, "t.clock.set: expected milliseconds since the Unix epoch"))?;
-                stage(lua, seat)?.set_time((ms * 1000.0) as Micros);
-                Ok(())
+                let (stage, then) = (stage(lua, seat)?, (ms * 1000.0) as Micros);
+                match then > stage.now() {
+                    true => stage.pass_to(then).map_err(|why| raise(lua, why)),
+                    false => {
+                        stage.set_time(then);
+                        Ok(())
+                    }
+                }
             })
         },
     },
@@ -270,15 +276,15 @@ pub const ENTRIES: &[Entry] = &[
         name: "test.clock.advance",
         args: "duration",
         gives: "",
-        doc: "Lets time pass: \"5m\", or a number of seconds.",
+        doc: "Lets time pass: \"5m\", or a number of seconds. Timers that are due meanwhile run, each at its time.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, time: Value| {
                 let passed = lua_to_json(&time).ok().and_then(|json| read_duration(&json)).ok_or_else(|| {
                     raise(lua, format!("t.clock.advance: expected a duration like \"5m\", got {}", describe(&time)))
                 })?;
                 let stage = stage(lua, seat)?;
-                stage.set_time(stage.now().saturating_add(passed.as_micros().try_into().unwrap_or(Micros::MAX)));
-                Ok(())
+                let then = stage.now().saturating_add(passed.as_micros().try_into().unwrap_or(Micros::MAX));
+                stage.pass_to(then).map_err(|why| raise(lua, why))
             })
         },
     },
