@@ -33,6 +33,7 @@ mod order;
 mod origin;
 mod page;
 mod payload;
+mod plugins_acl;
 mod plugins_api_keys;
 mod plugins_limits;
 mod policy_again;

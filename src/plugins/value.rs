@@ -169,6 +169,19 @@ pub fn caller(lua: &Lua) -> String {
         .unwrap_or_default()
 }
 
+/// The same, of the code that lies below `root`: what it does through a function that another plugin lends it, it does.
+pub fn caller_below(lua: &Lua, root: &str) -> String {
+    let below =
+        |source: &str| source.trim_start_matches('=').strip_prefix(root).is_some_and(|path| path.starts_with('/'));
+    let own = (1..12).find_map(|level| {
+        lua.inspect_stack(level, |frame| {
+            let source = frame.source();
+            if below(source.source?.as_ref()) { place(source.short_src?.as_ref(), frame.current_line()?) } else { None }
+        })?
+    });
+    own.unwrap_or_else(|| caller(lua))
+}
+
 fn place(file: &str, line: usize) -> Option<String> {
     // Other frames are C, or mlua's own.
     (line > 0 && (file.ends_with(".lua") || file.ends_with(".luau"))).then(|| format!("{file}:{line}"))

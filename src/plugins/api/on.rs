@@ -9,7 +9,7 @@ use super::{Entry, Seat, function, view};
 use crate::plugins::about::About;
 use crate::plugins::generation::{Event, Registration};
 use crate::plugins::schema::hint;
-use crate::plugins::value::{caller, describe, raise};
+use crate::plugins::value::{caller_below, describe, raise};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -103,8 +103,13 @@ fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::R
     let args: Vec<&Value> = args.iter().collect();
     match args[..] {
         [Value::Function(hook)] => {
-            let registration =
-                Registration { event, pattern: None, unit: seat.at, place: caller(lua), about: About::Nothing };
+            let registration = Registration {
+                event,
+                pattern: None,
+                unit: seat.at,
+                place: caller_below(lua, &seat.unit().root),
+                about: About::Nothing,
+            };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
         _ => complain(lua, seat, &format!("{event} takes one function, got {}", all(&args))),
@@ -141,7 +146,13 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
 pub fn enrol(lua: &Lua, seat: &Seat, event: Event, pattern: &Value, about: About, hook: &Function) {
     match read_pattern(pattern) {
         Ok(pattern) if seat.unit().may_register(&pattern) => {
-            let registration = Registration { event, pattern: Some(pattern), unit: seat.at, place: caller(lua), about };
+            let registration = Registration {
+                event,
+                pattern: Some(pattern),
+                unit: seat.at,
+                place: caller_below(lua, &seat.unit().root),
+                about,
+            };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
         Ok(pattern) => complain(
@@ -179,7 +190,7 @@ pub fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Resul
 }
 
 pub fn complain(lua: &Lua, seat: &Seat, why: &str) {
-    seat.errors.borrow_mut().push(format!("{}: {why}", caller(lua)));
+    seat.errors.borrow_mut().push(format!("{}: {why}", caller_below(lua, &seat.unit().root)));
 }
 
 pub fn all(args: &[&Value]) -> String {
