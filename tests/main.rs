@@ -35,6 +35,7 @@ mod payload;
 mod plugins_acl;
 mod plugins_api_keys;
 mod plugins_limits;
+mod plugins_webhooks;
 mod policy_again;
 mod poll;
 mod presence_hooks;
