@@ -378,6 +378,10 @@ impl Unit {
         channels.chain(named).chain(routes).chain(urls)
     }
 
+    pub fn is_plugin(&self) -> bool {
+        self.may.is_some()
+    }
+
     pub fn may_register(&self, pattern: &Pattern) -> bool {
         self.may.as_ref().is_none_or(|may| may.covers(pattern))
     }
@@ -400,7 +404,9 @@ impl Unit {
 fn resolve<'a>(root: &str, sources: &'a BTreeMap<String, String>, from: &str, wanted: &str) -> Result<&'a str, String> {
     {
         if !wanted.starts_with("./") && !wanted.starts_with("../") {
-            return Err(format!("require takes a path that begins with ./, or a plugin as \"@name\", got {wanted:?}"));
+            return Err(format!(
+                "require takes a path that begins with ./, or a plugin's name as @name, got {wanted:?}"
+            ));
         }
         let mut path: Vec<&str> = from.split('/').collect();
         path.pop();

@@ -5,8 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::future::{Future, poll_fn, ready};
-use std::pin::pin;
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -296,10 +295,7 @@ impl Hooks for Host {
         let rules = self.rules();
         // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
         match rules.place(client, &draft.channel) {
-            Ok(place) => Box::pin(async move {
-                let mut judged = pin!(rules.publish(client, draft, place));
-                poll_fn(|context| voice::heard(client, || judged.as_mut().poll(context))).await
-            }),
+            Ok(place) => Box::pin(voice::heard(client, async move { rules.publish(client, draft, place).await })),
             Err(refusal) => Box::pin(ready(Err(refusal))),
         }
     }

@@ -82,12 +82,6 @@ impl Manifest {
             self.permissions.secrets = names("secrets");
             self.permissions.kv = names("kv");
             self.permissions.shared = names("shared");
-            for (text, span) in reader.strings(permissions, "http") {
-                match UrlPattern::parse(&text) {
-                    Ok(pattern) => self.permissions.http.push(pattern),
-                    Err(error) => reader.error(span, &format!("permissions.http: {error}")),
-                }
-            }
             for (word, span) in reader.strings(permissions, "sessions") {
                 if SESSIONS.contains(&word.as_str()) {
                     self.permissions.sessions.push(word);
@@ -98,6 +92,12 @@ impl Manifest {
                         hint(&word, SESSIONS)
                     );
                     reader.error(span, &why);
+                }
+            }
+            for (text, span) in reader.strings(permissions, "http") {
+                match UrlPattern::parse(&text) {
+                    Ok(pattern) => self.permissions.http.push(pattern),
+                    Err(error) => reader.error(span, &format!("permissions.http: {error}")),
                 }
             }
             for (text, span) in reader.strings(permissions, "routes") {

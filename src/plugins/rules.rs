@@ -2,8 +2,6 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -24,7 +22,7 @@ use super::routed::Routes;
 use super::turns::Place;
 use super::view::{self, Named};
 use super::vm::Failure;
-use super::voice::{Voice, heard};
+use super::voice::{self, Voice};
 use super::{Counters, Policies};
 use crate::kernel::hooks::{Admission, Answer, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
@@ -54,7 +52,7 @@ pub struct Concern {
     history: Box<[usize]>,
     pub transform: Box<[usize]>,
     pub retain: Box<[usize]>,
-    views: Box<[usize]>,
+    pub views: Box<[usize]>,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.
@@ -269,6 +267,12 @@ impl Rules {
         Ok(allowed)
     }
 
+    /// The hooks but those of the plugin that speaks: it need not be asked about what it says itself.
+    fn of_others<'a>(&self, client: &Client, hooks: &'a [usize]) -> Cow<'a, [usize]> {
+        let Some(voice) = Voice::of(client) else { return Cow::Borrowed(hooks) };
+        hooks.iter().copied().filter(|hook| self.generation.unit_of(*hook).name != voice.unit).collect()
+    }
+
     /// Those that do not wait first: a no of theirs needs nobody to wait.
     async fn ask_all(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if !hooks.iter().any(|hook| self.generation.waits(*hook)) {
@@ -294,23 +298,25 @@ impl Rules {
         let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
         let (channel, generation) = (question.channel.clone(), self.generation.clone());
         let options = options_of(event);
-        let vote = commons.lanes.run(&self.generation, hook, move |vm| async move {
-            let mut own = None;
-            let pattern = generation.registrations[hook].pattern.as_ref();
-            let asked = vm.ask_waiting(hook, options, |lua| {
-                let about = match (&draft, event) {
-                    (Some(draft), _) => {
-                        let reserved = generation.program.reserved_events;
-                        own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
-                    }
-                    (None, Event::History) => vm.handles.read_request(resume),
-                    _ => Value::Nil,
-                };
-                let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
-                Ok((vm.handles.session(lua, &client)?, channel, about))
-            });
-            let mut asked = pin!(asked);
-            poll_fn(|context| heard(&client, || asked.as_mut().poll(context))).await
+        let depth = Voice::depth_of(&client);
+        let vote = commons.lanes.run(&self.generation, hook, move |vm| {
+            voice::after(depth, async move {
+                let mut own = None;
+                let pattern = generation.registrations[hook].pattern.as_ref();
+                let asked = vm.ask_waiting(hook, options, |lua| {
+                    let about = match (&draft, event) {
+                        (Some(draft), _) => {
+                            let reserved = generation.program.reserved_events;
+                            own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
+                        }
+                        (None, Event::History) => vm.handles.read_request(resume),
+                        _ => Value::Nil,
+                    };
+                    let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
+                    Ok((vm.handles.session(lua, &client)?, channel, about))
+                });
+                asked.await
+            })
         });
         match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
             Vote::None => {}
@@ -339,12 +345,6 @@ impl Rules {
             let why = "too many drafts of this channel wait for the rules: come back later".to_owned();
             self.refuse(No::Busy(hook, why), Some(channel.as_str()), Asker::from(client))
         })
-    }
-
-    /// The hooks but those of the plugin that speaks: it need not be asked about what it says itself.
-    fn of_others<'a>(&self, client: &Client, hooks: &'a [usize]) -> Cow<'a, [usize]> {
-        let Some(voice) = Voice::of(client) else { return Cow::Borrowed(hooks) };
-        hooks.iter().copied().filter(|hook| self.generation.unit_of(*hook).name != voice.unit).collect()
     }
 
     fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {

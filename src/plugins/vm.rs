@@ -15,6 +15,7 @@ use super::decision::Vote;
 use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
+use super::roster::Roster;
 use super::running::during;
 use super::testing::coverage;
 use super::value::{first_line, located, raise};
@@ -54,29 +55,23 @@ impl Vm {
         let floor = Rc::new(Floor::default());
         lua.set_app_data(floor.clone());
         let counted = coverage::begin(&lua, program);
-        let (mut hooks, mut registrations, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, unit) in program.units.iter().enumerate() {
-            let seat = Rc::new(Seat::new(program.clone(), at));
-            let (loaded, stopped) = watched.run(program.limits.load, |lua| {
-                let env = environment(lua, &base, &seat)?;
-                load(lua, &env, unit, &unit.entry)?.call::<()>(())
-            });
+        let roster = Rc::new(Roster::new(program, base));
+        lua.set_app_data(roster.clone());
+        for (at, seat) in roster.seats().iter().enumerate() {
+            let (loaded, stopped) = watched.run(program.limits.load, |lua| roster.load(lua, at));
             if stopped {
                 // What it has left must not fail the next one; if it cannot be collected, that one says so.
                 let _ = lua.gc_collect();
             }
-            errors.append(&mut seat.errors.take());
             if let Err(error) = loaded {
                 let budget =
                     if stopped { format!(" (loading may take {:?})", program.limits.load) } else { String::new() };
-                errors.push(format!("{}{budget}", located(&error, &unit.shown(&unit.entry))));
-            }
-            seat.loading.set(false);
-            for (registration, function) in seat.registered.take() {
-                registrations.push(registration);
-                hooks.push(function);
+                let unit = seat.unit();
+                seat.errors.borrow_mut().push(format!("{}{budget}", located(&error, &unit.shown(&unit.entry))));
             }
         }
+        let errors = roster.errors();
+        let (registrations, hooks) = roster.registered();
         if counted {
             coverage::read(&lua);
         }
@@ -97,6 +92,10 @@ impl Vm {
             (source.trim_start_matches('=').to_owned(), info.line_defined.unwrap_or_default())
         };
         self.hooks.iter().map(origin).collect()
+    }
+
+    pub fn lua(&self) -> &Lua {
+        self.watched.lua()
     }
 
     pub fn registrations(&self) -> &[Registration] {
@@ -265,10 +264,13 @@ fn require(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<Function> {
     let (seat, env) = (seat.clone(), env.clone());
     let loaded = lua.create_table()?;
     lua.create_function(move |lua, wanted: String| {
-        if let Some(plugin) = wanted.strip_prefix('@') {
-            return api::export::borrow(lua, &seat, plugin);
-        }
         let unit = seat.unit();
+        if let Some(name) = wanted.strip_prefix('@') {
+            return match Roster::of(lua) {
+                Some(roster) => roster.require(lua, &seat, name),
+                None => Err(raise(lua, "a file of tests requires only its own files")),
+            };
+        }
         let from = lua
             .inspect_stack(1, |frame| frame.source().source.map(|name| name.into_owned()))
             .flatten()

@@ -1,62 +1,68 @@
-//! `aether.export`: what a plugin lends to those that are loaded after it, and `require("@name")`, by which they get it.
-//!
-//! A function that is lent stays what it is: it has the permissions and the settings of the plugin that wrote it.
+//! `aether.export`: what other plugins and the operator's scripts may use of a plugin.
+
+use std::rc::Rc;
 
 use mlua::{Lua, Table, Value};
+use rustc_hash::FxHashSet;
 
-use super::{Entry, Seat, freeze, function};
-use crate::plugins::schema::hint;
+use super::{Entry, Seat, function};
+use crate::plugins::roster::Roster;
 use crate::plugins::value::{describe, raise};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "export",
     args: "{name = function or value, ..}",
     gives: "",
-    doc: "Lends a table of functions to the plugins and scripts that are loaded later, as require(\"@name\"). Once, while the file loads.",
-    make: |lua, seat| {
-        function(lua, seat, |lua, seat, value: Value| {
-            if !seat.loading.get() {
-                return Err(raise(lua, "export: a plugin exports while it loads"));
-            }
-            match &value {
-                Value::Table(table) => freeze(table)?,
-                other => {
-                    return Err(raise(lua, format!("export: expected a table of functions, got {}", describe(other))));
-                }
-            }
-            let (lent, name) = (lent(lua)?, &*seat.unit().name);
-            if lent.contains_key(name)? {
-                return Err(raise(lua, "export: this plugin has exported already; put all of it into one table"));
-            }
-            lent.raw_set(name, value)
-        })
-    },
+    doc: "What others get from require(\"@plugin\"): the table, frozen with all that is in it. Its functions run with this plugin's permissions and within the budget of the hook that calls them. Once per plugin.",
+    make: |lua, seat| function(lua, seat, export),
 }];
 
-const LENT: &str = "aether.exports";
+/// Tables in what one plugin exports.
+const MAX_TABLES: usize = 10_000;
 
-/// What the units of this VM lend, by their names.
-fn lent(lua: &Lua) -> mlua::Result<Table> {
-    if let Some(lent) = lua.named_registry_value::<Option<Table>>(LENT)? {
-        return Ok(lent);
+fn export(lua: &Lua, seat: &Rc<Seat>, exports: Value) -> mlua::Result<()> {
+    let wrong = |why: String| Err(raise(lua, format!("export: {why}")));
+    if !seat.loading.get() {
+        return wrong("what a plugin exports is said while its file loads".into());
     }
-    let lent = lua.create_table()?;
-    lua.set_named_registry_value(LENT, &lent)?;
-    Ok(lent)
+    if !seat.unit().is_plugin() {
+        return wrong("scripts share by require(\"./file\"); only what a plugin exports has a name for others".into());
+    }
+    let Value::Table(exports) = exports else {
+        return wrong(format!("expected a table of functions and values, got {}", describe(&exports)));
+    };
+    if exports.is_empty() {
+        return wrong("the table is empty".into());
+    }
+    for pair in exports.pairs::<Value, Value>() {
+        let (key, _) = pair?;
+        if !key.is_string() {
+            return wrong(format!("expected names of functions and values, got {}", describe(&key)));
+        }
+    }
+    if let Err(why) = freeze_all(exports.clone()) {
+        return wrong(why);
+    }
+    let kept = Roster::of(lua).is_some_and(|roster| roster.export(seat.at, exports));
+    if kept { Ok(()) } else { wrong("a plugin exports one table, once".into()) }
 }
 
-/// What the plugin `name` exports to `seat`.
-pub fn borrow(lua: &Lua, seat: &Seat, name: &str) -> mlua::Result<Value> {
-    match lent(lua)?.raw_get(name)? {
-        Value::Nil => {}
-        value => return Ok(value),
+/// Whoever is given a table could change it for everybody; through its metatable too.
+fn freeze_all(first: Table) -> Result<(), String> {
+    let (mut left, mut seen) = (vec![first], FxHashSet::default());
+    while let Some(table) = left.pop() {
+        if !seen.insert(table.to_pointer()) {
+            continue;
+        }
+        if seen.len() > MAX_TABLES {
+            return Err(format!("more than {MAX_TABLES} tables"));
+        }
+        table.set_readonly(true);
+        left.extend(table.metatable());
+        for pair in table.pairs::<Value, Value>() {
+            let (key, value) = pair.map_err(|error| error.to_string())?;
+            left.extend([key, value].into_iter().filter_map(|value| value.as_table().cloned()));
+        }
     }
-    let before = || seat.program.units[..seat.at].iter().map(|unit| unit.name.as_str());
-    let why = if before().any(|known| known == name) {
-        format!("{name} exports nothing")
-    } else {
-        let hint = hint(name, before());
-        format!("no plugin {name} is loaded before this{hint}: in aether.toml, [[plugin]] use = \"{name}\" comes first")
-    };
-    Err(raise(lua, format!("require(\"@{name}\"): {why}")))
+    Ok(())
 }

@@ -3,7 +3,7 @@
 
 mod config;
 mod crypto;
-pub mod export;
+mod export;
 mod forget;
 mod http;
 mod json;
@@ -21,6 +21,7 @@ mod sessions;
 mod shared;
 mod store;
 mod timers;
+pub mod types;
 pub mod verdict;
 mod view;
 
@@ -66,8 +67,8 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
-        secret::ENTRIES,
         export::ENTRIES,
+        secret::ENTRIES,
         OWN,
     ]
     .into_iter()

@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
 
 use super::people::People;
+use super::witness::Onlooker;
 use super::{Coverage, Suite, Witness};
 use crate::kernel::message::Micros;
 use crate::plugins::commons::{Clock, Commons};
@@ -55,7 +56,10 @@ impl Stage {
     pub fn new(suite: &Arc<Suite>, coverage: Option<Arc<Coverage>>, runtime: &Handle) -> Result<Stage, String> {
         let time = Arc::new(AtomicU64::new(BEGINNING));
         let mut commons = Commons::new(clock(&time))?;
-        commons.witness = Some(Arc::new(Witness::new(coverage)));
+        let witness = Arc::new(Witness::new(coverage));
+        // The commons are new, so nobody was there before.
+        let _ = commons.world.set(Box::new(Onlooker(witness.clone())));
+        commons.witness = Some(witness);
         Ok(Stage {
             suite: suite.clone(),
             commons: Arc::new(commons),

@@ -5,6 +5,7 @@ mod auth;
 mod backend;
 mod breaker;
 mod export;
+mod exports;
 mod hostile;
 mod http;
 mod keysets;
