@@ -87,6 +87,6 @@ aether.export({
 		if type(on) ~= "table" or type(rows) ~= "table" then
 			error("say acl.rules(aether.on, { [pattern] = { subscribe = { roles }, .. } })", 2)
 		end
-		rules(on, rows, 1)
+		rules(on, rows, 2)
 	end,
 })

@@ -4,7 +4,6 @@ mod actions;
 mod auth;
 mod backend;
 mod breaker;
-mod export;
 mod exports;
 mod hostile;
 mod http;
