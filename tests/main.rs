@@ -34,6 +34,7 @@ mod page;
 mod payload;
 mod plugins_acl;
 mod plugins_api_keys;
+mod plugins_http_auth;
 mod plugins_limits;
 mod plugins_webhooks;
 mod policy_again;

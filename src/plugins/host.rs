@@ -288,7 +288,12 @@ impl Hooks for Host {
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         let rules = self.rules();
-        Box::pin(async move { rules.subscribe(client, channel).await })
+        Box::pin(async move { rules.subscribe(client, channel, false).await })
+    }
+
+    fn still<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        let rules = self.rules();
+        Box::pin(async move { rules.subscribe(client, channel, true).await })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {

@@ -125,3 +125,25 @@ t.case("with a window the time is signed, and nothing is accepted twice", functi
 	t.clock.advance("61s")
 	t.equal(at(-61, "{}"), 40103)
 end)
+
+t.case("what is genuine is published as it came, and recorded", function()
+	local hook, secret = make({ name = "git", channel_template = "git.{repo}" })
+	local body = '{"repo":"core",  "n":1.0}'
+	local answer = t.route("POST", hook.url, { body = body, headers = { ["x-signature-256"] = "sha256=" .. hmac(secret, body) } })
+	t.equal({ answer.status, answer.json.seq_id, answer.json.channel }, { 200, 1, "git.core" })
+	t.equal({ t.published()[1].channel, t.published()[1].text }, { "git.core", body })
+	local delivery = ask("GET", `/api/v2/webhooks/{hook.id}/deliveries`).json.deliveries[1]
+	t.equal({ delivery.status, delivery.seq_id, delivery.channel }, { "success", 1, "git.core" })
+end)
+
+t.case("a webhook with a key goes where its key may, as long as it is good", function()
+	local made = ask("POST", "/api/v2/keys", { name = "ci", publish = { "a.*" } }).json.meta
+	local hook, secret = make({ name = "ci", channel_template = "{to}", key_id = made.id })
+	local function to(channel)
+		local body = aether.json.encode({ to = channel })
+		return send(hook.url, body, { ["x-signature-256"] = hmac(secret, body) })[1]
+	end
+	t.equal({ to("a.b.c"), to("b.x"), to("a") }, { 200, 403, 403 })
+	ask("DELETE", "/api/v2/keys/" .. made.id)
+	t.equal(to("a.b.c"), 403)
+end)
