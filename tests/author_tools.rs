@@ -170,6 +170,82 @@ end)
 }
 
 #[test]
+fn a_test_sees_what_transforms_make_what_views_leave_and_what_is_kept() {
+    let dir = TempDir::new();
+    dir.write(
+        "scripts/rules.lua",
+        r#"
+aether.on.publish("room.*", function() return true end)
+aether.on.subscribe("room.*", function() return aether.allow({ view = "public" }) end)
+aether.on.transform("room.{room}", function(ch, msg)
+	if msg:get("drop") then return nil end
+	return msg:with_json({ text = msg:get("text"), room = ch.room, email = "a@b.c" })
+end)
+aether.on.view("room.*", "public", { drop = { "email" } })
+aether.on.view("room.*", "blind", function() return nil end)
+aether.on.retention("room.*", function() return { count = 5, age = "1h" } end)
+"#,
+    );
+    dir.write(
+        "scripts/tests/rules.lua",
+        r#"
+local t = aether.test
+t.case("it", function()
+	t.equal(t.publish("bob", "room.1", { text = "hi" }).payload, { text = "hi", room = "1", email = "a@b.c" })
+	t.equal(t.publish("bob", "room.1", { drop = true }).allowed, false)
+	t.equal(t.allowed(t.subscribe("bob", "room.1")).view, "public")
+	t.equal(t.view("room.1", "public", { text = "hi", email = "x" }).payload, { text = "hi" })
+	t.equal(t.view("room.1", "blind", { text = "hi" }), nil)
+	t.raises(function() t.view("room.1", "blnd", {}) end, "blnd")
+	local kept = t.retention("room.1")
+	t.equal({ kept.count, kept.age }, { 5, 3600 })
+end)
+"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+    dir.write("aether.toml", "plugin = []");
+    dir.write("scripts/again.lua", "aether.on.view(\"room.1\", \"public\", { drop = { \"x\" } })");
+    let output = aether(dir.path(), &["check"]);
+    assert!(said(&output).contains("scripts/again.lua:1"), "{}", said(&output));
+}
+
+#[test]
+fn a_test_sees_what_rules_publish_and_whom_they_send_away() {
+    let dir = TempDir::new();
+    dir.write(
+        "scripts/rules.lua",
+        r#"
+aether.on.subscribe("room.*", function() return true end)
+aether.on.publish("room.{room}", function(s, ch, msg)
+	aether.publish({ "log.a", "log.b" }, { room = ch.room, there = #aether.presence(ch.name) }, { event = "seen" })
+	if msg:get("ban") then aether.kick({ user = msg:get("ban"), why = "banned" }) end
+	return true
+end)
+"#,
+    );
+    dir.write(
+        "scripts/tests/rules.lua",
+        r#"
+local t = aether.test
+t.case("it", function()
+	t.subscribe("bob", "room.1")
+	t.allowed(t.publish("alice", "room.1", { ban = "bob" }))
+	local said = t.published()[1]
+	t.equal(said.channels, { "log.a", "log.b" })
+	t.equal(said.payload, { room = "1", there = 1 })
+	t.equal(said.event, "seen")
+	t.equal({ t.kicked()[1].user, t.kicked()[1].why }, { "bob", "banned" })
+	t.equal(aether.presence("room.1"), {})
+end)
+t.case("and nothing of it in the next case", function() t.equal({ t.published(), t.kicked() }, { {}, {} }) end)
+"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
 fn routes_answer_in_a_test_as_they_do_over_http() {
     let dir = plugin(
         r#"
@@ -310,4 +386,72 @@ fn what_ships_has_nothing_to_complain_about() {
     let data = dir.path().display().to_string();
     let output = aether(repository(), &["check", "--strict", "--data", &data]);
     assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn a_new_plugin_passes_its_tests_and_the_check_at_once_and_replaces_nothing() {
+    let dir = TempDir::new();
+    let output = aether(dir.path(), &["plugin", "new", "room-acl"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let output = aether(dir.path(), &["test", "--coverage"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("100.0"), "{}", said(&output));
+    dir.write("aether.toml", "[[plugin]]\nuse = \"room-acl\"\n");
+    let output = aether(dir.path(), &["check", "--strict"]);
+    assert!(output.status.success(), "{}", said(&output));
+
+    let output = aether(dir.path(), &["plugin", "new", "room-acl"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("plugins/room-acl is there already"), "{}", said(&output));
+    for bad in ["../x", "Room", "1a", ""] {
+        assert_eq!(aether(dir.path(), &["plugin", "new", bad]).status.code(), Some(2), "{bad}");
+    }
+    let elsewhere = aether(dir.path(), &["plugin", "new", "other", "--dir", "mine"]);
+    assert!(elsewhere.status.success() && dir.path().join("mine/other/tests/main.lua").is_file());
+}
+
+#[test]
+fn plugins_are_listed_and_described_with_their_hooks_and_settings() {
+    let output = aether(repository(), &["plugin", "list"]);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("jwt-auth 0.1.0 (used at aether.toml:"), "{text}");
+    assert!(text.contains("  on.connect (plugins/jwt-auth/main.lua:"), "{text}");
+
+    let dir = plugin("");
+    let output = aether(dir.path(), &["plugin", "info", "p"]);
+    let text = said(&output);
+    for line in [
+        "p 0.1.0\n",
+        "not used",
+        "channels: room.*",
+        "kv: seen",
+        "most (a number, default 2)",
+        "on.subscribe room.{room} (plugins/p/main.lua:4)",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in\n{text}");
+    }
+    dir.write("plugins/p/main.lua", "error('no')");
+    let text = said(&aether(dir.path(), &["plugin", "info", "p"]));
+    assert!(text.contains("plugins/p/main.lua:1: no"), "{text}");
+    assert_eq!(aether(dir.path(), &["plugin", "info", "q"]).status.code(), Some(2));
+}
+
+#[test]
+fn editors_get_the_types_of_everything() {
+    let dir = TempDir::new();
+    let output = aether(dir.path(), &["plugin", "types"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+    assert!(read("aether.d.luau").contains("\t\tequal: (got: any, expected: any, what: string?) -> (),"));
+    assert!(read("aether.lua").contains("function aether.on.subscribe(pattern, hook) end"));
+}
+
+#[test]
+fn what_each_hook_costs_is_measured() {
+    let output = aether(repository(), &["plugin", "bench", "jwt-auth", "--calls", "100"]);
+    let text = said(&output);
+    let row = text.lines().nth(1).unwrap_or_else(|| panic!("{text}"));
+    assert!(row.contains("on.connect (plugins/jwt-auth/main.lua:"), "{text}");
+    assert!(row.split_whitespace().next().unwrap().parse::<u64>().unwrap() > 0, "{text}");
 }

@@ -49,4 +49,5 @@ mod tls;
 mod turns;
 mod vanished;
 mod views;
+mod waiting;
 mod ws;

@@ -4,7 +4,8 @@ local cfg, allow, deny = aether.config, aether.allow, aether.deny
 
 local tokens = aether.jwt.verifier({
 	alg = cfg.algorithms,
-	key = aether.secret("signing_key"),
+	key = if cfg.jwks_url then nil else aether.secret("signing_key"),
+	jwks = cfg.jwks_url,
 	iss = cfg.issuer,
 	aud = cfg.audience,
 	leeway = cfg.leeway,

@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod key;
 mod operator;
+mod plugin;
 mod publish;
 mod reload;
 mod remote;
@@ -67,6 +68,7 @@ enum Verb {
     Reload(reload::Reload),
     Rollback(reload::Rollback),
     Test(test::Test),
+    Plugin(plugin::Plugin),
     Completions(completions::Completions),
 }
 
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Reload(reload)) => reload.run(),
         Some(Verb::Rollback(rollback)) => rollback.run(),
         Some(Verb::Test(test)) => test.run(),
+        Some(Verb::Plugin(plugin)) => plugin.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {

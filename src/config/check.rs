@@ -17,7 +17,19 @@ pub struct Finding {
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut found = Findings(Vec::new());
     let Config {
-        server, store, channels, publish, websocket, sse, limits, retention, shutdown, secrets, plugin, ..
+        server,
+        store,
+        channels,
+        publish,
+        websocket,
+        sse,
+        limits,
+        retention,
+        shutdown,
+        secrets,
+        plugins,
+        plugin,
+        ..
     } = config;
 
     found.size("server.max_payload_size", server.max_payload_size, Size(1), Size::mib(64));
@@ -131,6 +143,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
             found.that(&key, secret.reveal().len() >= SHORTEST_KEY, format!("must have at least {SHORTEST_KEY} bytes"));
         }
     }
+
+    found.number("plugins.waiting_threads", plugins.waiting_threads, 1, 64);
+    found.period("plugins.waiting_timeout", plugins.waiting_timeout, "10ms", "1m");
+    found.period("plugins.waiting_budget", plugins.waiting_budget, "1ms", "10s");
+    found.number("plugins.waiting_calls", plugins.waiting_calls, 1, 100_000);
 
     for (i, entry) in plugin.iter().enumerate() {
         let key = format!("plugin.{i}.use");

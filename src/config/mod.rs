@@ -366,11 +366,27 @@ pub struct Plugins {
     pub scripts: PathBuf,
     /// Whether a file that changes is loaded at once.
     pub watch: bool,
+    /// Threads for hooks that wait.
+    pub waiting_threads: usize,
+    pub waiting_timeout: Period,
+    pub waiting_budget: Period,
+    pub waiting_calls: usize,
+    /// Private addresses that scripts may ask over HTTP.
+    pub private_http: Vec<String>,
 }
 
 impl Default for Plugins {
     fn default() -> Self {
-        Plugins { dir: "plugins".into(), scripts: "scripts".into(), watch: false }
+        Plugins {
+            dir: "plugins".into(),
+            scripts: "scripts".into(),
+            watch: false,
+            waiting_threads: 2,
+            waiting_timeout: Period::seconds(3),
+            waiting_budget: Period(std::time::Duration::from_millis(20)),
+            waiting_calls: 1000,
+            private_http: Vec::new(),
+        }
     }
 }
 

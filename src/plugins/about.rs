@@ -2,6 +2,7 @@
 
 use super::redact::Rule;
 use super::route::Route;
+use super::schedule::Schedule;
 
 /// A variant per kind of hook that has something to say.
 #[derive(Clone, PartialEq, Default, Debug)]
@@ -14,4 +15,7 @@ pub enum About {
         name: String,
         rule: Option<Rule>,
     },
+    /// It says itself whether it waits: `{async = true}`.
+    Waits(bool),
+    Timer(Schedule),
 }

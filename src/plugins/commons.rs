@@ -5,11 +5,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bounded::Bounded;
 use super::decision::LogRate;
+use super::http::Outside;
+use super::keysets::Keysets;
 use super::kv::House;
+use super::lanes::Lanes;
+use super::memo::Memos;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
 use super::testing::Witness;
+use super::turns::Turns;
 use super::world::World;
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::policy::Policy;
@@ -28,6 +33,11 @@ pub struct Commons {
     pub log_rate: LogRate,
     pub shelves: Shelves,
     pub kv: House,
+    pub lanes: Lanes,
+    pub outside: Outside,
+    pub memos: Memos,
+    pub keysets: Keysets,
+    pub turns: Turns,
     /// What retention rules made of channels, for when they break. The oldest goes; then the settings count again.
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
@@ -53,6 +63,11 @@ impl Commons {
             log_rate: LogRate::default(),
             shelves: Shelves::default(),
             kv: House::new(),
+            lanes: Lanes::default(),
+            outside: Outside::default(),
+            memos: Memos::default(),
+            keysets: Keysets::default(),
+            turns: Turns::default(),
             policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
             mask_key,
             world: OnceLock::new(),

@@ -6,8 +6,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mlua::Lua;
+
 use super::generation::{Event, Generation};
 use super::handles::farewell;
+use super::lanes::Unheard;
 use super::resident::with_vm;
 use super::vm::Failure;
 use crate::kernel::hooks::{Client, Farewell};
@@ -60,23 +63,34 @@ impl Drop for Departures {
     }
 }
 
-fn run(generation: &Arc<Generation>, waiting: &Receiver<Departure>, closing: &AtomicBool) {
+fn run(generation: &Arc<Generation>, farewells: &Receiver<Departure>, closing: &AtomicBool) {
+    let (waiting, hot) = hooks(generation);
     let mut end = None;
-    while let Ok((client, why)) = waiting.recv() {
+    while let Ok((client, why)) = farewells.recv() {
         if closing.load(Ordering::Acquire) && Instant::now() > *end.get_or_insert_with(|| Instant::now() + LAST) {
             break;
         }
-        for failure in tell(generation, &client, &why).into_iter().filter(|failure| !failure.rests) {
+        for &hook in &waiting {
+            tell_waiting(generation, hook, &client, &why);
+        }
+        for failure in tell_now(generation, &hot, &client, &why).into_iter().filter(|failure| !failure.rests) {
             tracing::error!(target: "aether::plugin", why = failure.why, "a disconnect hook broke");
         }
     }
 }
 
-/// Tells every disconnect hook; the failures of those that broke.
-pub fn tell(generation: &Arc<Generation>, client: &Client, why: &Farewell) -> Vec<Failure> {
-    let hooks = generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == Event::Disconnect);
+/// Those that wait, and those that do not.
+fn hooks(generation: &Generation) -> (Vec<usize>, Vec<usize>) {
+    let all = generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == Event::Disconnect);
+    all.map(|(hook, _)| hook).partition(|hook| generation.waits(*hook))
+}
+
+fn tell_now(generation: &Arc<Generation>, hooks: &[usize], client: &Client, why: &Farewell) -> Vec<Failure> {
+    if hooks.is_empty() {
+        return Vec::new();
+    }
     let told = with_vm(generation, |vm| {
-        let answers = hooks.map(|(hook, _)| {
+        let answers = hooks.iter().map(|&hook| {
             vm.ask(hook, generation.program.limits.connect, &[], |lua| {
                 Ok((vm.handles.session(lua, client)?, farewell(lua, why)?))
             })
@@ -86,4 +100,35 @@ pub fn tell(generation: &Arc<Generation>, client: &Client, why: &Farewell) -> Ve
         Ok(broke)
     });
     told.unwrap_or_else(|failure| vec![failure])
+}
+
+/// It goes on by itself: a slow back end must not hold up the farewells of others.
+fn tell_waiting(generation: &Arc<Generation>, hook: usize, client: &Arc<Client>, why: &Farewell) {
+    let (client, why) = (client.clone(), why.clone());
+    let program = &generation.program;
+    let told = program.commons.lanes.tell(generation, hook, move |vm| async move {
+        let answer = vm.ask_waiting(hook, &[], |lua| Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?)));
+        answer.await.map(drop)
+    });
+    if !told {
+        let dropped = program.counters.farewells_dropped.fetch_add(1, Ordering::Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "too many disconnect hooks wait, farewells are dropped");
+        }
+    }
+}
+
+/// Tells every disconnect hook and waits until all have heard; the failures of those that broke.
+pub fn tell(generation: &Arc<Generation>, client: &Arc<Client>, why: &Farewell) -> Vec<Failure> {
+    let (waiting, hot) = hooks(generation);
+    let mut broke = tell_now(generation, &hot, client, why);
+    for hook in waiting {
+        let (client, why) = (client.clone(), why.clone());
+        let told = generation.program.commons.lanes.run_here(generation, hook, move |vm| async move {
+            let args = |lua: &Lua| Ok((vm.handles.session(lua, &client)?, farewell(lua, &why)?));
+            vm.ask_waiting(hook, &[], args).await.map(drop)
+        });
+        broke.extend(told.err().map(Unheard::into_failure));
+    }
+    broke
 }

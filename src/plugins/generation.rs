@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
+use super::foresight::can_wait;
+use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
 use super::route::PathPattern;
 use super::routed;
@@ -28,6 +30,8 @@ pub struct Program {
     pub counters: Arc<Counters>,
     pub commons: Arc<Commons>,
     pub own_paths: &'static [&'static str],
+    /// Calls that wait, by unit.
+    pub waiting: Vec<AtomicUsize>,
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -36,6 +40,7 @@ impl Program {
     pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
         Program {
             breakers: units.iter().map(|_| Default::default()).collect(),
+            waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
             units,
             secrets: config.secrets.clone(),
             own_paths: config.own_paths,
@@ -69,6 +74,10 @@ pub struct Unit {
     /// The stores on disk and the shared tables it may open; scripts may all.
     pub kv: Option<Vec<String>>,
     pub shared: Option<Vec<String>>,
+    /// Whom it may ask over HTTP; none: it has no `aether.http`.
+    pub http: Option<Arc<Allow>>,
+    /// Its code has functions that wait.
+    pub waits: bool,
     /// The paths that it may answer; scripts may all.
     pub routes: Option<Vec<PathPattern>>,
     /// What it may of `list` and `kick`.
@@ -88,6 +97,7 @@ pub enum Event {
     Retention,
     View,
     Disconnect,
+    Timer,
     Route,
     Load,
     Unload,
@@ -96,8 +106,15 @@ pub enum Event {
 impl Event {
     const KINDS: usize = Event::Unload as usize + 1;
 
-    /// Whether the hook may wait for the disk: the others are asked again and again, by threads that serve everybody.
+    /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
+        use Event::{Connect, Disconnect, History, Load, Refresh, Route, Subscribe, Timer, Unload};
+        matches!(self, Timer | Route | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
+    }
+
+    /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
+    /// everybody.
+    pub fn may_sync(self) -> bool {
         !matches!(self, Event::Subscribe | Event::Publish | Event::History)
     }
 }
@@ -115,6 +132,7 @@ impl fmt::Display for Event {
             Event::Retention => "on.retention",
             Event::View => "on.view",
             Event::Disconnect => "on.disconnect",
+            Event::Timer => "timer",
             Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
@@ -142,10 +160,13 @@ pub struct Registration {
 
 impl fmt::Display for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let About::Timer(schedule) = &self.about {
+            return schedule.fmt(f);
+        }
         self.event.fmt(f)?;
         self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
         match &self.about {
-            About::Nothing => Ok(()),
+            About::Nothing | About::Waits(_) | About::Timer(_) => Ok(()),
             About::View { name, .. } => write!(f, " {name}"),
             About::Route(route) => write!(f, " {route}"),
         }
@@ -164,14 +185,22 @@ impl Generation {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let mut errors = Vec::new();
         let mut units = Vec::new();
+        let private: Vec<UrlPattern> = match config.private_http.iter().map(|text| UrlPattern::parse(text)).collect() {
+            Ok(patterns) => patterns,
+            Err(why) => {
+                let why: String = why;
+                errors.push(format!("plugins.private_http: {why}"));
+                Vec::new()
+            }
+        };
         for plugin in &config.plugins {
-            match Unit::plugin(plugin) {
+            match Unit::plugin(plugin, &private) {
                 Ok(unit) => units.push(unit),
                 Err(wrong) => errors.extend(wrong),
             }
         }
         if let Some(dir) = &config.scripts {
-            match Unit::scripts(dir) {
+            match Unit::scripts(dir, &private) {
                 Ok(scripts) => units.extend(scripts),
                 Err(wrong) => errors.push(wrong),
             }
@@ -190,7 +219,13 @@ impl Generation {
         if !errors.is_empty() {
             return Err(LoadError(errors));
         }
-        Ok(Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations })
+        let generation = Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations };
+        if (0..generation.registrations.len()).any(|hook| generation.waits(hook)) {
+            let threads = generation.program.limits.waiting_threads;
+            let opened = generation.program.commons.lanes.open(threads);
+            opened.map_err(|error| LoadError(vec![format!("hooks that wait have no thread: {error}")]))?;
+        }
+        Ok(generation)
     }
 
     /// A VM for this thread. One that listens to other things than the checked one is refused: what it would decide
@@ -208,13 +243,23 @@ impl Generation {
         Ok(vm)
     }
 
+    /// Whether a hook may wait, and so runs on a thread of those that do.
+    pub fn waits(&self, hook: usize) -> bool {
+        let registration = &self.registrations[hook];
+        match &registration.about {
+            About::Waits(waits) => *waits,
+            About::Timer(_) => true,
+            _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
+        }
+    }
+
     pub fn unit_of(&self, hook: usize) -> &Unit {
         &self.program.units[self.registrations[hook].unit]
     }
 }
 
 impl Unit {
-    fn plugin(used: &PluginUse) -> Result<Unit, Vec<String>> {
+    fn plugin(used: &PluginUse, private: &[UrlPattern]) -> Result<Unit, Vec<String>> {
         let root = used.dir.display().to_string();
         let manifest =
             Manifest::read(&used.dir.join("plugin.toml"), &format!("{root}/plugin.toml")).map_err(|wrong| {
@@ -245,6 +290,9 @@ impl Unit {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let waits = Unit::can_wait(&root, &sources, entry.unwrap_or_default());
+        let (patterns, private) = (manifest.permissions.http, private.to_vec());
+        let http = Allow { everybody: false, patterns, private, at: format!("{root}/plugin.toml") };
         Ok(Unit {
             name: manifest.name,
             version: manifest.version,
@@ -256,6 +304,8 @@ impl Unit {
             secrets: Some(manifest.permissions.secrets),
             kv: Some(manifest.permissions.kv),
             shared: Some(manifest.permissions.shared),
+            http: Some(http).filter(|http| !http.patterns.is_empty()).map(Arc::new),
+            waits,
             routes: Some(manifest.permissions.routes),
             sessions: Some(manifest.permissions.sessions),
             config,
@@ -263,8 +313,10 @@ impl Unit {
     }
 
     /// Every file directly in `dir` is a unit of its own; what lies deeper is there to be required.
-    fn scripts(dir: &Path) -> Result<Vec<Unit>, String> {
+    fn scripts(dir: &Path, private: &[UrlPattern]) -> Result<Vec<Unit>, String> {
         let root = dir.display().to_string();
+        let http = Allow { everybody: true, private: private.to_vec(), ..Allow::default() };
+        let http = Some(Arc::new(http));
         let sources = Arc::new(read_sources(dir)?);
         let unit = |entry: &String| Unit {
             name: entry.rsplit_once('.').map_or(entry.as_str(), |(name, _)| name).to_owned(),
@@ -277,6 +329,8 @@ impl Unit {
             secrets: None,
             kv: None,
             shared: None,
+            http: http.clone(),
+            waits: Unit::can_wait(&root, &sources, entry),
             routes: None,
             sessions: None,
             config: BTreeMap::new(),
@@ -303,6 +357,9 @@ impl Unit {
             sources: Arc::new(sources),
             may: None,
             only: None,
+            // A test asks the rules; it speaks to nobody itself.
+            http: None,
+            waits: false,
             config: BTreeMap::new(),
         })
     }
@@ -315,8 +372,10 @@ impl Unit {
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
+        let http = self.may.is_some().then_some(self.http.as_ref()).flatten();
+        let urls = http.into_iter().flat_map(|http| http.patterns.iter().map(|url| ("http", url.as_str().to_owned())));
         let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
-        channels.chain(named).chain(routes)
+        channels.chain(named).chain(routes).chain(urls)
     }
 
     pub fn is_plugin(&self) -> bool {
@@ -332,8 +391,18 @@ impl Unit {
         format!("{}/{path}", self.root)
     }
 
+    fn can_wait(root: &str, sources: &BTreeMap<String, String>, entry: &str) -> bool {
+        can_wait(sources, entry, |from, wanted| resolve(root, sources, from, wanted).ok().map(str::to_owned))
+    }
+
     /// The file that `require(wanted)` means in the file `from`, both as paths below the root.
     pub fn resolve(&self, from: &str, wanted: &str) -> Result<&str, String> {
+        resolve(&self.root, &self.sources, from, wanted)
+    }
+}
+
+fn resolve<'a>(root: &str, sources: &'a BTreeMap<String, String>, from: &str, wanted: &str) -> Result<&'a str, String> {
+    {
         if !wanted.starts_with("./") && !wanted.starts_with("../") {
             return Err(format!(
                 "require takes a path that begins with ./, or a plugin's name as @name, got {wanted:?}"
@@ -345,7 +414,7 @@ impl Unit {
             match part {
                 "." | "" => {}
                 ".." => {
-                    path.pop().ok_or_else(|| format!("require({wanted:?}) leaves {}", self.root))?;
+                    path.pop().ok_or_else(|| format!("require({wanted:?}) leaves {root}"))?;
                 }
                 part => path.push(part),
             }
@@ -353,9 +422,9 @@ impl Unit {
         let path = path.join("/");
         ["", ".lua", ".luau", "/init.lua", "/init.luau"]
             .iter()
-            .find_map(|end| self.sources.get_key_value(&format!("{path}{end}")))
+            .find_map(|end| sources.get_key_value(&format!("{path}{end}")))
             .map(|(path, _)| path.as_str())
-            .ok_or_else(|| format!("there is no {} (.lua or .luau)", self.shown(&path)))
+            .ok_or_else(|| format!("there is no {root}/{path} (.lua or .luau)"))
     }
 }
 

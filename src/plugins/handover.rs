@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mlua::Value;
+use mlua::{Lua, Value};
 use serde_json::Value as Json;
 
 use super::LoadError;
 use super::generation::{Event, Generation};
+use super::lanes::Unheard;
 use super::resident::with_vm;
 use super::value::{json_to_lua, lua_to_json};
 use super::vm::Failure;
@@ -48,29 +49,29 @@ fn each(
     if !generation.registrations.iter().any(|hook| hook.event == event) {
         return Ok(());
     }
-    let budget = generation.program.limits.load;
-    let done = with_vm(generation, |vm| {
-        for (at, hook) in generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == event) {
-            let unit = &generation.program.units[hook.unit].name;
-            let state = vm.call(
-                at,
-                budget,
-                |lua| match given(unit) {
-                    Json::Null => Ok(Value::Nil),
-                    state => json_to_lua(lua, &state),
-                },
-                |state, _| {
-                    let state = lua_to_json(state)?;
-                    let size = state.to_string().len();
-                    if size > MAX_LEFT {
-                        return Err(format!("it leaves {size} bytes as JSON, at most {MAX_LEFT} are handed over"));
-                    }
-                    Ok(state)
-                },
-            )?;
-            taken(unit, state);
+    for (at, hook) in generation.registrations.iter().enumerate().filter(|(_, hook)| hook.event == event) {
+        let unit = &generation.program.units[hook.unit].name;
+        let state = one(generation, at, given(unit)).map_err(|Failure { why, .. }| LoadError(vec![why]))?;
+        taken(unit, state);
+    }
+    Ok(())
+}
+
+/// Runs one of them, wherever it runs.
+fn one(generation: &Arc<Generation>, hook: usize, given: Json) -> Result<Json, Failure> {
+    let args = move |lua: &Lua| if given.is_null() { Ok(Value::Nil) } else { json_to_lua(lua, &given) };
+    let read = |state: &Value, _: &Value| {
+        let state = lua_to_json(state)?;
+        let size = state.to_string().len();
+        if size > MAX_LEFT {
+            return Err(format!("it leaves {size} bytes as JSON, at most {MAX_LEFT} are handed over"));
         }
-        Ok(())
-    });
-    done.map_err(|Failure { why, .. }| LoadError(vec![why]))
+        Ok(state)
+    };
+    if !generation.waits(hook) {
+        return with_vm(generation, |vm| vm.call(hook, generation.program.limits.load, args, read));
+    }
+    let lanes = &generation.program.commons.lanes;
+    let ran = lanes.run_here(generation, hook, move |vm| async move { vm.call_waiting(hook, args, read).await });
+    ran.map_err(Unheard::into_failure)
 }

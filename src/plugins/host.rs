@@ -156,9 +156,13 @@ impl Host {
         let channels = self.commons.world.get().map_or_else(Vec::new, |world| world.channels());
         let change = change::between(before, &next, &channels);
         // What the old ones do by themselves ends before the new ones begin.
-        drop(before.duty.write().take());
+        // Taken out first: who tells of a departure must not wait for a timer that ends.
+        let timers = before.duty.write().as_mut().and_then(|duty| duty.timers.take());
+        drop(timers);
         *next.duty.write() = Some(Duty::begin(&next.generation));
         self.current.store(next);
+        let ended = before.duty.write().take();
+        drop(ended);
         self.commons.remembered.clear();
         let mut latest = self.latest.lock();
         latest.since = self.commons.now();
@@ -263,30 +267,42 @@ impl Host {
 /// VMs live on for a moment, each with its thread; they must not keep the store open.
 impl Drop for Host {
     fn drop(&mut self) {
-        drop(self.current.load().duty.write().take());
+        let ended = self.current.load().duty.write().take();
+        drop(ended);
+        self.commons.lanes.close();
+        self.commons.outside.close();
         self.commons.kv.move_to(None);
     }
 }
 
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
-        Box::pin(ready(self.rules().who(request)))
+        let rules = self.rules();
+        Box::pin(async move { rules.who(request).await })
     }
 
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
-        Box::pin(ready(self.rules().who_now(client, token)))
+        let rules = self.rules();
+        Box::pin(async move { rules.who_now(client, token).await })
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(ready(self.rules().subscribe(client, channel)))
+        let rules = self.rules();
+        Box::pin(async move { rules.subscribe(client, channel).await })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
-        Box::pin(ready(voice::heard(client, || self.rules().publish(client, draft))))
+        let rules = self.rules();
+        // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
+        match rules.place(client, &draft.channel) {
+            Ok(place) => Box::pin(voice::heard(client, async move { rules.publish(client, draft, place).await })),
+            Err(refusal) => Box::pin(ready(Err(refusal))),
+        }
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
-        Box::pin(ready(self.rules().history(client, channel, resume)))
+        let rules = self.rules();
+        Box::pin(async move { rules.history(client, channel, resume).await })
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value as Json;
 use toml_edit::{ImDocument, Item, TableLike, Value};
 
+use super::http::allow::UrlPattern;
 use super::route::PathPattern;
 use super::schema::{self, Knob, Schema, Type, hint};
 use crate::kernel::pattern::{Pattern, Patterns};
@@ -26,6 +27,7 @@ pub struct Permissions {
     pub secrets: Vec<String>,
     pub kv: Vec<String>,
     pub shared: Vec<String>,
+    pub http: Vec<UrlPattern>,
     pub routes: Vec<PathPattern>,
     pub sessions: Vec<String>,
 }
@@ -90,6 +92,12 @@ impl Manifest {
                         hint(&word, SESSIONS)
                     );
                     reader.error(span, &why);
+                }
+            }
+            for (text, span) in reader.strings(permissions, "http") {
+                match UrlPattern::parse(&text) {
+                    Ok(pattern) => self.permissions.http.push(pattern),
+                    Err(error) => reader.error(span, &format!("permissions.http: {error}")),
                 }
             }
             for (text, span) in reader.strings(permissions, "routes") {

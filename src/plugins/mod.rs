@@ -24,6 +24,7 @@
 mod about;
 mod admit;
 mod api;
+mod bench;
 mod bounded;
 mod breaker;
 mod change;
@@ -31,16 +32,25 @@ mod commons;
 mod decision;
 mod departures;
 mod duty;
+pub mod editor;
+mod errand;
+mod floor;
+mod foresight;
 mod generation;
 mod handles;
 mod handover;
 mod host;
+mod http;
 mod inspect;
 mod keys;
+mod keysets;
 mod kv;
+mod lanes;
 mod manifest;
+mod memo;
 mod msg;
 mod operator;
+mod portrait;
 mod record;
 mod redact;
 mod remembered;
@@ -52,15 +62,19 @@ mod routed;
 mod rules;
 mod running;
 mod scan;
+mod schedule;
 mod schema;
 mod shared;
 mod shown;
 pub mod testing;
+mod timers;
+mod turns;
 mod value;
 mod view;
 mod visit;
 mod vm;
 mod voice;
+mod waiting;
 mod watchdog;
 mod who;
 mod world;
@@ -76,12 +90,14 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use api::{Entry, registry};
+pub use bench::Bench;
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
 pub use host::{Host, Latest};
 pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
+pub use portrait::Portrait;
 pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 pub use route::Auth;
@@ -109,6 +125,8 @@ pub struct HostConfig {
     pub policy: Policies,
     pub limits: Limits,
     pub clock: Clock,
+    /// Private addresses that scripts may reach: `http://127.0.0.1:9000/*`.
+    pub private_http: Vec<String>,
     /// Paths that the hub answers itself; no plugin's route may.
     pub own_paths: &'static [&'static str],
 }
@@ -123,6 +141,7 @@ impl Default for HostConfig {
             policy: Arc::new(|_| Policy::default()),
             limits: Limits::default(),
             clock: commons::system_clock(),
+            private_http: Vec::new(),
             own_paths: &[],
         }
     }
@@ -166,6 +185,13 @@ pub struct Limits {
     pub load: Duration,
     /// Bytes per VM.
     pub memory: usize,
+    /// Threads for hooks that wait.
+    pub waiting_threads: usize,
+    /// How long a hook that waits may take, and how much processor time.
+    pub waiting_time: Duration,
+    pub waiting_budget: Duration,
+    /// Calls of one plugin that may wait at once; the next one is refused as busy.
+    pub waiting_calls: usize,
     pub breaker: BreakerLimits,
 }
 
@@ -176,6 +202,10 @@ impl Default for Limits {
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,
+            waiting_threads: 2,
+            waiting_time: Duration::from_secs(3),
+            waiting_budget: Duration::from_millis(20),
+            waiting_calls: 1000,
             breaker: BreakerLimits::default(),
         }
     }

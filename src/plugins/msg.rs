@@ -80,6 +80,27 @@ impl Drop for Lease<'_> {
     }
 }
 
+/// A message that is shown to one call alone, because many calls are under way at once.
+pub struct Own(Desk);
+
+impl Own {
+    pub fn new(lua: &Lua, reserved_events: &'static [&'static str], lent: Lent) -> mlua::Result<Own> {
+        let desk = Desk::new(lua, reserved_events)?;
+        *desk.at_hand.borrow_mut() = Some(lent);
+        Ok(Own(desk))
+    }
+
+    pub fn handle(&self) -> Value {
+        Value::UserData(self.0.handle.clone())
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        *self.0.at_hand.borrow_mut() = None;
+    }
+}
+
 struct Handle {
     at_hand: Rc<RefCell<Option<Lent>>>,
     reserved_events: &'static [&'static str],

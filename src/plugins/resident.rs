@@ -23,13 +23,28 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Runs `ask` with this thread's VM of `generation`.
 pub fn with_vm<R>(generation: &Arc<Generation>, ask: impl FnOnce(&Vm) -> Result<R, Failure>) -> Result<R, Failure> {
-    let vm = current(generation).map_err(|why| Failure { why, rests: false })?;
+    let vm = vm_of(generation)?;
     let answer = ask(&vm);
     if vm.is_exhausted() {
-        tracing::warn!("a Lua VM is full and makes room for a new one");
-        VMS.with_borrow_mut(|vms| vms.retain(|resident| resident.generation != generation.id));
+        make_room(generation);
     }
     answer
+}
+
+/// This thread's VM of `generation`, for calls that wait; it is looked at for room when the next one comes.
+pub fn vm_of(generation: &Arc<Generation>) -> Result<Rc<Vm>, Failure> {
+    let fails = |why| Failure { why, rests: false };
+    let vm = current(generation).map_err(fails)?;
+    if !vm.is_exhausted() {
+        return Ok(vm);
+    }
+    make_room(generation);
+    current(generation).map_err(fails)
+}
+
+fn make_room(generation: &Generation) {
+    tracing::warn!("a Lua VM is full and makes room for a new one");
+    VMS.with_borrow_mut(|vms| vms.retain(|resident| resident.generation != generation.id));
 }
 
 fn current(generation: &Arc<Generation>) -> Result<Rc<Vm>, String> {

@@ -112,6 +112,10 @@ impl Call {
         let user = visit.client.as_ref().and_then(|client| client.identity.user.clone());
         let request = visit.request.clone();
         let asker = || Asker { user: user.as_deref(), ..Asker::from(&request) };
+        if rules.generation.waits(hook) {
+            let answer = answer_waiting(&rules.generation, hook, Visitor { visit, params }).await;
+            return answer.map_err(|no| rules.refuse(no, None, asker()));
+        }
         let (reply, answer) = oneshot::channel();
         let letter = Letter { hook, visitor: Visitor { visit, params }, reply };
         let reception = rules.routes.reception.get_or_init(|| Reception::open(&rules.generation)).as_ref();
@@ -137,6 +141,19 @@ impl Call {
         };
         let answer = answer.await.unwrap_or_else(|_| gone());
         answer.map_err(|no| rules.refuse(no, None, asker()))
+    }
+}
+
+/// Asks a hook that may wait.
+async fn answer_waiting(generation: &Arc<Generation>, hook: usize, visitor: Visitor) -> Result<RouteAnswer, No> {
+    let place = generation.registrations[hook].place.clone();
+    let lanes = &generation.program.commons.lanes;
+    let asked = lanes.run(generation, hook, move |vm| async move {
+        vm.call_waiting(hook, |_| Ok(visitor), |value, _| read_answer(value, &place)).await
+    });
+    match asked.await {
+        Ok(answer) => answer.map_err(|deny| No::Denied(hook, deny)),
+        Err(unheard) => Err(No::unheard(hook, unheard)),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The rules of one generation, asked: grants first, then the votes of the hooks that a channel concerns.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use mlua::Value;
@@ -12,15 +14,17 @@ use rustc_hash::FxBuildHasher;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
-use super::msg::Lent;
+use super::lanes::Unheard;
+use super::msg::{Lent, Own};
 use super::record::Record;
 use super::resident::with_vm;
 use super::routed::Routes;
+use super::turns::Place;
 use super::view::{self, Named};
 use super::vm::Failure;
-use super::voice::Voice;
+use super::voice::{self, Voice};
 use super::{Counters, Policies};
-use crate::kernel::hooks::{Admission, Client, Refusal, RefusalKind, Sight};
+use crate::kernel::hooks::{Admission, Answer, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
 
@@ -48,19 +52,33 @@ pub struct Concern {
     history: Box<[usize]>,
     pub transform: Box<[usize]>,
     pub retain: Box<[usize]>,
-    views: Box<[usize]>,
+    pub views: Box<[usize]>,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.
 const MAX_CONCERNS: usize = 1 << 16;
 
 const SUBSCRIBE_OPTIONS: [&str; 3] = ["ttl", "tags", "view"];
+/// When somebody who found too many waiting may try again.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+
 const HISTORY_OPTIONS: [&str; 1] = ["view"];
 
 /// What a hook said no with, or that it broke.
 pub enum No {
     Denied(usize, Deny),
     Broken(usize, Failure),
+    /// Too many wait already.
+    Busy(usize, String),
+}
+
+impl No {
+    pub fn unheard(hook: usize, unheard: Unheard) -> No {
+        match unheard {
+            Unheard::Busy(why) => No::Busy(hook, why),
+            Unheard::Failed(failure) => No::Broken(hook, failure),
+        }
+    }
 }
 
 /// A question about a channel.
@@ -104,27 +122,32 @@ impl Rules {
         }
     }
 
-    pub fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
+    pub async fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
         let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
-        self.decide(&question)
+        self.decide(&question).await
     }
 
-    pub fn publish(&self, client: &Client, draft: Draft) -> Result<Admission, Refusal> {
+    pub async fn publish(&self, client: &Client, draft: Draft, place: Option<Place>) -> Result<Admission, Refusal> {
         let channel = &draft.channel;
         // What a plugin may publish stands in its manifest, and was looked at when it spoke.
         let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
         let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
-        self.decide(&question)?;
+        self.decide(&question).await?;
+        // Whoever was first comes first, also where rules change what is said.
+        let turn = match place {
+            Some(place) => Some(Box::new(place.turn().await) as Box<dyn Any + Send>),
+            None => None,
+        };
         let draft = if self.votes { self.admit(client, draft)? } else { draft };
-        Ok(draft.into())
+        Ok(Admission { draft, turn })
     }
 
-    pub fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
+    pub async fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
         let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
-        self.decide(&question)
+        self.decide(&question).await
     }
 
     /// What the settings say that a channel keeps.
@@ -175,7 +198,7 @@ impl Rules {
     }
 
     /// Whether it is a yes, and what is then seen.
-    fn decide(&self, question: &Question<'_>) -> Result<Sight, Refusal> {
+    async fn decide(&self, question: &Question<'_>) -> Result<Sight, Refusal> {
         let Question { event, client, channel, granted, .. } = *question;
         let asker = Asker::from(client);
         let mut allowed = Allowed::default();
@@ -188,11 +211,11 @@ impl Rules {
                 _ => &concern.history,
             };
             if !hooks.is_empty() {
-                let voted = self.vote(question, concern.id, hooks);
+                let voted = self.vote(question, concern.id, hooks).await;
                 allowed = voted.map_err(|no| self.refuse(no, Some(channel.as_str()), asker))?;
             }
             if granted || allowed.by.is_some() {
-                sight = self.sight_of(question, &concern, &allowed.named)?;
+                sight = self.sight_of(question, &concern, &allowed.named).await?;
             }
         }
         if !granted && allowed.by.is_none() {
@@ -203,7 +226,7 @@ impl Rules {
         Ok(sight)
     }
 
-    fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
+    async fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
         let Question { event, client, channel, resume, .. } = *question;
         match event {
             Event::Publish => Ok(None),
@@ -211,15 +234,20 @@ impl Rules {
             Event::History if named.is_empty() && (resume || concern.views.is_empty()) => Ok(None),
             Event::History if named.is_empty() && client.identity.grants.admin => Ok(None),
             // What a subscriber would not be shown nobody reads up on.
-            Event::History if named.is_empty() => self.subscribe(client, channel),
+            Event::History if named.is_empty() => self.seen_live(client, channel).await,
             _ => self.sight(client, channel, &concern.views, named),
         }
     }
 
+    /// Boxed, because a question that leads to another one has no size otherwise.
+    fn seen_live<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        Box::pin(self.subscribe(client, channel))
+    }
+
     /// The first no ends the voting, because nothing outvotes it.
-    fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
+    async fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if question.event != Event::Subscribe {
-            return self.ask(question, concern, &self.of_others(question.client, hooks));
+            return self.ask_all(question, concern, &self.of_others(question.client, hooks)).await;
         }
         let (commons, client) = (&self.generation.program.commons, question.client);
         let (now, generation) = (commons.now(), self.generation.id);
@@ -233,7 +261,7 @@ impl Rules {
                 None => open.push(hook),
             }
         }
-        let mut allowed = self.ask(question, concern, &open)?;
+        let mut allowed = self.ask_all(question, concern, &open).await?;
         allowed.by = allowed.by.max(known.by);
         allowed.named.append(&mut known.named);
         Ok(allowed)
@@ -245,17 +273,87 @@ impl Rules {
         hooks.iter().copied().filter(|hook| self.generation.unit_of(*hook).name != voice.unit).collect()
     }
 
+    /// Those that do not wait first: a no of theirs needs nobody to wait.
+    async fn ask_all(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
+        if !hooks.iter().any(|hook| self.generation.waits(*hook)) {
+            return self.ask(question, concern, hooks);
+        }
+        let (waiting, hot): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| self.generation.waits(**hook));
+        let mut allowed = self.ask(question, concern, &hot)?;
+        for hook in waiting {
+            self.ask_waiting(question, concern, hook, &mut allowed).await?;
+        }
+        Ok(allowed)
+    }
+
+    async fn ask_waiting(
+        &self,
+        question: &Question<'_>,
+        concern: u64,
+        hook: usize,
+        allowed: &mut Allowed,
+    ) -> Result<(), No> {
+        let commons = &self.generation.program.commons;
+        let (mark, client) = (commons.remembered.mark(), question.client.with(question.client.identity.clone()));
+        let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
+        let (channel, generation) = (question.channel.clone(), self.generation.clone());
+        let options = options_of(event);
+        let depth = Voice::depth_of(&client);
+        let vote = commons.lanes.run(&self.generation, hook, move |vm| {
+            voice::after(depth, async move {
+                let mut own = None;
+                let pattern = generation.registrations[hook].pattern.as_ref();
+                let asked = vm.ask_waiting(hook, options, |lua| {
+                    let about = match (&draft, event) {
+                        (Some(draft), _) => {
+                            let reserved = generation.program.reserved_events;
+                            own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
+                        }
+                        (None, Event::History) => vm.handles.read_request(resume),
+                        _ => Value::Nil,
+                    };
+                    let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
+                    Ok((vm.handles.session(lua, &client)?, channel, about))
+                });
+                asked.await
+            })
+        });
+        match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
+            Vote::None => {}
+            Vote::Deny(deny) => return Err(No::Denied(hook, deny)),
+            Vote::Allow(allow) => {
+                let view: Option<Arc<str>> = allow.view.as_deref().map(Arc::from);
+                if let Some(ttl) = allow.ttl {
+                    let whose = ((self.generation.id, hook), question.client, question.channel);
+                    commons.remembered.keep_vote(mark, whose, (allow.tags, view.clone()), ttl, commons.now());
+                }
+                allowed.add(hook, view);
+            }
+        }
+        Ok(())
+    }
+
+    /// A place in line for a draft whose rules wait, or that must not overtake one; an error if the line is full.
+    pub fn place(&self, client: &Client, channel: &ChannelName) -> Result<Option<Place>, Refusal> {
+        let turns = &self.generation.program.commons.turns;
+        let waits = self.votes && self.concern(channel).publish.iter().any(|hook| self.generation.waits(*hook));
+        if !waits && !turns.is_used(channel) {
+            return Ok(None);
+        }
+        turns.stand(channel).map(Some).ok_or_else(|| {
+            let hook = self.hooks_of(Event::Publish).find(|hook| self.generation.waits(*hook)).unwrap_or_default();
+            let why = "too many drafts of this channel wait for the rules: come back later".to_owned();
+            self.refuse(No::Busy(hook, why), Some(channel.as_str()), Asker::from(client))
+        })
+    }
+
     fn ask(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         let Some(&first) = hooks.first() else { return Ok(Allowed::default()) };
         let Program { limits, commons, .. } = &*self.generation.program;
         let client = question.client;
         let mark = commons.remembered.mark();
         let mut asked = first;
-        let options: &[&str] = match question.event {
-            Event::Subscribe => &SUBSCRIBE_OPTIONS,
-            Event::History => &HISTORY_OPTIONS,
-            _ => &[],
-        };
+        let options = options_of(question.event);
         let votes = with_vm(&self.generation, |vm| {
             let lease = question.draft.map(|draft| vm.handles.desk.lend(Lent::of(draft, client)));
             let mut allowed = Allowed::default();
@@ -291,7 +389,7 @@ impl Rules {
 
     pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
         self.counters.denied.fetch_add(1, Relaxed);
-        let (No::Denied(hook, _) | No::Broken(hook, _)) = &no;
+        let (No::Denied(hook, _) | No::Broken(hook, _) | No::Busy(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
         let decision = Decision {
             kind: RefusalKind::Denied,
@@ -311,6 +409,10 @@ impl Rules {
                 let told = deny.private.then_some("a rule denies this");
                 Decision { place: &deny.place, code: &deny.code, why: said, told, ..decision }
             }
+            No::Busy(_, why) => {
+                let told = Some("too many calls wait for this rule: come back later");
+                Decision { kind: RefusalKind::Busy, code: "busy", why, told, ..decision }
+            }
             No::Broken(_, Failure { why, rests }) => {
                 let told = Some("a rule failed, so this is denied");
                 Decision { kind: RefusalKind::Broken, code: "rule_error", why, told, rests: *rests, ..decision }
@@ -318,6 +420,7 @@ impl Rules {
         };
         let refusal = decision.refuse(&self.generation.program.commons);
         match no {
+            No::Busy(..) => Refusal { retry_ms: Some(BUSY_FOR.as_millis() as u64), ..refusal },
             No::Denied(_, Deny { retry_ms: Some(retry), .. }) => {
                 Refusal { kind: RefusalKind::Busy, retry_ms: Some(retry), ..refusal }
             }
@@ -345,6 +448,14 @@ impl Rules {
                 transport: asker.transport,
             }
         });
+    }
+}
+
+fn options_of(event: Event) -> &'static [&'static str] {
+    match event {
+        Event::Subscribe => &SUBSCRIBE_OPTIONS,
+        Event::History => &HISTORY_OPTIONS,
+        _ => &[],
     }
 }
 

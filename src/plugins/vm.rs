@@ -12,6 +12,7 @@ use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 use super::api::{self, Seat};
 use super::breaker::Turn;
 use super::decision::Vote;
+use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
 use super::roster::Roster;
@@ -21,11 +22,12 @@ use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
 
 pub struct Vm {
-    watched: Watched,
+    pub(super) watched: Watched,
     pub handles: Handles,
-    hooks: Vec<Function>,
+    pub(super) floor: Rc<Floor>,
+    pub(super) hooks: Vec<Function>,
     registrations: Vec<Registration>,
-    program: Arc<Program>,
+    pub(super) program: Arc<Program>,
     /// Its memory stays full even after a collection: somebody keeps everything. It serves no further call.
     exhausted: Cell<bool>,
     /// Which of its lines run is counted.
@@ -50,11 +52,17 @@ impl Vm {
         let wrong = |e: mlua::Error| vec![format!("a Lua VM cannot be built: {}", first_line(&e))];
         let (lua, base) = sandbox(program.limits.memory).map_err(wrong)?;
         let watched = Watched::new(&lua);
+        let floor = Rc::new(Floor::default());
+        lua.set_app_data(floor.clone());
         let counted = coverage::begin(&lua, program);
         let roster = Rc::new(Roster::new(program, base));
         lua.set_app_data(roster.clone());
         for (at, seat) in roster.seats().iter().enumerate() {
             let (loaded, stopped) = watched.run(program.limits.load, |lua| roster.load(lua, at));
+            if stopped {
+                // What it has left must not fail the next one; if it cannot be collected, that one says so.
+                let _ = lua.gc_collect();
+            }
             if let Err(error) = loaded {
                 let budget =
                     if stopped { format!(" (loading may take {:?})", program.limits.load) } else { String::new() };
@@ -71,15 +79,9 @@ impl Vm {
             return Err(errors);
         }
         let handles = Handles::new(&lua, program.reserved_events).map_err(wrong)?;
-        Ok(Vm {
-            watched,
-            handles,
-            hooks,
-            registrations,
-            program: program.clone(),
-            exhausted: Cell::new(false),
-            counted,
-        })
+        floor.opens_for(&registrations);
+        let (program, exhausted) = (program.clone(), Cell::new(false));
+        Ok(Vm { watched, handles, floor, hooks, registrations, program, exhausted, counted })
     }
 
     /// Where each hook's function begins: the file as messages show it, and the line.
@@ -90,6 +92,10 @@ impl Vm {
             (source.trim_start_matches('=').to_owned(), info.line_defined.unwrap_or_default())
         };
         self.hooks.iter().map(origin).collect()
+    }
+
+    pub fn lua(&self) -> &Lua {
+        self.watched.lua()
     }
 
     pub fn registrations(&self) -> &[Registration] {
@@ -110,12 +116,16 @@ impl Vm {
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
         let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known))?;
-        if let Vote::Deny(deny) = &mut vote
+        self.place_deny(hook, &mut vote);
+        Ok(vote)
+    }
+
+    pub(super) fn place_deny(&self, hook: usize, vote: &mut Vote) {
+        if let Vote::Deny(deny) = vote
             && deny.place.is_empty()
         {
             deny.place.clone_from(&self.registrations[hook].place);
         }
-        Ok(vote)
     }
 
     /// Runs one hook, and reads what it returned.
@@ -126,21 +136,15 @@ impl Vm {
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
         read: impl FnOnce(&Value, &Value) -> Result<R, String>,
     ) -> Result<R, Failure> {
+        self.admit(hook)?;
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
-        let Program { counters, limits, commons, .. } = &*self.program;
-        let breaker = self.program.breaker(registration);
-        if !breaker.admits(&limits.breaker, || commons.now()) {
-            counters.broken_off.fetch_add(1, Relaxed);
-            let why = format!("{}: it broke too often of late, and rests", registration.place);
-            return Err(Failure { why, rests: true });
-        }
-        counters.lua_entries.fetch_add(1, Relaxed);
+        self.floor.give(hook);
         let (answer, stopped) =
             during(registration.event, || self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?)));
         let place = &registration.place;
         let outcome = match answer {
             answer if stopped => {
-                counters.killed_over_budget.fetch_add(1, Relaxed);
+                self.program.counters.killed_over_budget.fetch_add(1, Relaxed);
                 let stop =
                     answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
                 Err(format!("{stop} ({registration} may take {budget:?})"))
@@ -148,10 +152,35 @@ impl Vm {
             Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
             Err(error) => Err(located(&error, place)),
         };
+        self.count();
+        self.look_at_memory(stopped);
+        self.settle(hook, stopped, outcome)
+    }
+
+    pub(super) fn count(&self) {
         if self.counted {
             coverage::read(self.watched.lua());
         }
-        self.look_at_memory(stopped);
+    }
+
+    /// Whether the hook's breaker lets it run.
+    pub(super) fn admit(&self, hook: usize) -> Result<(), Failure> {
+        let registration = &self.registrations[hook];
+        let Program { counters, limits, commons, .. } = &*self.program;
+        if !self.program.breaker(registration).admits(&limits.breaker, || commons.now()) {
+            counters.broken_off.fetch_add(1, Relaxed);
+            let why = format!("{}: it broke too often of late, and rests", registration.place);
+            return Err(Failure { why, rests: true });
+        }
+        counters.lua_entries.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Tells the hook's breaker how it went.
+    pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
+        let registration = &self.registrations[hook];
+        let Program { counters, limits, commons, .. } = &*self.program;
+        let breaker = self.program.breaker(registration);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
             Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
@@ -183,7 +212,7 @@ impl Vm {
 
     /// Luau refuses memory without collecting first, so garbage left behind would fail the next call; and what a stopped
     /// call has left is collected here, because the next call would pay for it with its own time.
-    fn look_at_memory(&self, stopped: bool) {
+    pub(super) fn look_at_memory(&self, stopped: bool) {
         let lua = self.watched.lua();
         let is_full = || lua.used_memory() > self.program.limits.memory / FULL.1 * FULL.0;
         if stopped || is_full() {

@@ -38,19 +38,33 @@ impl Voice {
         (depth <= MAX_DEPTH).then(|| Arc::new(client))
     }
 
+    /// How many publications of plugins led to what this publisher says.
+    pub fn depth_of(client: &Client) -> u8 {
+        Voice::of(client).map_or(0, |voice| voice.depth)
+    }
+
     pub fn of(client: &Client) -> Option<&Voice> {
         client.identity.attrs.as_ref()?.downcast_ref()
     }
 }
 
-/// Runs hooks about what `client` publishes.
-pub fn heard<R>(client: &Client, run: impl FnOnce() -> R) -> R {
+/// Asks hooks about what `client` publishes.
+pub fn heard<F: Future>(client: &Client, asking: F) -> impl Future<Output = F::Output> + use<F> {
+    after(Voice::depth_of(client), asking)
+}
+
+/// Runs what so many publications led to. Others use the thread while it waits.
+pub async fn after<F: Future>(depth: u8, asking: F) -> F::Output {
     struct Restore(u8);
     impl Drop for Restore {
         fn drop(&mut self) {
             DEPTH.set(self.0);
         }
     }
-    let _before = Restore(DEPTH.replace(Voice::of(client).map_or(0, |voice| voice.depth)));
-    run()
+    let mut asking = std::pin::pin!(asking);
+    std::future::poll_fn(|cx| {
+        let _before = Restore(DEPTH.replace(depth));
+        asking.as_mut().poll(cx)
+    })
+    .await
 }

@@ -120,6 +120,11 @@ impl Watched {
         &self.lua
     }
 
+    /// How long the VM's thread has run, where the system says so.
+    pub fn thread_time(&self) -> Option<Duration> {
+        self.slot.thread_time()
+    }
+
     /// Runs `call`; says beside its answer whether it was stopped for using up `budget`.
     pub fn run<R>(&self, budget: Duration, call: impl FnOnce(&Lua) -> R) -> (R, bool) {
         let running = Running::begin(&self.slot, budget);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use mlua::{IntoLuaMulti, Lua};
+use mlua::{IntoLuaMulti, Lua, MultiValue};
 
 use super::Facts;
 use super::decision::{Allow, Asker, Decision, Vote};
@@ -12,13 +12,29 @@ use super::handles::Request;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::shown::Shown;
-use super::vm::Vm;
+use super::vm::{Failure, Vm};
 use crate::kernel::hooks::{Client, ConnectRequest, Identity, Refusal, RefusalKind};
 
 const OPTIONS: [&str; 7] = ["user", "tenant", "expires", "attrs", "view", "ttl", "grants"];
 
+/// What somebody has shown, for a hook on whatever thread.
+#[derive(Clone)]
+enum Showing {
+    Request(ConnectRequest),
+    Token(Arc<Client>, String),
+}
+
+impl Showing {
+    fn args(&self, vm: &Vm, lua: &Lua) -> mlua::Result<MultiValue> {
+        match self {
+            Showing::Request(request) => Request(request.clone()).into_lua_multi(lua),
+            Showing::Token(client, token) => (vm.handles.session(lua, client)?, token.as_str()).into_lua_multi(lua),
+        }
+    }
+}
+
 impl Rules {
-    pub fn who(&self, request: &ConnectRequest) -> Result<Identity, Refusal> {
+    pub async fn who(&self, request: &ConnectRequest) -> Result<Identity, Refusal> {
         let (commons, counters) = (&self.generation.program.commons, &self.counters);
         let remembered = &commons.remembered;
         // A connection is asked about once anyway; requests come again and again with the same credential.
@@ -31,7 +47,8 @@ impl Rules {
             return Ok(identity);
         }
         let mark = remembered.mark();
-        let allow = self.ask_who(Event::Connect, Asker::from(request), |_, _| Ok(Request(request.clone())))?;
+        let shown = Showing::Request(request.clone());
+        let allow = self.ask_who(Event::Connect, Asker::from(request), &shown).await?;
         let ttl = allow.ttl;
         let identity = identity(allow);
         // An answer that a cookie may have had a part in is not the credential's alone.
@@ -43,13 +60,14 @@ impl Rules {
     }
 
     /// Who `client` is from now on, having shown `token`. It stays the same user: its subscriptions go on.
-    pub fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
+    pub async fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
         let asker = Asker { shown: Shown::Token(token), ..Asker::from(client) };
         let allow = if self.hooks_of(Event::Refresh).next().is_some() {
-            self.ask_who(Event::Refresh, asker, |vm, lua| Ok((vm.handles.session(lua, client)?, token)))?
+            let shown = Showing::Token(client.with(client.identity.clone()), token.to_owned());
+            self.ask_who(Event::Refresh, asker, &shown).await?
         } else {
-            let request = ConnectRequest::renewal(client, token);
-            self.ask_who(Event::Connect, asker, |_, _| Ok(Request(request.clone())))?
+            let shown = Showing::Request(ConnectRequest::renewal(client, token));
+            self.ask_who(Event::Connect, asker, &shown).await?
         };
         let (identity, before) = (identity(allow), &client.identity);
         let somebody = before.user.is_some() || before.tenant.is_some();
@@ -62,46 +80,42 @@ impl Rules {
     }
 
     /// The first answer of the hooks of a kind.
-    fn ask_who<A: IntoLuaMulti>(
-        &self,
-        event: Event,
-        asker: Asker<'_>,
-        args: impl Fn(&Vm, &Lua) -> mlua::Result<A>,
-    ) -> Result<Box<Allow>, Refusal> {
-        let budget = self.generation.program.limits.connect;
-        let mut asked = self.hooks_of(event).next();
-        let answer = if asked.is_none() {
-            Ok(Vote::None)
-        } else {
-            with_vm(&self.generation, |vm| {
-                for hook in self.hooks_of(event) {
-                    asked = Some(hook);
-                    match vm.ask(hook, budget, &OPTIONS, |lua| args(vm, lua))? {
-                        Vote::None => {}
-                        answer => return Ok(answer),
-                    }
+    async fn ask_who(&self, event: Event, asker: Asker<'_>, shown: &Showing) -> Result<Box<Allow>, Refusal> {
+        for hook in self.hooks_of(event) {
+            let vote = match self.generation.waits(hook) {
+                false => self.ask_who_now(hook, shown).map_err(|failure| No::Broken(hook, failure)),
+                true => self.ask_who_waiting(hook, shown).await,
+            };
+            match vote {
+                Ok(Vote::None) => {}
+                Ok(Vote::Allow(mut allow)) => {
+                    allow.said_at.clone_from(&self.generation.registrations[hook].place);
+                    let user = allow.user.as_deref();
+                    self.sample(event, Some(hook), None, Asker { user, ..asker });
+                    return Ok(allow);
                 }
-                Ok(Vote::None)
-            })
-        };
-        let asked = asked.unwrap_or_default();
-        match answer {
-            Ok(Vote::Allow(mut allow)) => {
-                allow.said_at.clone_from(&self.generation.registrations[asked].place);
-                let user = allow.user.as_deref();
-                self.sample(event, Some(asked), None, Asker { user, ..asker });
-                Ok(allow)
-            }
-            Ok(Vote::Deny(deny)) => Err(self.refuse(No::Denied(asked, deny), None, asker)),
-            Err(failure) => Err(self.refuse(No::Broken(asked, failure), None, asker)),
-            Ok(Vote::None) => {
-                let why = match asker.shown.is_credential() {
-                    true => "no rule knows this credential",
-                    false => "a credential is required",
-                };
-                Err(self.refuse_by_default(event, "unauthorized", why, None, asker))
+                Ok(Vote::Deny(deny)) => return Err(self.refuse(No::Denied(hook, deny), None, asker)),
+                Err(no) => return Err(self.refuse(no, None, asker)),
             }
         }
+        let why = match asker.shown.is_credential() {
+            true => "no rule knows this credential",
+            false => "a credential is required",
+        };
+        Err(self.refuse_by_default(event, "unauthorized", why, None, asker))
+    }
+
+    fn ask_who_now(&self, hook: usize, shown: &Showing) -> Result<Vote, Failure> {
+        let budget = self.generation.program.limits.connect;
+        with_vm(&self.generation, |vm| vm.ask(hook, budget, &OPTIONS, |lua| shown.args(vm, lua)))
+    }
+
+    async fn ask_who_waiting(&self, hook: usize, shown: &Showing) -> Result<Vote, No> {
+        let (lanes, shown) = (&self.generation.program.commons.lanes, shown.clone());
+        let asked = lanes.run(&self.generation, hook, move |vm| async move {
+            vm.ask_waiting(hook, &OPTIONS, |lua| shown.args(&vm, lua)).await
+        });
+        asked.await.map_err(|unheard| No::unheard(hook, unheard))
     }
 
     /// A no that no hook said.

@@ -36,6 +36,6 @@ pub struct Said {
 impl Said {
     /// How many publications of plugins led to what this publisher says.
     pub fn depth_of(client: &Client) -> u8 {
-        Voice::of(client).map_or(0, |voice| voice.depth)
+        Voice::depth_of(client)
     }
 }

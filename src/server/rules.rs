@@ -50,6 +50,14 @@ fn host_config(config: &Config, keys: &Keys) -> HostConfig {
         secrets: Arc::new(move |name| secrets.secret(name)),
         reserved_events: &RESERVED_EVENTS,
         policy: Arc::new(move |channel| policies.policy(channel)),
+        limits: plugins::Limits {
+            waiting_threads: config.plugins.waiting_threads,
+            waiting_time: config.plugins.waiting_timeout.0,
+            waiting_budget: config.plugins.waiting_budget.0,
+            waiting_calls: config.plugins.waiting_calls,
+            ..plugins::Limits::default()
+        },
+        private_http: config.plugins.private_http.clone(),
         own_paths: OWN_PATHS,
         ..HostConfig::default()
     }

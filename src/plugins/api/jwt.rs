@@ -10,21 +10,22 @@ use mlua::{FromLua, Lua, MultiValue, Table, UserData, UserDataMethods, Value};
 use serde_json::Value as Json;
 
 use super::secret::Bytes;
-use super::{Entry, function};
+use super::{Entry, Seat, function};
 use crate::plugins::commons::Commons;
+use crate::plugins::http::allow::Allow;
+use crate::plugins::keysets::Keyset;
 use crate::plugins::schema::{hint, read_duration};
 use crate::plugins::value::{describe, json_to_lua, lua_to_json, raise};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "jwt.verifier",
-        args: "{alg, key, iss?, aud?, leeway = \"30s\"?, require_exp = true?}",
+        args: "{alg, key or jwks, iss?, aud?, leeway = \"30s\"?, require_exp = true?}",
         gives: "verifier",
-        doc: "A verifier: verifier:verify(token) gives the claims, or nil and why. alg has no default.",
+        doc: "A verifier: verifier:verify(token) gives the claims, or nil and why. alg has no default. jwks is where the issuer publishes its keys; they are fetched beside everything, and verify never waits.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, options: Table| {
-                read_verifier(lua, &options, &seat.program.commons)
-                    .map_err(|why| raise(lua, format!("jwt.verifier: {why}")))
+                read_verifier(lua, seat, &options).map_err(|why| raise(lua, format!("jwt.verifier: {why}")))
             })
         },
     },
@@ -47,10 +48,16 @@ const MAX_TOKEN: usize = 16 << 10;
 const MAX_LEEWAY: Duration = Duration::from_secs(24 * 3600);
 
 struct Verifier {
-    key: DecodingKey,
+    keys: Keys,
     rules: Validation,
     /// Of them it is the clock that counts.
     commons: Arc<Commons>,
+}
+
+/// Where the key of a token comes from.
+enum Keys {
+    One(DecodingKey),
+    Published(Arc<Keyset>),
 }
 
 impl UserData for Verifier {
@@ -69,8 +76,20 @@ impl Verifier {
         if token.len() > MAX_TOKEN {
             return Err("the token is too long".into());
         }
-        let data =
-            jsonwebtoken::decode::<Json>(&*token, &self.key, &self.rules).map_err(|error| explain(error.kind()))?;
+        let data = match &self.keys {
+            Keys::One(key) => jsonwebtoken::decode::<Json>(&*token, key, &self.rules),
+            Keys::Published(set) => {
+                let header = jsonwebtoken::decode_header(&*token).map_err(|error| explain(error.kind()))?;
+                if !self.rules.algorithms.contains(&header.alg) {
+                    return Err(explain(&ErrorKind::InvalidAlgorithm));
+                }
+                let key = set.find(&self.commons, header.kid.as_deref(), header.alg)?;
+                // A key is for its own kind of signature and no other.
+                let rules = Validation { algorithms: vec![header.alg], ..self.rules.clone() };
+                jsonwebtoken::decode::<Json>(&*token, &key, &rules)
+            }
+        };
+        let data = data.map_err(|error| explain(error.kind()))?;
         // We understand no extensions, and `crit` says that one must.
         if data.header.crit.is_some() {
             return Err("the token demands an extension that is not known here".into());
@@ -115,23 +134,47 @@ fn explain(kind: &ErrorKind) -> String {
     }
 }
 
-fn read_verifier(lua: &Lua, options: &Table, commons: &Arc<Commons>) -> Result<Verifier, String> {
-    only_known(options, &["alg", "key", "iss", "aud", "leeway", "require_exp"])?;
-    let algorithms = read_algorithms(&get(options, "alg")?)?;
+/// One key, or wherever the issuer publishes its own.
+fn read_keys(lua: &Lua, seat: &Seat, options: &Table, algorithms: &[Algorithm]) -> Result<Keys, String> {
+    let url = match get(options, "jwks")? {
+        Value::Nil => return read_one_key(lua, options, algorithms).map(Keys::One),
+        Value::String(url) => url.to_string_lossy(),
+        other => return Err(format!("jwks: expected a URL, got {}", describe(&other))),
+    };
+    if !get(options, "key")?.is_nil() {
+        return Err("key and jwks: one of them is enough".into());
+    }
+    if algorithms.iter().any(|algorithm| algorithm.family() == AlgorithmFamily::Hmac) {
+        return Err("alg: HS256, HS384 and HS512 take a shared secret, and jwks publishes keys".into());
+    }
+    let (commons, unit) = (&seat.program.commons, seat.unit());
+    let allow = unit
+        .http
+        .clone()
+        .unwrap_or_else(|| Arc::new(Allow { at: format!("{}/plugin.toml", unit.root), ..Allow::default() }));
+    commons.keysets.open(commons, &unit.name, &allow, &url).map(Keys::Published).map_err(|why| format!("jwks: {why}"))
+}
+
+fn read_one_key(lua: &Lua, options: &Table, algorithms: &[Algorithm]) -> Result<DecodingKey, String> {
     let family = algorithms[0].family();
     if algorithms.iter().any(|algorithm| algorithm.family() != family) {
         // One key for two families is the classic confusion: a public key taken for a shared secret.
         return Err("alg: algorithms of different kinds cannot share a key".into());
     }
     let key = read_key(lua, options)?;
-    let key = match family {
+    match family {
         AlgorithmFamily::Hmac => Ok(DecodingKey::from_secret(hmac_key(&key)?)),
         AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(&key),
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&key),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&key),
     }
-    .map_err(|_| format!("key: not a public key in PEM for {}", name(algorithms[0])))?;
+    .map_err(|_| format!("key: not a public key in PEM for {}", name(algorithms[0])))
+}
 
+fn read_verifier(lua: &Lua, seat: &Seat, options: &Table) -> Result<Verifier, String> {
+    only_known(options, &["alg", "key", "jwks", "iss", "aud", "leeway", "require_exp"])?;
+    let algorithms = read_algorithms(&get(options, "alg")?)?;
+    let keys = read_keys(lua, seat, options, &algorithms)?;
     let mut rules = Validation::new(algorithms[0]);
     rules.algorithms = algorithms;
     // By the hub's clock, which is not always the system's.
@@ -163,7 +206,7 @@ fn read_verifier(lua: &Lua, options: &Table, commons: &Arc<Commons>) -> Result<V
         rules.set_audience(&audience);
         rules.required_spec_claims.insert("aud".into());
     }
-    Ok(Verifier { key, rules, commons: commons.clone() })
+    Ok(Verifier { keys, rules, commons: seat.program.commons.clone() })
 }
 
 fn sign(lua: &Lua, claims: Table, options: &Table) -> Result<String, String> {

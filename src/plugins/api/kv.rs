@@ -82,7 +82,7 @@ impl UserData for Store {
         });
         methods.add_method("sync", |lua, it, ()| {
             let wrong = |why| fail(lua, WHOSE, why);
-            if let Some(hook) = running().filter(|event| !event.may_wait()) {
+            if let Some(hook) = running().filter(|event| !event.may_sync()) {
                 let why = format!("sync waits for the disk, and {hook} may not wait: everybody would wait with it");
                 return Err(wrong(format!("{why}. Call it in on.connect, or leave it to store.flush_interval")));
             }

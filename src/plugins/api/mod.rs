@@ -5,10 +5,12 @@ mod config;
 mod crypto;
 mod export;
 mod forget;
+mod http;
 mod json;
 mod jwt;
 mod kv;
 mod log;
+mod memo;
 mod on;
 pub mod pattern;
 mod publish;
@@ -18,6 +20,8 @@ pub mod secret;
 mod sessions;
 mod shared;
 mod store;
+mod timers;
+pub mod types;
 pub mod verdict;
 mod view;
 
@@ -57,6 +61,9 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         json::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
+        http::ENTRIES,
+        memo::ENTRIES,
+        timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,
         config::ENTRIES,
@@ -138,6 +145,10 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
+        let value = (entry.make)(lua, seat)?;
+        if value.is_nil() {
+            continue; // no permission: not there, nor its module
+        }
         let mut module = aether.clone();
         for part in path {
             module = match module.raw_get(part)? {
@@ -149,7 +160,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
                 }
             };
         }
-        module.raw_set(name, (entry.make)(lua, seat)?)?;
+        module.raw_set(name, value)?;
     }
     freeze(&aether)?;
     env.raw_set("aether", aether)?;

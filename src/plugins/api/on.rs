@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use mlua::{Function, Lua, MultiValue, Value};
+use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::pattern::read_pattern;
 use super::{Entry, Seat, function, view};
 use crate::plugins::about::About;
 use crate::plugins::generation::{Event, Registration};
+use crate::plugins::schema::hint;
 use crate::plugins::value::{caller, describe, raise};
 
 pub const ENTRIES: &[Entry] = &[
@@ -27,21 +28,21 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "on.subscribe",
-        args: "pattern, fn(s, ch)",
+        args: "pattern, {async}?, fn(s, ch)",
         gives: "",
         doc: "Votes on whether a session may listen to a channel.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Subscribe, &args)),
     },
     Entry {
         name: "on.publish",
-        args: "pattern, fn(s, ch, msg)",
+        args: "pattern, {async = false}?, fn(s, ch, msg)",
         gives: "",
-        doc: "Votes on whether a session may publish a message to a channel.",
+        doc: "Votes on whether a session may publish a message to a channel. With {async = true} it may wait; a channel's drafts keep their order.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Publish, &args)),
     },
     Entry {
         name: "on.history",
-        args: "pattern, fn(s, ch, req)",
+        args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
         doc: "Votes on whether a session may read what a channel keeps; with req.resume it asks only for what it missed.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::History, &args)),
@@ -114,19 +115,25 @@ fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::R
 fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::Result<()> {
     frozen_after_loading(lua, seat, event)?;
     let args: Vec<&Value> = args.iter().collect();
-    let (pattern, hook) = match args[..] {
-        [pattern, Value::Function(hook)] => (pattern, hook),
-        [pattern, Value::Table(options), Value::Function(hook)] if options.is_empty() => (pattern, hook),
-        [_, Value::Table(_), Value::Function(_)] => {
-            complain(lua, seat, &format!("{event} takes no options yet"));
-            return Ok(());
-        }
+    let (pattern, hook, about) = match args[..] {
+        [pattern, Value::Function(hook)] => (pattern, hook, About::Nothing),
+        [pattern, Value::Table(options), Value::Function(hook)] => match read_async(options) {
+            Ok(about) => (pattern, hook, about),
+            Err(why) => {
+                complain(lua, seat, &format!("{event}: {why}"));
+                return Ok(());
+            }
+        },
         _ => {
             complain(lua, seat, &format!("{event} takes a pattern and a function, got {}", all(&args)));
             return Ok(());
         }
     };
-    enrol(lua, seat, event, pattern, About::Nothing, hook);
+    if event == Event::Publish || event.may_wait() || about == About::Nothing {
+        enrol(lua, seat, event, pattern, about, hook);
+    } else {
+        complain(lua, seat, &format!("{event} must not wait, so it has no async"));
+    }
     Ok(())
 }
 
@@ -147,6 +154,20 @@ pub fn enrol(lua: &Lua, seat: &Seat, event: Event, pattern: &Value, about: About
         ),
         Err(why) => complain(lua, seat, &format!("{event}: {why}")),
     }
+}
+
+fn read_async(options: &Table) -> Result<About, String> {
+    let mut about = About::Nothing;
+    for pair in options.pairs::<Value, Value>() {
+        let (key, value) = pair.map_err(|e| e.to_string())?;
+        let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
+        match (key.as_str(), &value) {
+            ("async", Value::Boolean(waits)) => about = About::Waits(*waits),
+            ("async", other) => return Err(format!("async: expected true or false, got {}", describe(other))),
+            _ => return Err(format!("{key} is not known here{}", hint(&key, ["async"]))),
+        }
+    }
+    Ok(about)
 }
 
 pub fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {

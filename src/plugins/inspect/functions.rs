@@ -84,9 +84,9 @@ impl Functions {
         for one in self.reach(function) {
             for write in &self.0[one].writes {
                 // What a called function has of its own goes with it, too.
-                let stays = write.owner.is_none_or(|owner| {
-                    !self.is_within(owner, function) && !(owner != 0 && self.is_within(owner, one))
-                });
+                let stays = write
+                    .owner
+                    .is_none_or(|owner| !(self.is_within(owner, function) || owner != 0 && self.is_within(owner, one)));
                 if stays && !writes.contains(write) {
                     writes.push(write.clone());
                 }
@@ -209,15 +209,11 @@ impl<'a> Reader<'a> {
                 }
             }
             "end" | "until" => {
-                if self.close() == Some(Opened::If) {
-                    self.ifs.pop();
-                }
+                self.end_block();
             }
             "(" | "{" | "[" => self.opened.push(Opened::Bracket),
             ")" | "}" | "]" => {
-                if self.opened.last() == Some(&Opened::Bracket) {
-                    self.opened.pop();
-                }
+                self.end_bracket();
             }
             sign if ASSIGNMENTS.contains(&sign) && self.opened.last() != Some(&Opened::Bracket) => self.assign(at),
             _ if self.is_name(at) && !matches!(self.before(at), "." | ":") => return self.mention(at),
@@ -242,6 +238,18 @@ impl<'a> Reader<'a> {
     fn open(&mut self, what: Opened) {
         self.opened.push(what);
         self.scopes.push(HashMap::new());
+    }
+
+    fn end_block(&mut self) {
+        if self.close() == Some(Opened::If) {
+            self.ifs.pop();
+        }
+    }
+
+    fn end_bracket(&mut self) {
+        if self.opened.last() == Some(&Opened::Bracket) {
+            self.opened.pop();
+        }
     }
 
     fn close(&mut self) -> Option<Opened> {

@@ -45,6 +45,7 @@ impl fmt::Display for Finding {
 pub fn inspect(generation: &Generation) -> Vec<Finding> {
     let mut found = Vec::new();
     patterns(generation, &mut found);
+    views(generation, &mut found);
     hooks(generation, &mut found);
     for unit in &generation.program.units {
         permissions(unit, generation, &mut found);
@@ -77,6 +78,22 @@ fn patterns(generation: &Generation, found: &mut Vec<Finding>) {
     }
 }
 
+/// Views that another one of the same name comes before.
+fn views(generation: &Generation, found: &mut Vec<Finding>) {
+    let views = generation.registrations.iter().filter_map(|hook| match &hook.about {
+        About::View { name, .. } => Some((hook, name, hook.pattern.as_ref()?)),
+        _ => None,
+    });
+    let views: Vec<_> = views.collect();
+    for (at, (hook, name, pattern)) in views.iter().enumerate() {
+        if let Some((last, ..)) = views[at + 1..].iter().rfind(|(_, other, over)| other == name && over.meets(pattern))
+        {
+            let why = format!("the view {name:?} is made by {last} ({}) too, and the last one counts", last.place);
+            found.push(warn(&hook.place, why));
+        }
+    }
+}
+
 /// What the functions of the hooks call and write to.
 fn hooks(generation: &Generation, found: &mut Vec<Finding>) {
     let Ok(vm) = generation.build_vm() else { return };
@@ -97,14 +114,23 @@ fn hooks(generation: &Generation, found: &mut Vec<Finding>) {
                     found.push(warn(&place, why));
                 }
             }
-            if !is_hot(hook.event) {
+            for call in functions.calls(function).iter().filter(|call| call.path.ends_with(":sync")) {
+                if !hook.event.may_wait() {
+                    let place = format!("{file}:{}", call.line);
+                    let why =
+                        format!("{hook} must not wait, and sync waits for the disk: set what is to be kept without it");
+                    found.push(Finding { severity: Severity::Error, place, why });
+                }
+            }
+            if !is_hot(hook) {
                 continue;
             }
             for call in functions.calls(function) {
                 if let Some(waits) = WAITS.iter().find(|waits| is_below(&call.path, waits)) {
                     let place = format!("{file}:{}", call.line);
                     let why = format!(
-                        "{hook} must not wait, and {waits} does: ask in on.subscribe, or look up what was asked before"
+                        "{hook} must not wait, and {waits} does: {}ask in on.subscribe, or look up what was asked before",
+                        if hook.event == Event::Publish { "register it with {async = true}, " } else { "" }
                     );
                     found.push(Finding { severity: Severity::Error, place, why });
                 }
@@ -118,8 +144,11 @@ fn is_below(path: &str, module: &str) -> bool {
 }
 
 /// It runs on the threads that serve everybody, and must not wait.
-fn is_hot(event: Event) -> bool {
-    matches!(event, Event::Publish)
+fn is_hot(hook: &Registration) -> bool {
+    match hook.about {
+        About::Waits(waits) => !waits,
+        _ => !hook.event.may_wait(),
+    }
 }
 
 /// Permissions that nothing uses, and secrets that are not set.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mlua::{Lua, Table, Value};
 
 use super::Stage;
-use crate::kernel::hooks::{Admission, Client, Identity, Refusal, RefusalKind};
-use crate::kernel::message::Media;
+use crate::kernel::hooks::{Admission, Client, Identity, Refusal, RefusalKind, Sight};
+use crate::kernel::message::{Draft, Media, Message};
 use crate::kernel::pattern::Patterns;
 use crate::kernel::policy::{Ack, Lag, Policy};
 use crate::plugins::value::{frozen, json_to_lua};
@@ -44,6 +44,12 @@ pub fn no(lua: &Lua, host: &Host, refusal: &Refusal) -> mlua::Result<Value> {
     Ok(frozen(table))
 }
 
+/// The sentence that the log has.
+pub fn reason(host: &Host, refusal: &Refusal) -> String {
+    let wanted = DecisionFilter { id: Some(refusal.decision.clone()), ..DecisionFilter::default() };
+    host.decisions(&wanted).pop().map_or_else(|| refusal.why.clone(), |record| record.why)
+}
+
 /// Who somebody is now; the table stands for it in what is asked next.
 pub fn somebody(lua: &Lua, stage: &Stage, client: Arc<Client>) -> mlua::Result<Value> {
     let table = yes(lua)?;
@@ -74,11 +80,45 @@ fn texts(lua: &Lua, patterns: &Patterns) -> mlua::Result<Value> {
     lua.create_sequence_from(patterns.iter().map(|pattern| pattern.to_string())).map(frozen)
 }
 
+/// A yes, and through which view one sees.
+pub fn sight(lua: &Lua, sight: &Sight) -> mlua::Result<Value> {
+    let table = yes(lua)?;
+    table.raw_set("view", sight.as_ref().map(|view| view.name()))?;
+    Ok(frozen(table))
+}
+
 /// A message as the rules let it in.
 pub fn admitted(lua: &Lua, admission: &Admission) -> mlua::Result<Value> {
     let (table, draft) = (yes(lua)?, &admission.draft);
-    let message = &draft.message;
     table.raw_set("channel", draft.channel.as_str())?;
+    table.raw_set("ttl", draft.ttl.map(|ttl| ttl.as_secs_f64()))?;
+    table.raw_set("stored", !draft.fleeting)?;
+    say(lua, &table, &draft.message)?;
+    Ok(frozen(table))
+}
+
+/// A message.
+pub fn message(lua: &Lua, message: &Message) -> mlua::Result<Value> {
+    let table = lua.create_table()?;
+    say(lua, &table, message)?;
+    Ok(frozen(table))
+}
+
+/// What a plugin published: the same in each of its channels.
+pub fn published(lua: &Lua, client: &Client, drafts: &[Draft]) -> mlua::Result<Value> {
+    let table = lua.create_table()?;
+    let channels = lua.create_sequence_from(drafts.iter().map(|draft| draft.channel.as_str()))?;
+    table.raw_set("channels", frozen(channels))?;
+    table.raw_set("user", client.identity.user.as_deref())?;
+    if let Some(first) = drafts.first() {
+        table.raw_set("ttl", first.ttl.map(|ttl| ttl.as_secs_f64()))?;
+        table.raw_set("stored", !first.fleeting)?;
+        say(lua, &table, &first.message)?;
+    }
+    Ok(frozen(table))
+}
+
+fn say(lua: &Lua, table: &Table, message: &Message) -> mlua::Result<()> {
     table.raw_set("text", lua.create_string(&message.payload)?)?;
     if message.media == Media::Json
         && let Ok(json) = serde_json::from_slice(&message.payload)
@@ -91,9 +131,7 @@ pub fn admitted(lua: &Lua, admission: &Admission) -> mlua::Result<Value> {
     {
         table.raw_set("meta", json_to_lua(lua, &json)?)?;
     }
-    table.raw_set("ttl", draft.ttl.map(|ttl| ttl.as_secs_f64()))?;
-    table.raw_set("stored", !draft.fleeting)?;
-    Ok(frozen(table))
+    Ok(())
 }
 
 /// What a route answered.

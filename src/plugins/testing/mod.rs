@@ -14,6 +14,7 @@ mod assert;
 pub mod coverage;
 mod diff;
 mod people;
+mod reading;
 mod stage;
 mod troupe;
 mod verbs;

@@ -56,6 +56,14 @@ impl People {
         self.0.borrow_mut().clear();
     }
 
+    /// Somebody who sees everything through one view.
+    pub fn viewer(&self, view: &str, now: Micros) -> Client {
+        let mut client = plain("viewer".into(), Some("viewer".into()), now);
+        let facts = Facts { attrs: Json::Object(Default::default()), view: Some(view.to_owned()), ..Facts::default() };
+        client.identity.attrs = Some(Arc::new(facts));
+        client
+    }
+
     pub fn who(&self, who: &Value, now: Micros) -> Result<Arc<Client>, String> {
         match who {
             Value::Nil => Ok(Arc::new(plain("nobody".into(), None, now))),

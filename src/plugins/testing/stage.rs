@@ -13,16 +13,20 @@ use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
 
 use super::people::People;
+use super::witness::Onlooker;
 use super::{Coverage, Suite, Witness};
 use crate::kernel::message::Micros;
 use crate::plugins::commons::{Clock, Commons};
 use crate::plugins::manifest::Manifest;
+use crate::plugins::timers::{Agenda, ring_here};
 use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
 
 /// 2026-01-01T00:00:00Z: every case begins then, so that none depends on the day on which it runs.
 const BEGINNING: Micros = 1_767_225_600_000_000;
 /// How long the answer of a hook that waits may take by the wall's clock.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Times at which timers run while a test lets time pass once.
+const MAX_RINGS: usize = 100_000;
 
 pub struct Stage {
     suite: Arc<Suite>,
@@ -31,6 +35,8 @@ pub struct Stage {
     runtime: Handle,
     settings: Arc<Mutex<Settings>>,
     host: RefCell<Option<Arc<Host>>>,
+    /// The timers of the generation that it was made for.
+    agenda: RefCell<Option<(u64, Agenda)>>,
     pub people: People,
     /// In the order in which the file tells them.
     pub cases: RefCell<Vec<(String, Function)>>,
@@ -50,7 +56,10 @@ impl Stage {
     pub fn new(suite: &Arc<Suite>, coverage: Option<Arc<Coverage>>, runtime: &Handle) -> Result<Stage, String> {
         let time = Arc::new(AtomicU64::new(BEGINNING));
         let mut commons = Commons::new(clock(&time))?;
-        commons.witness = Some(Arc::new(Witness::new(coverage)));
+        let witness = Arc::new(Witness::new(coverage));
+        // The commons are new, so nobody was there before.
+        let _ = commons.world.set(Box::new(Onlooker(witness.clone())));
+        commons.witness = Some(witness);
         Ok(Stage {
             suite: suite.clone(),
             commons: Arc::new(commons),
@@ -58,6 +67,7 @@ impl Stage {
             runtime: runtime.clone(),
             settings: Arc::default(),
             host: RefCell::default(),
+            agenda: RefCell::default(),
             people: People::default(),
             cases: RefCell::default(),
             loading: Cell::new(true),
@@ -75,6 +85,8 @@ impl Stage {
         let _inside = self.runtime.enter();
         let host = Host::load_among(sources.clone(), sources()?, self.commons.clone())?;
         host.begin()?;
+        let generation = host.rules().generation.clone();
+        *self.agenda.borrow_mut() = Some((generation.id, Agenda::new(&generation, self.now())));
         *self.host.borrow_mut() = Some(host.clone());
         Ok(host)
     }
@@ -120,8 +132,33 @@ impl Stage {
         self.time.store(now, Ordering::SeqCst);
     }
 
+    /// Lets time pass until `end`: timers that are due meanwhile run at their time, one after the other.
+    pub fn pass_to(&self, end: Micros) -> Result<(), String> {
+        let host = self.host().map_err(|error| error.to_string())?;
+        for _ in 0..MAX_RINGS {
+            let generation = host.rules().generation.clone();
+            let mut agenda = self.agenda.borrow_mut();
+            if agenda.as_ref().is_none_or(|(id, _)| *id != generation.id) {
+                *agenda = Some((generation.id, Agenda::new(&generation, self.now())));
+            }
+            let Some((_, timers)) = &mut *agenda else { break };
+            let Some(next) = timers.next().filter(|next| *next <= end) else {
+                self.set_time(end);
+                return Ok(());
+            };
+            self.set_time(next.max(self.now()));
+            let due = timers.due(self.now());
+            drop(agenda);
+            for hook in due {
+                ring_here(&generation, hook).map_err(|failure| format!("a timer broke: {}", failure.why))?;
+            }
+        }
+        Err(format!("timers ran more than {MAX_RINGS} times; let less time pass at once"))
+    }
+
     /// Lets go of the host.
     pub fn close(&self) {
+        drop(self.agenda.take());
         drop(self.host.take());
     }
 }

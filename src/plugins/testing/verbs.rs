@@ -7,10 +7,10 @@ use bytes::Bytes;
 use mlua::{Function, Lua, MultiValue, Table, Value};
 use serde_json::{Map, Value as Json};
 
-use super::people::{TRANSPORTS, one_of};
+use super::reading::{fields, read_draft, read_farewell, read_request};
 use super::{Stage, answers};
-use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal};
-use crate::kernel::message::{ChannelName, Draft, Media, Message, Micros};
+use crate::kernel::hooks::{Answer, Client, ConnectRequest, Hooks, Identity, Refusal};
+use crate::kernel::message::{ChannelName, Micros, Publication};
 use crate::plugins::api::{Seat, function};
 use crate::plugins::departures;
 use crate::plugins::schema::{hint, read_duration};
@@ -108,7 +108,11 @@ pub const ENTRIES: &[Entry] = &[
                 let request = read_request(request.as_ref()).map_err(|why| raise(lua, format!("t.connect: {why}")))?;
                 let host = host(lua, stage)?;
                 match wait(lua, stage, host.connect(&request))? {
-                    Ok(identity) => answers::somebody(lua, stage, Arc::new(known(stage, &request, identity))),
+                    Ok(identity) => {
+                        let client = Arc::new(known(stage, &request, identity));
+                        stage.witness().meets(&client, None);
+                        answers::somebody(lua, stage, client)
+                    }
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -133,14 +137,17 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "test.subscribe",
         args: "who, channel",
-        gives: "yes or refusal",
+        gives: "{allowed, view} or refusal",
         doc: "Asks whether somebody may listen. who is what t.connect answered, a user's name, nil, or {user, tenant, attrs, grants, ..}.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, channel): (Value, String)| {
                 let (stage, client) = asker(lua, seat, &who)?;
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 match wait(lua, stage, host.subscribe(&client, &channel))? {
-                    Ok(_sight) => answers::yes(lua).map(frozen),
+                    Ok(sight) => {
+                        stage.witness().meets(&client, Some(&channel));
+                        answers::sight(lua, &sight)
+                    }
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -168,7 +175,7 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "test.history",
         args: "who, channel, {resume}?",
-        gives: "yes or refusal",
+        gives: "{allowed, view} or refusal",
         doc: "Asks whether somebody may read back.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, channel, options): (Value, String, Option<Table>)| {
@@ -176,7 +183,7 @@ pub const ENTRIES: &[Entry] = &[
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 let resume = options.map_or(Ok(Value::Nil), |options| options.raw_get::<Value>("resume"))?;
                 match wait(lua, stage, host.history(&client, &channel, resume.as_boolean().unwrap_or(false)))? {
-                    Ok(_sight) => answers::yes(lua).map(frozen),
+                    Ok(sight) => answers::sight(lua, &sight),
                     Err(refusal) => answers::no(lua, &host, &refusal),
                 }
             })
@@ -191,6 +198,7 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, (who, why): (Value, Option<Table>)| {
                 let (stage, client) = asker(lua, seat, &who)?;
                 let why = read_farewell(why.as_ref()).map_err(|why| raise(lua, format!("t.disconnect: {why}")))?;
+                stage.witness().misses(&client);
                 // The hub tells them on a thread of their own, later; a test wants to see what came of it.
                 let broke = departures::tell(&host(lua, stage)?.rules().generation, &client, &why);
                 let broke: Vec<_> = broke.into_iter().map(|failure| failure.why).collect();
@@ -211,6 +219,36 @@ pub const ENTRIES: &[Entry] = &[
         },
     },
     Entry {
+        name: "test.view",
+        args: "channel, name, payload, {event, id, media}?",
+        gives: "{payload, text, ..} or nil",
+        doc: "A message as those see it who see the channel through this view; nil if it is withheld from them.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, args: (String, String, Value, Option<Table>)| {
+                let (channel, name, payload, options) = args;
+                let (stage, channel) = (stage(lua, seat)?, channel_name(lua, &channel)?);
+                let host = host(lua, stage)?;
+                let draft = read_draft(channel, &payload, options.as_ref());
+                let draft = draft.map_err(|why| raise(lua, format!("t.view: {why}")))?;
+                let rules = host.rules();
+                let (viewer, concern) = (stage.people.viewer(&name, stage.now()), rules.concern(&draft.channel));
+                match rules.sight(&viewer, &draft.channel, &concern.views, &[]) {
+                    Err(refusal) => Err(raise(lua, format!("t.view: {}", answers::reason(&host, &refusal)))),
+                    Ok(None) if name != "full" => Err(raise(lua, format!("t.view: {} has no views", draft.channel))),
+                    Ok(None) => answers::message(lua, &draft.message),
+                    Ok(Some(view)) => {
+                        let (time, message) = (stage.now(), draft.message);
+                        let whole = Publication { offset: 1, time, expires: None, once: None, message };
+                        match view.render(&draft.channel, &whole) {
+                            Some(seen) => answers::message(lua, &seen),
+                            None => Ok(Value::Nil),
+                        }
+                    }
+                }
+            })
+        },
+    },
+    Entry {
         name: "test.retention",
         args: "channel",
         gives: "{history, age, count, bytes, ack, lag, max_lag}",
@@ -219,6 +257,41 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, channel: String| {
                 let (stage, channel) = (stage(lua, seat)?, channel_name(lua, &channel)?);
                 answers::policy(lua, &host(lua, stage)?.policy(&channel))
+            })
+        },
+    },
+    Entry {
+        name: "test.published",
+        args: "",
+        gives: "{ {channels, payload, text, event, user} }",
+        doc: "What the plugins have published in this case; nothing goes out.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, ()| {
+                let list = lua.create_table()?;
+                for (client, drafts) in stage(lua, seat)?.witness().published() {
+                    list.raw_push(answers::published(lua, &client, &drafts)?)?;
+                }
+                Ok(frozen(list))
+            })
+        },
+    },
+    Entry {
+        name: "test.kicked",
+        args: "",
+        gives: "{ {id, user, channel, why} }",
+        doc: "Whom the plugins have sent away: from everything, or from the channel that is named.",
+        make: |lua, seat| {
+            function(lua, seat, |lua, seat, ()| {
+                let list = lua.create_table()?;
+                for sent in stage(lua, seat)?.witness().sent() {
+                    let one = lua.create_table()?;
+                    one.raw_set("id", sent.client.id.as_str())?;
+                    one.raw_set("user", sent.client.identity.user.as_deref())?;
+                    one.raw_set("channel", sent.channel.as_ref().map(|channel| channel.as_str()))?;
+                    one.raw_set("why", sent.why)?;
+                    list.raw_push(frozen(one))?;
+                }
+                Ok(frozen(list))
             })
         },
     },
@@ -261,8 +334,14 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, ms: Value| {
                 let ms = to_number(&ms).filter(|ms| ms.is_finite() && *ms >= 0.0);
                 let ms = ms.ok_or_else(|| raise(lua, "t.clock.set: expected milliseconds since the Unix epoch"))?;
-                stage(lua, seat)?.set_time((ms * 1000.0) as Micros);
-                Ok(())
+                let (stage, then) = (stage(lua, seat)?, (ms * 1000.0) as Micros);
+                match then > stage.now() {
+                    true => stage.pass_to(then).map_err(|why| raise(lua, why)),
+                    false => {
+                        stage.set_time(then);
+                        Ok(())
+                    }
+                }
             })
         },
     },
@@ -270,15 +349,15 @@ pub const ENTRIES: &[Entry] = &[
         name: "test.clock.advance",
         args: "duration",
         gives: "",
-        doc: "Lets time pass: \"5m\", or a number of seconds.",
+        doc: "Lets time pass: \"5m\", or a number of seconds. Timers that are due meanwhile run, each at its time.",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, time: Value| {
                 let passed = lua_to_json(&time).ok().and_then(|json| read_duration(&json)).ok_or_else(|| {
                     raise(lua, format!("t.clock.advance: expected a duration like \"5m\", got {}", describe(&time)))
                 })?;
                 let stage = stage(lua, seat)?;
-                stage.set_time(stage.now().saturating_add(passed.as_micros().try_into().unwrap_or(Micros::MAX)));
-                Ok(())
+                let then = stage.now().saturating_add(passed.as_micros().try_into().unwrap_or(Micros::MAX));
+                stage.pass_to(then).map_err(|why| raise(lua, why))
             })
         },
     },
@@ -381,123 +460,4 @@ fn object(lua: &Lua, whose: &str, value: &Value) -> mlua::Result<Map<String, Jso
         Ok(_) => Err(raise(lua, format!("{whose}: expected a table of settings, got {}", describe(value)))),
         Err(why) => Err(raise(lua, format!("{whose}: {why}"))),
     }
-}
-
-fn fields(table: Option<&Table>) -> Result<Vec<(String, Value)>, String> {
-    let read = |pair: mlua::Result<(Value, Value)>| {
-        let (key, value) = pair.map_err(|e| e.to_string())?;
-        Ok((key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key)), value))
-    };
-    table.into_iter().flat_map(Table::pairs::<Value, Value>).map(read).collect()
-}
-
-fn text(key: &str, value: &Value) -> Result<String, String> {
-    let text = value.as_string().map(|text| text.to_string_lossy());
-    text.ok_or_else(|| format!("{key}: expected a string, got {}", describe(value)))
-}
-
-/// Names and values, in the order of their names.
-fn pairs(key: &str, value: &Value) -> Result<Vec<(String, String)>, String> {
-    let table = value.as_table().ok_or_else(|| format!("{key}: expected a table, got {}", describe(value)))?;
-    let read = |(name, value): (String, Value)| text(&format!("{key}.{name}"), &value).map(|value| (name, value));
-    let mut pairs = fields(Some(table))?.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    pairs.sort();
-    Ok(pairs)
-}
-
-fn read_request(options: Option<&Table>) -> Result<ConnectRequest, String> {
-    let mut request = ConnectRequest {
-        transport: "ws",
-        method: "GET".into(),
-        path: "/ws".into(),
-        ip: Some([127, 0, 0, 1].into()),
-        ..ConnectRequest::default()
-    };
-    for (key, value) in fields(options)? {
-        match key.as_str() {
-            "bearer" => request.bearer = Some(text(&key, &value)?),
-            "method" => request.method = text(&key, &value)?,
-            "path" => request.path = text(&key, &value)?,
-            "transport" => request.transport = one_of(&text(&key, &value)?, &TRANSPORTS)?,
-            "ip" => request.ip = Some(text(&key, &value)?.parse().map_err(|_| format!("ip: {}", describe(&value)))?),
-            "query" => request.query = pairs(&key, &value)?,
-            "headers" => {
-                let lower = pairs(&key, &value)?.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
-                request.headers.extend(lower);
-            }
-            "cookie" => {
-                let all: Vec<_> = pairs(&key, &value)?.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                request.headers.push(("cookie".into(), all.join("; ")));
-            }
-            _ => {
-                let known = ["bearer", "headers", "query", "cookie", "ip", "path", "method", "transport"];
-                return Err(format!("{key} is not known here{}", hint(&key, known)));
-            }
-        }
-    }
-    // Where the protocol lets a credential stand.
-    if request.bearer.is_none() {
-        let header = request.header("authorization").and_then(|all| all.split_once(' '));
-        let bearer = header.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
-        request.bearer = bearer.or(request.param("token")).map(str::to_owned);
-    }
-    Ok(request)
-}
-
-fn read_draft(channel: ChannelName, payload: &Value, options: Option<&Table>) -> Result<Draft, String> {
-    let (bytes, mut media) = match payload {
-        Value::String(text) => {
-            let bytes = Bytes::copy_from_slice(&text.as_bytes());
-            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
-            (bytes, if is_json { Media::Json } else { Media::Text })
-        }
-        Value::Buffer(buffer) => (Bytes::from(buffer.to_vec()), Media::Binary),
-        value => {
-            let json = lua_to_json(value).map_err(|why| format!("payload: {why}"))?;
-            (Bytes::from(json.to_string()), Media::Json)
-        }
-    };
-    let mut draft = Draft::new(channel, Message::default());
-    for (key, value) in fields(options)? {
-        match key.as_str() {
-            "event" => draft.message.event = Some(text(&key, &value)?.into()),
-            "id" => draft.idempotency_key = Some(text(&key, &value)?.into()),
-            "media" => {
-                media = match one_of(&text(&key, &value)?, &["json", "text", "binary"])? {
-                    "json" => Media::Json,
-                    "text" => Media::Text,
-                    _ => Media::Binary,
-                }
-            }
-            "ttl" => {
-                let ttl = lua_to_json(&value).ok().and_then(|json| read_duration(&json));
-                draft.ttl = Some(ttl.ok_or_else(|| format!("ttl: expected a duration, got {}", describe(&value)))?);
-            }
-            _ => return Err(format!("{key} is not known here{}", hint(&key, ["event", "id", "media", "ttl"]))),
-        }
-    }
-    (draft.message.payload, draft.message.media) = (bytes, media);
-    Ok(draft)
-}
-
-fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {
-    let mut farewell = Farewell { cause: "client", code: Some(1000) };
-    for (key, value) in fields(options)? {
-        match key.as_str() {
-            "cause" => {
-                let causes = ["client", "server", "shutdown", "lag", "error", "timeout"];
-                farewell.cause = one_of(&text(&key, &value)?, &causes)?;
-                if matches!(farewell.cause, "error" | "timeout") {
-                    farewell.code = None;
-                }
-            }
-            "code" => {
-                let code = to_number(&value).filter(|code| (1000.0..5000.0).contains(code));
-                farewell.code =
-                    Some(code.ok_or_else(|| format!("code: expected a close code, got {}", describe(&value)))? as u16);
-            }
-            _ => return Err(format!("{key} is not known here{}", hint(&key, ["cause", "code"]))),
-        }
-    }
-    Ok(farewell)
 }

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Coverage;
+use crate::kernel::hooks::Client;
+use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::pattern::Patterns;
+use crate::plugins::world::{self, World};
 
 /// Of one case; beyond, the oldest goes.
 const MAX_SAID: usize = 10_000;
@@ -20,9 +24,21 @@ pub struct Said {
     pub fields: String,
 }
 
+/// Whom a plugin sent away: from everything, or from one channel.
+#[derive(Clone)]
+pub struct Sent {
+    pub client: Arc<Client>,
+    pub channel: Option<ChannelName>,
+    pub why: String,
+}
+
 #[derive(Default)]
 pub struct Witness {
     said: Mutex<Vec<Said>>,
+    published: Mutex<Vec<(Arc<Client>, Vec<Draft>)>>,
+    sent: Mutex<Vec<Sent>>,
+    /// Who is there, and what they listen to.
+    there: Mutex<Vec<(Arc<Client>, Vec<ChannelName>)>>,
     pub coverage: Option<Arc<Coverage>>,
 }
 
@@ -39,7 +55,94 @@ impl Witness {
         all.push(said);
     }
 
+    pub fn published(&self) -> Vec<(Arc<Client>, Vec<Draft>)> {
+        self.published.lock().clone()
+    }
+
+    pub fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().clone()
+    }
+
+    /// Somebody is there; `channel`: and listens to it from now on.
+    pub fn meets(&self, client: &Arc<Client>, channel: Option<&ChannelName>) {
+        let mut there = self.there.lock();
+        let at = there.iter().position(|(known, _)| known.id == client.id).unwrap_or(there.len());
+        if at == there.len() {
+            there.push((client.clone(), Vec::new()));
+        }
+        let (known, channels) = &mut there[at];
+        known.clone_from(client);
+        if let Some(channel) = channel.filter(|channel| !channels.contains(channel)) {
+            channels.push(channel.clone());
+        }
+    }
+
+    pub fn misses(&self, client: &Client) {
+        self.there.lock().retain(|(known, _)| known.id != client.id);
+    }
+
+    fn those(&self, wanted: impl Fn(&Client, &[ChannelName]) -> bool) -> Vec<Arc<Client>> {
+        let there = self.there.lock();
+        there.iter().filter(|(client, channels)| wanted(client, channels)).map(|(client, _)| client.clone()).collect()
+    }
+
+    fn send_away(&self, clients: &[Arc<Client>], channel: Option<&ChannelName>, why: &str) -> usize {
+        let sent =
+            |client: &Arc<Client>| Sent { client: client.clone(), channel: channel.cloned(), why: why.to_owned() };
+        self.sent.lock().extend(clients.iter().map(sent));
+        clients.len()
+    }
+
     pub fn said(&self) -> Vec<Said> {
         self.said.lock().clone()
+    }
+}
+
+/// Beyond, a plugin hears that too much waits already.
+const MAX_PUBLISHED: usize = 10_000;
+
+/// In place of the hub: nothing goes out, everything is written down.
+pub struct Onlooker(pub Arc<Witness>);
+
+impl World for Onlooker {
+    fn channels(&self) -> Vec<ChannelName> {
+        self.0.there.lock().iter().flat_map(|(_, channels)| channels.clone()).collect()
+    }
+
+    fn rules_changed(&self) {}
+
+    fn policies_changed(&self, _channels: Patterns) {}
+
+    fn publish(&self, said: world::Said) -> bool {
+        let mut published = self.0.published.lock();
+        let room = published.len() < MAX_PUBLISHED;
+        if room {
+            published.push((said.client, said.drafts));
+        }
+        room
+    }
+
+    fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>> {
+        self.0.those(|_, channels| channels.contains(channel))
+    }
+
+    fn sessions(&self, wanted: &dyn Fn(&Client) -> bool) -> Vec<Arc<Client>> {
+        self.0.those(|client, _| wanted(client))
+    }
+
+    fn kick(&self, meant: &dyn Fn(&Client) -> bool, why: &str) -> usize {
+        let clients = self.0.those(|client, _| meant(client));
+        clients.iter().for_each(|client| self.0.misses(client));
+        self.0.send_away(&clients, None, why)
+    }
+
+    fn unsubscribe(&self, meant: &dyn Fn(&Client) -> bool, channel: &ChannelName) -> usize {
+        let clients = self.0.those(|client, channels| meant(client) && channels.contains(channel));
+        for (_, channels) in
+            self.0.there.lock().iter_mut().filter(|(known, _)| clients.iter().any(|c| c.id == known.id))
+        {
+            channels.retain(|one| one != channel);
+        }
+        self.0.send_away(&clients, Some(channel), "")
     }
 }

@@ -171,3 +171,51 @@ end)",
     assert!(log.contains("larger than 1 MiB") || log.contains("deeper than"), "{}", &log[..log.len().min(500)]);
     assert!(started.elapsed() < Duration::from_secs(2));
 }
+
+/// Beside what does harm anywhere: what only a hook that waits can do.
+const WAITING: [(&str, &str); 5] = [
+    ("a wait for ever", "aether.http.get('URL/never', { timeout = '30s' })"),
+    ("a yield in a loop", "while true do coroutine.yield() end"),
+    ("a wait in a loop", "while true do aether.http.get('URL/') end"),
+    ("a loop after a wait", "aether.http.get('URL/') while true do pcall(function() while true do end end) end"),
+    (
+        "a table bomb after a wait",
+        "aether.http.get('URL/') local t = {} while true do t[#t + 1] = table.create(1000, {}) end",
+    ),
+];
+
+#[test]
+fn every_hostile_program_in_a_hook_that_waits_is_stopped_named_and_others_are_served_meanwhile() {
+    let backend = super::backend::Backend::start(|seen| {
+        super::backend::Reply::ok("").after(if seen.path == "/never" { 60_000 } else { 2 })
+    });
+    for (what, program) in PROGRAMS.into_iter().chain(WAITING) {
+        let mut config = super::waiting::config();
+        config.limits.waiting_time = Duration::from_millis(1000);
+        let code = format!(
+            "aether.on.subscribe('*', function(s, ch) if ch.name == 'bad' then
+{program} end return aether.http.get('URL/good') ~= nil end)"
+        );
+        let (host, _dir) = script_with(&code.replace("URL", &backend.url), config);
+        let started = Instant::now();
+        let mut answers = Vec::new();
+        let log = logged(|| {
+            super::waiting::wait(async {
+                let (ann, bad, good) = (nobody(), name("bad"), name("good"));
+                let mut asked: Vec<_> = (0..4).map(|_| host.subscribe(&ann, &good)).collect();
+                asked.insert(1, host.subscribe(&ann, &bad));
+                asked.extend((0..4).map(|_| host.subscribe(&ann, &good)));
+                answers = futures_util::future::join_all(asked).await;
+            });
+        });
+        assert!(started.elapsed() < Duration::from_secs(5), "{what}: {:?}", started.elapsed());
+        let bad = answers.remove(1).err().unwrap_or_else(|| panic!("{what} is let in"));
+        assert_eq!((bad.kind, &*bad.code), (RefusalKind::Broken, "rule_error"), "{what}: {log}");
+        let named = log.contains("rules.lua:1: ") || log.contains("rules.lua:2: ");
+        assert!(named && log.contains("hook=\"on.subscribe") && log.len() < 8192, "{what}: {log}");
+        assert!(answers.iter().all(Result::is_ok), "beside {what}: {log}");
+        super::waiting::wait(host.subscribe(&nobody(), &name("good")))
+            .map(drop)
+            .unwrap_or_else(|no| panic!("after {what}: {no}"));
+    }
+}

@@ -24,13 +24,13 @@ fn errors(code: &str, with: impl FnOnce(&mut PluginUse)) -> Vec<String> {
 #[test]
 fn all_faults_are_told_at_once_with_their_places() {
     let found = complaints(
-        "aether.on.subscribe('a*', print)\naether.on.publish('a')\naether.on.connect('x')\naether.on.publish('a', { async = true }, print)\naether.on.subscribee('a', print)",
+        "aether.on.subscribe('a*', print)\naether.on.publish('a')\naether.on.connect('x')\naether.on.publish('a', { asinc = true }, print)\naether.on.subscribee('a', print)",
     );
     let expected = [
         "rules.lua:1: on.subscribe: pattern \"a*\": `*` stands for a whole segment",
         "rules.lua:2: on.publish takes a pattern and a function, got the string \"a\"",
         "rules.lua:3: on.connect takes one function, got the string \"x\"",
-        "rules.lua:4: on.publish takes no options yet",
+        "rules.lua:4: on.publish: asinc is not known here; did you mean async?",
         "rules.lua:5: attempt to call",
     ];
     assert_eq!(found.len(), expected.len(), "{found:?}");

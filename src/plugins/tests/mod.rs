@@ -2,11 +2,15 @@
 
 mod actions;
 mod auth;
+mod backend;
 mod breaker;
 mod exports;
 mod hostile;
+mod http;
+mod keysets;
 mod library;
 mod loading;
+mod memo;
 mod record;
 mod redact;
 mod reload;
@@ -15,8 +19,10 @@ mod retention;
 mod routes;
 mod rules;
 mod safety;
+mod timers;
 mod transform;
 mod views;
+mod waiting;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,89 @@
+//! Rules that wait for another server: a slow one delays only those who ask it, and a channel keeps its order.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::common::*;
+
+/// Answers each request after as many milliseconds as its path says, with 200.
+async fn back_end() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                    if !head.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    let text = String::from_utf8_lossy(&head).into_owned();
+                    let millis = text.split(['/', ' ']).nth(2).and_then(|path| path.parse().ok()).unwrap_or(0);
+                    tokio::time::sleep(Duration::from_millis(millis)).await;
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_err() {
+                        return;
+                    }
+                    head.clear();
+                }
+            });
+        }
+    });
+    url
+}
+
+async fn hub() -> TestHub {
+    let rules = "
+aether.on.subscribe('slow.{ms}.{n}', function(s, ch) return aether.http.get('URL/' .. ch.ms).status == 200 end)
+aether.on.publish('order.{n}', {async = true}, function(s, ch, msg) return aether.http.get('URL/' .. msg:text()).status == 200 end)
+aether.on.publish('fast', function() return true end)
+";
+    let url = back_end().await;
+    let rules = rules.replace("URL", &url);
+    TestHub::plan().rules(&rules).with(|config| config.plugins.private_http = vec![format!("{url}/*")]).start()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_back_end_delays_only_those_who_ask_it() {
+    let hub = hub().await;
+    let mut slow = Vec::new();
+    for n in 0..40 {
+        let mut ws = hub.ws_as(Some(&hub.token(&[]))).await;
+        slow.push(tokio::spawn(async move {
+            ws.subscribe(&[&format!("slow.1000.{n}")]).await;
+            Instant::now()
+        }));
+    }
+    let began = Instant::now();
+    let mut http = hub.http().await;
+    let mut took = Vec::new();
+    while began.elapsed() < Duration::from_millis(800) {
+        let asked = Instant::now();
+        http.post("/api/v1/publish", r#"{"channel":"fast","payload":1}"#).await.ok();
+        took.push(asked.elapsed());
+    }
+    took.sort();
+    let p99 = took[took.len() * 99 / 100];
+    assert!(took.len() > 20 && p99 < Duration::from_millis(250), "{} publishes, p99 {p99:?}", took.len());
+    for one in slow {
+        let subscribed = one.await.unwrap();
+        assert!(subscribed - began > Duration::from_millis(500), "they did wait");
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "and side by side: {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_whose_rules_wait_stand_in_the_log_in_the_order_in_which_they_came() {
+    let hub = hub().await;
+    let delays = [300, 1, 150, 80, 2, 200, 3];
+    let messages: Vec<_> = delays.iter().map(|ms| json!({"channel": "order.1", "payload": ms})).collect();
+    let said = hub.http().await.post("/api/v1/publish/batch", json!({"messages": messages}).to_string()).await;
+    for result in said.ok()["results"].as_array().unwrap() {
+        assert_eq!(result["status"], "success", "{result}");
+    }
+    let history = hub.history("channel=order.1").await;
+    let stored: Vec<_> =
+        history["messages"].as_array().unwrap().iter().map(|message| message["payload"].clone()).collect();
+    assert_eq!(stored, delays.map(|ms| json!(ms)));
+}
