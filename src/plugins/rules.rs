@@ -19,6 +19,7 @@ use super::msg::{Lent, Own};
 use super::record::Record;
 use super::resident::with_vm;
 use super::routed::Routes;
+use super::trace;
 use super::turns::Place;
 use super::view::{self, Named};
 use super::vm::Failure;
@@ -256,6 +257,7 @@ impl Rules {
         for &hook in hooks {
             match commons.remembered.vote((generation, hook), client, question.channel, now) {
                 Some(view) => {
+                    trace::known(hook);
                     self.counters.votes_known.fetch_add(1, Relaxed);
                     known.add(hook, view);
                 }
@@ -300,8 +302,9 @@ impl Rules {
         let (channel, generation) = (question.channel.clone(), self.generation.clone());
         let options = options_of(event);
         let depth = Voice::depth_of(&client);
+        let errand = trace::lend();
         let vote = commons.lanes.run(&self.generation, hook, move |vm| {
-            voice::after(depth, async move {
+            errand.carry(voice::after(depth, async move {
                 let mut own = None;
                 let pattern = generation.registrations[hook].pattern.as_ref();
                 let asked = vm.ask_waiting(hook, options, |lua| {
@@ -318,9 +321,10 @@ impl Rules {
                     Ok((vm.handles.session(lua, &client)?, channel, about))
                 });
                 asked.await
-            })
+            }))
         });
-        match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
+        let vote = vote.await.map_err(|unheard| No::unheard(hook, unheard))?;
+        match trace::back(vote).map_err(|failure| No::Broken(hook, failure))? {
             Vote::None => {}
             Vote::Deny(deny) => return Err(No::Denied(hook, deny)),
             Vote::Allow(allow) => {
@@ -391,7 +395,9 @@ impl Rules {
     }
 
     pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
-        self.counters.denied.fetch_add(1, Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, Relaxed);
+        }
         let (No::Denied(hook, _) | No::Broken(hook, _) | No::Busy(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
         let decision = Decision {

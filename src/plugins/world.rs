@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::voice::Voice;
 use crate::kernel::hooks::Client;
 use crate::kernel::hub::{PublishError, Receipt};
-use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::message::{ChannelName, Draft, Offset, Publication};
 use crate::kernel::pattern::Patterns;
 
 /// The hub, as the rules may act on it. Nothing here waits.
@@ -28,6 +28,11 @@ pub trait World: Send + Sync {
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>>;
     /// Those that are connected and wanted.
     fn sessions(&self, wanted: &dyn Fn(&Client) -> bool) -> Vec<Arc<Client>>;
+    /// What a channel keeps below an offset, the newest of it in ascending order; no rule is asked. It waits for the store,
+    /// and so must whoever asks.
+    fn stored(&self, _channel: &ChannelName, _before: Offset) -> Result<Vec<Publication>, String> {
+        Err("there is no hub".into())
+    }
     /// Closes connections; how many.
     fn kick(&self, meant: &dyn Fn(&Client) -> bool, why: &str) -> usize;
     /// Ends subscriptions to a channel; of how many connections.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::edges::roster::{Order, Roster};
 use crate::kernel::hooks::Client;
 use crate::kernel::hub::{Hub, PublishError};
-use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::message::{ChannelName, Draft, Offset, Publication};
 use crate::kernel::pattern::Patterns;
 use crate::plugins::{Publishing, Said, World};
 
@@ -17,6 +17,10 @@ use crate::plugins::{Publishing, Said, World};
 const QUEUE: usize = 1000;
 /// Of those, how many may share a group commit.
 const TOGETHER: usize = 100;
+
+/// What is read at once of what a channel keeps.
+const PAGE: usize = 500;
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
 const RECONSIDERED_PER_SECOND: u32 = 5000;
@@ -75,6 +79,11 @@ impl World for Outside {
 
     fn publish(&self, said: Said) -> bool {
         self.said.try_send(said).is_ok()
+    }
+
+    fn stored(&self, channel: &ChannelName, before: Offset) -> Result<Vec<Publication>, String> {
+        let hub = self.hub.upgrade().ok_or("the hub has ended")?;
+        self.front.block_on(hub.kept(channel, before, PAGE, PAGE_BYTES)).map_err(|error| error.to_string())
     }
 
     fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {

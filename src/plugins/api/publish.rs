@@ -12,6 +12,7 @@ use crate::kernel::hub::PublishError;
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
 use crate::plugins::floor::{Outcome, Started, waiting};
 use crate::plugins::schema::{hint, read_duration};
+use crate::plugins::trace;
 use crate::plugins::value::{describe, frozen, lua_to_json, raise};
 use crate::plugins::voice::Voice;
 use crate::plugins::world;
@@ -59,6 +60,11 @@ fn publish(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> m
     let (channels, payload, options) = args;
     let (drafts, user) =
         read(seat, &channels, &payload, options.as_ref()).map_err(|why| raise(lua, format!("publish: {why}")))?;
+    if !trace::acts(|| {
+        format!("publish to {}", drafts.iter().map(|draft| draft.channel.as_str()).collect::<Vec<_>>().join(" "))
+    }) {
+        return Ok((Some(true), None));
+    }
     let Some(client) = Voice::client(&seat.unit().name, user) else {
         let plugin = &*seat.unit().name;
         tracing::warn!(target: "aether::plugin", plugin, "hooks publish about each other's publications without end");
