@@ -28,9 +28,9 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "on.subscribe",
-        args: "pattern, {async}?, fn(s, ch)",
+        args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
-        doc: "Votes on whether a session may listen to a channel.",
+        doc: "Votes on whether a session may listen to a channel; req.again says that it does so already, and is asked about again.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Subscribe, &args)),
     },
     Entry {
