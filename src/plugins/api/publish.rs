@@ -158,8 +158,8 @@ fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) 
     let (Some(draft), true) = (drafts.pop(), drafts.is_empty()) else {
         return Err(fail("expected one channel; aether.publish takes several".into()));
     };
-    if !trace::acts(|| format!("publish_now to {}", draft.channel)) {
-        return no(lua, "rehearsal", "a what-if publishes nothing").map(Started::Ready);
+    if !trace::acts(|| format!("publish to {}", draft.channel)) {
+        return no(lua, "not_real", "it is not published, because nothing of this is real").map(Started::Ready);
     }
     let Some(client) = Voice::client(&seat.unit().name, user) else {
         return no(lua, "loop", "hooks publish about each other's publications without end").map(Started::Ready);
