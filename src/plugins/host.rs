@@ -186,6 +186,16 @@ impl Host {
         Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
     }
 
+    fn moved(&self, client: &Arc<Client>, channel: &ChannelName, came: bool) {
+        if !self.rules().is_attended(channel) || self.commons.attendance.tell(client, channel, came) {
+            return;
+        }
+        let dropped = self.counters.moves_dropped.fetch_add(1, Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "join and leave hooks are too slow, some are not told");
+        }
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -303,6 +313,14 @@ impl Hooks for Host {
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
         let rules = self.rules();
         Box::pin(async move { rules.history(client, channel, resume).await })
+    }
+
+    fn joined(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, true);
+    }
+
+    fn left(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, false);
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {
