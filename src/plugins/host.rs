@@ -218,6 +218,16 @@ impl Host {
         self.commons.shelves.evicted()
     }
 
+    /// Values of metrics that found no series of their own.
+    pub fn metrics_folded(&self) -> u64 {
+        self.commons.tallies.folded()
+    }
+
+    /// What plugins count and measure, in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        self.commons.tallies.render()
+    }
+
     /// Drops remembered credentials and votes; how many.
     pub fn forget(&self, what: &Forget) -> usize {
         self.commons.remembered.forget(what)

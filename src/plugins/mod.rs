@@ -68,6 +68,7 @@ mod schedule;
 mod schema;
 mod shared;
 mod shown;
+mod tallies;
 pub mod testing;
 mod timers;
 mod turns;
