@@ -421,13 +421,16 @@ pub fn refuse(fault: &Fault) -> Response {
     let extra = match status {
         StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
         StatusCode::UPGRADE_REQUIRED => Some((header::UPGRADE, "websocket")),
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "1")),
         // What is left of the body would be taken for the next request.
         StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => Some((header::CONNECTION, "close")),
         _ => None,
     };
     if let Some((name, value)) = extra {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        let seconds = fault.retry_ms().unwrap_or(1000).div_ceil(1000).max(1);
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
 }

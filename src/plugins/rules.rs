@@ -20,6 +20,7 @@ use super::msg::{Lent, Own};
 use super::record::Record;
 use super::resident::with_vm;
 use super::routed::Routes;
+use super::trace;
 use super::turns::Place;
 use super::view::{self, Named};
 use super::vm::Failure;
@@ -94,7 +95,8 @@ struct Question<'a> {
     /// An allow that needs no hook.
     granted: bool,
     draft: Option<&'a Draft>,
-    resume: bool,
+    /// It comes back for what it missed, or listens already.
+    again: bool,
 }
 
 /// The hooks that said yes.
@@ -128,9 +130,9 @@ impl Rules {
         }
     }
 
-    pub async fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
+    pub async fn subscribe(&self, client: &Client, channel: &ChannelName, again: bool) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
-        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
+        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, again };
         self.decide(&question).await
     }
 
@@ -138,7 +140,7 @@ impl Rules {
         let channel = &draft.channel;
         // What a plugin may publish stands in its manifest, and was looked at when it spoke.
         let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
-        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
+        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), again: false };
         self.decide(&question).await?;
         // Whoever was first comes first, also where rules change what is said.
         let turn = match place {
@@ -152,7 +154,7 @@ impl Rules {
     pub async fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
-        let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
+        let question = Question { event: Event::History, client, channel, granted, draft: None, again: resume };
         self.decide(&question).await
     }
 
@@ -237,11 +239,11 @@ impl Rules {
     }
 
     async fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
-        let Question { event, client, channel, resume, .. } = *question;
+        let Question { event, client, channel, again, .. } = *question;
         match event {
             Event::Publish => Ok(None),
             // Whoever resumes has been asked what it sees, and sees the past as it sees what happens now.
-            Event::History if named.is_empty() && (resume || concern.views.is_empty()) => Ok(None),
+            Event::History if named.is_empty() && (again || concern.views.is_empty()) => Ok(None),
             Event::History if named.is_empty() && client.identity.grants.admin => Ok(None),
             // What a subscriber would not be shown nobody reads up on.
             Event::History if named.is_empty() => self.seen_live(client, channel).await,
@@ -251,7 +253,7 @@ impl Rules {
 
     /// Boxed, because a question that leads to another one has no size otherwise.
     fn seen_live<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(self.subscribe(client, channel))
+        Box::pin(self.subscribe(client, channel, true))
     }
 
     /// The first no ends the voting, because nothing outvotes it.
@@ -265,6 +267,7 @@ impl Rules {
         for &hook in hooks {
             match commons.remembered.vote((generation, hook), client, question.channel, now) {
                 Some(view) => {
+                    trace::known(hook);
                     self.counters.votes_known.fetch_add(1, Relaxed);
                     known.add(hook, view);
                 }
@@ -305,12 +308,13 @@ impl Rules {
     ) -> Result<(), No> {
         let commons = &self.generation.program.commons;
         let (mark, client) = (commons.remembered.mark(), question.client.with(question.client.identity.clone()));
-        let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
+        let (event, again, draft) = (question.event, question.again, question.draft.cloned());
         let (channel, generation) = (question.channel.clone(), self.generation.clone());
         let options = options_of(event);
         let depth = Voice::depth_of(&client);
+        let errand = trace::lend();
         let vote = commons.lanes.run(&self.generation, hook, move |vm| {
-            voice::after(depth, async move {
+            errand.carry(voice::after(depth, async move {
                 let mut own = None;
                 let pattern = generation.registrations[hook].pattern.as_ref();
                 let asked = vm.ask_waiting(hook, options, |lua| {
@@ -319,16 +323,18 @@ impl Rules {
                             let reserved = generation.program.reserved_events;
                             own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
                         }
-                        (None, Event::History) => vm.handles.read_request(resume),
+                        (None, Event::History) => vm.handles.read_request(again),
+                        (None, Event::Subscribe) => vm.handles.subscribe_request(again),
                         _ => Value::Nil,
                     };
                     let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
                     Ok((vm.handles.session(lua, &client)?, channel, about))
                 });
                 asked.await
-            })
+            }))
         });
-        match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
+        let vote = vote.await.map_err(|unheard| No::unheard(hook, unheard))?;
+        match trace::back(vote).map_err(|failure| No::Broken(hook, failure))? {
             Vote::None => {}
             Vote::Deny(deny) => return Err(No::Denied(hook, deny)),
             Vote::Allow(allow) => {
@@ -373,7 +379,8 @@ impl Rules {
                 let vote = vm.ask(hook, limits.call, options, |lua| {
                     let about = match (&lease, question.event) {
                         (Some(lease), _) => lease.handle(),
-                        (None, Event::History) => vm.handles.read_request(question.resume),
+                        (None, Event::History) => vm.handles.read_request(question.again),
+                        (None, Event::Subscribe) => vm.handles.subscribe_request(question.again),
                         _ => Value::Nil,
                     };
                     let channel = vm.handles.channel(lua, concern, hook, pattern, question.channel.as_str())?;
@@ -398,7 +405,9 @@ impl Rules {
     }
 
     pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
-        self.counters.denied.fetch_add(1, Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, Relaxed);
+        }
         let (No::Denied(hook, _) | No::Broken(hook, _) | No::Busy(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
         let decision = Decision {

@@ -36,6 +36,7 @@ use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
 use super::testing::{self, Stage};
+use super::trace::{self, Told};
 use super::value::{frozen, raise};
 
 /// One name below `aether`.
@@ -84,7 +85,15 @@ const OWN: &[Entry] = &[Entry {
     args: "",
     gives: "number",
     doc: "Milliseconds since the Unix epoch.",
-    make: |lua, seat| function(lua, seat, |_, seat, ()| Ok((seat.program.commons.now() / 1000) as f64)),
+    make: |lua, seat| {
+        let nothing: Arc<str> = "".into();
+        let seat = seat.clone();
+        let now = lua.create_function(move |lua, ()| {
+            let ask = || Ok((seat.program.commons.now() / 1000) as f64);
+            trace::read("now_ms", &nothing, &[], Told::Nothing, ask).map_err(|why| raise(lua, why))
+        });
+        now.map(Value::Function)
+    },
 }];
 
 /// One unit in one VM.

@@ -11,7 +11,7 @@ use crate::plugins::about::About;
 use crate::plugins::attendance::is_attended;
 use crate::plugins::generation::{Event, Registration};
 use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{caller, describe, lua_to_json, raise};
+use crate::plugins::value::{caller_below, describe, lua_to_json, raise};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -30,9 +30,9 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "on.subscribe",
-        args: "pattern, {async}?, fn(s, ch)",
+        args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
-        doc: "Votes on whether a session may listen to a channel.",
+        doc: "Votes on whether a session may listen to a channel; req.again says that it does so already, and is asked about again.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Subscribe, &args)),
     },
     Entry {
@@ -121,8 +121,13 @@ fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::R
     let args: Vec<&Value> = args.iter().collect();
     match args[..] {
         [Value::Function(hook)] => {
-            let registration =
-                Registration { event, pattern: None, unit: seat.at, place: caller(lua), about: About::Nothing };
+            let registration = Registration {
+                event,
+                pattern: None,
+                unit: seat.at,
+                place: caller_below(lua, &seat.unit().root),
+                about: About::Nothing,
+            };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
         _ => complain(lua, seat, &format!("{event} takes one function, got {}", all(&args))),
@@ -159,7 +164,13 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
 pub fn enrol(lua: &Lua, seat: &Seat, event: Event, pattern: &Value, about: About, hook: &Function) {
     match read_pattern(pattern) {
         Ok(pattern) if seat.unit().may_register(&pattern) => {
-            let registration = Registration { event, pattern: Some(pattern), unit: seat.at, place: caller(lua), about };
+            let registration = Registration {
+                event,
+                pattern: Some(pattern),
+                unit: seat.at,
+                place: caller_below(lua, &seat.unit().root),
+                about,
+            };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
         Ok(pattern) => complain(
@@ -208,7 +219,7 @@ pub fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Resul
 }
 
 pub fn complain(lua: &Lua, seat: &Seat, why: &str) {
-    seat.errors.borrow_mut().push(format!("{}: {why}", caller(lua)));
+    seat.errors.borrow_mut().push(format!("{}: {why}", caller_below(lua, &seat.unit().root)));
 }
 
 pub fn all(args: &[&Value]) -> String {

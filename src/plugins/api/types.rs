@@ -54,6 +54,27 @@ pub const SHAPES: &[Shape] = &[
         ],
     },
     Shape {
+        name: "HttpOptions",
+        fields: &[
+            ("method", "string?"),
+            ("headers", "{ [string]: string }?"),
+            ("body", "Data?"),
+            ("json", "any"),
+            ("timeout", "Duration?"),
+            ("max_body", "number?"),
+            ("follow", "boolean?"),
+        ],
+    },
+    Shape {
+        name: "HttpAnswer",
+        fields: &[
+            ("status", "number"),
+            ("headers", "{ [string]: string }"),
+            ("body", "string"),
+            ("json", "(self: HttpAnswer) -> any"),
+        ],
+    },
+    Shape {
         name: "Request",
         fields: &[
             ("transport", "string"),
@@ -193,6 +214,17 @@ pub const TYPES: &[(&str, &str)] = &[
     ("crypto.base64.url_decode", TEXT),
     ("crypto.hex.encode", OF_DATA),
     ("crypto.hex.decode", TEXT),
+    ("export", "(exports: { [string]: any }) -> ()"),
+    ("http.get", "(url: string, options: HttpOptions?) -> (HttpAnswer?, string?)"),
+    ("http.post", "(url: string, options: HttpOptions) -> (HttpAnswer?, string?)"),
+    ("http.request", "(url: string, options: HttpOptions?) -> (HttpAnswer?, string?)"),
+    (
+        "memo",
+        "(body: (...any) -> ...any, options: { name: string, ttl: Duration, stale: Duration?, capacity: number? }) -> (...any) -> ...any",
+    ),
+    ("every", "(period: Duration, ...any) -> ()"),
+    ("after", "(time: Duration, hook: () -> ()) -> ()"),
+    ("cron", "(line: string, hook: () -> ()) -> ()"),
     ("json.decode", "(text: string) -> (any, string?)"),
     ("json.encode", "(value: any) -> string"),
     ("json.array", "(list: { any }?) -> { any }"),

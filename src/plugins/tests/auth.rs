@@ -132,10 +132,10 @@ fn api_keys_are_known_by_their_hash() {
     assert_eq!((refusal.code.as_str(), refusal.why.as_str()), ("bad_key", "invalid or missing api key"));
     let hash = "0".repeat(64);
     for (key, why) in [
-        (json!({"name": "x", "sha256": "AB"}), "key x: sha256 is 64 lower-case hex digits"),
+        (json!({"name": "x", "sha256": "AB"}), "keys[1]: x: sha256 is 64 lower-case hex digits"),
         (
             json!({"name": "x", "sha256": hash, "publish": ["$user.*"]}),
-            "key x: $user.*: names that begin with $ belong",
+            "keys[1]: x: $user.*: names that begin with $ belong",
         ),
         (json!({"name": "x", "sha256": hash, "publish": [".*"]}), "aether.toml:41: keys[1].publish[1]: pattern \".*\""),
         (json!({"name": "x"}), "aether.toml:41: keys[1].sha256 is required"),
