@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::attendance::Attendance;
 use super::bounded::Bounded;
 use super::decision::LogRate;
 use super::http::Outside;
@@ -39,6 +40,7 @@ pub struct Commons {
     pub memos: Memos,
     pub keysets: Keysets,
     pub turns: Turns,
+    pub attendance: Attendance,
     /// What retention rules made of channels, for when they break. The oldest goes; then the settings count again.
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
@@ -69,6 +71,7 @@ impl Commons {
             memos: Memos::default(),
             keysets: Keysets::default(),
             turns: Turns::default(),
+            attendance: Attendance::default(),
             policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
             mask_key,
             world: OnceLock::new(),

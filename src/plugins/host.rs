@@ -235,6 +235,16 @@ impl Host {
         Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
     }
 
+    fn moved(&self, client: &Arc<Client>, channel: &ChannelName, came: bool) {
+        if !self.rules().is_attended(channel) || self.commons.attendance.tell(client, channel, came) {
+            return;
+        }
+        let dropped = self.counters.moves_dropped.fetch_add(1, Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "join and leave hooks are too slow, some are not told");
+        }
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -367,6 +377,14 @@ impl Hooks for Host {
         let rules = self.rules();
         let asked = Asked::History(client, channel, resume);
         Box::pin(async move { self.watched(&rules, asked, rules.history(client, channel, resume)).await })
+    }
+
+    fn joined(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, true);
+    }
+
+    fn left(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, false);
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

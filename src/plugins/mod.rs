@@ -25,11 +25,13 @@ mod about;
 mod admit;
 mod api;
 mod asked;
+mod attendance;
 mod bench;
 mod bounded;
 mod breaker;
 mod change;
 mod commons;
+mod crowd;
 mod decision;
 mod departures;
 mod duty;
@@ -250,6 +252,8 @@ pub struct Counters {
     pub broken_off: AtomicU64,
     /// Farewells that found the queue of the disconnect hooks full.
     pub farewells_dropped: AtomicU64,
+    /// Joins and leaves that found the queue of their hooks full.
+    pub moves_dropped: AtomicU64,
 }
 
 /// Everything that is wrong, a line each.

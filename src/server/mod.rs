@@ -378,6 +378,7 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
         ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
         ("aether_shared_evicted_total", "Entries of shared tables that made room", evicted),
         ("aether_lua_vms", "Lua VMs that were built", get(&counters.vms)),
+        ("aether_moves_dropped_total", "Joins and leaves that found their queue full", get(&counters.moves_dropped)),
         ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
     ]
 }

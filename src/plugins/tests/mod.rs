@@ -1,6 +1,7 @@
 //! The host, told from outside: files in, answers out.
 
 mod actions;
+mod attendance;
 mod auth;
 mod backend;
 mod breaker;
