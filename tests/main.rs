@@ -38,6 +38,7 @@ mod plugins_acl;
 mod plugins_api_keys;
 mod plugins_http_auth;
 mod plugins_limits;
+mod plugins_presence;
 mod plugins_webhooks;
 mod policy_again;
 mod poll;

@@ -52,7 +52,8 @@ async fn who_is_there_can_be_asked_over_http_and_by_other_rules() {
     assert_eq!(hub.http_as(Some(&ann)).await.get("/presence/users/bob").await.error(), (403, 40302));
 
     let mut page = async |user: &str| {
-        let refused = http.post("/api/v1/publish", json!({"channel": format!("page.{user}"), "payload": 1}).to_string()).await;
+        let refused =
+            http.post("/api/v1/publish", json!({"channel": format!("page.{user}"), "payload": 1}).to_string()).await;
         let error = refused.json()["error"].clone();
         (error["reason"].as_str().unwrap().to_owned(), error["message"].as_str().unwrap().to_owned())
     };

@@ -14,7 +14,7 @@ end
 local function told()
 	local list = {}
 	for _, message in t.published() do
-		table.insert(list, { message.channel, message.event, message.payload.users[1] and message.payload.users[1].user })
+		table.insert(list, { message.channels[1], message.event, message.payload.users[1] and message.payload.users[1].user })
 	end
 	return list
 end
