@@ -4,6 +4,7 @@ mod common;
 
 mod actions;
 mod attacks;
+mod attendance;
 mod auth;
 mod author_tools;
 mod cli_clients;

@@ -14,6 +14,7 @@ use super::memo::Memos;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::tallies::Tallies;
 use super::testing::Witness;
 use super::trace;
 use super::turns::Turns;
@@ -41,6 +42,7 @@ pub struct Commons {
     pub keysets: Keysets,
     pub turns: Turns,
     pub attendance: Attendance,
+    pub tallies: Tallies,
     /// What retention rules made of channels, for when they break. The oldest goes; then the settings count again.
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
@@ -72,6 +74,7 @@ impl Commons {
             keysets: Keysets::default(),
             turns: Turns::default(),
             attendance: Attendance::default(),
+            tallies: Tallies::default(),
             policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
             mask_key,
             world: OnceLock::new(),

@@ -80,7 +80,7 @@ pub struct Unit {
     pub waits: bool,
     /// The paths that it may answer; scripts may all.
     pub routes: Option<Vec<PathPattern>>,
-    /// What it may of `list` and `kick`.
+    /// What it may of `list`, `kick` and `announce`.
     pub sessions: Option<Vec<String>>,
     pub config: BTreeMap<String, Setting>,
 }

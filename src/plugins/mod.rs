@@ -74,6 +74,7 @@ mod schema;
 mod shadow;
 mod shared;
 mod shown;
+mod tallies;
 pub mod testing;
 mod timers;
 mod trace;

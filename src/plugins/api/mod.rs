@@ -1,6 +1,7 @@
 //! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields
 //! the function.
 
+mod announce;
 mod config;
 mod crypto;
 mod export;
@@ -11,6 +12,7 @@ mod jwt;
 mod kv;
 mod log;
 mod memo;
+mod metrics;
 mod on;
 pub mod pattern;
 mod publish;
@@ -56,6 +58,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         route::ENTRIES,
         publish::ENTRIES,
         sessions::ENTRIES,
+        announce::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
@@ -67,6 +70,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,
+        metrics::ENTRIES,
         config::ENTRIES,
         export::ENTRIES,
         secret::ENTRIES,

@@ -13,6 +13,7 @@ mod keysets;
 mod library;
 mod loading;
 mod memo;
+mod metrics;
 mod record;
 mod redact;
 mod reload;
