@@ -1,5 +1,5 @@
-//! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields
-//! the function.
+//! The global `aether`: one registry declares each function, and yields it, what editors know of it, its page in the
+//! reference and whether hooks that must not wait may call it.
 
 mod config;
 mod crypto;
@@ -44,6 +44,14 @@ pub struct Entry {
     pub args: &'static str,
     pub gives: &'static str,
     pub doc: &'static str,
+    /// Its type, in Luau's words; `types` has those that it names.
+    pub kind: &'static str,
+    /// Only hooks that may wait may call it.
+    pub may_wait: bool,
+    /// The version of the hub that brought it.
+    pub since: &'static str,
+    /// Luau that a test runs.
+    pub example: &'static str,
     pub make: fn(&Lua, &Rc<Seat>) -> mlua::Result<Value>,
 }
 
@@ -81,6 +89,10 @@ const OWN: &[Entry] = &[Entry {
     args: "",
     gives: "number",
     doc: "Milliseconds since the Unix epoch.",
+    kind: "() -> number",
+    may_wait: false,
+    since: "0.1.0",
+    example: "assert(aether.now_ms() > 1.7e12)",
     make: |lua, seat| {
         let nothing: Arc<str> = "".into();
         let seat = seat.clone();

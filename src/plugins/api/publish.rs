@@ -20,6 +20,13 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, as}?",
     gives: "boolean?, why?",
     doc: "Publishes soon, in the order of the calls: a table as JSON, a string as text, a buffer as bytes. nil and \"busy\" if too much waits, nil and \"loop\" if hooks answer each other's publications without end.",
+    kind: "(channel: string | { string }, payload: any, options: { [string]: any }?) -> (boolean?, string?)",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.on.publish("room.{room}", function(s, ch, msg)
+	if msg.event == "alarm" then aether.publish("alarms", { room = ch.room, from = s.user }, { event = "alarm" }) end
+	return nil
+end)"#,
     make: |lua, seat| {
         if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
             return Ok(Value::Nil); // no permission: not there

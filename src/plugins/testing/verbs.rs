@@ -23,6 +23,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "name, fn()",
         gives: "",
         doc: "Tells one case. Each runs in a fresh VM, with a fresh plugin, empty stores and the clock at its beginning.",
+        kind: "(name: string, case: () -> ()) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.case("a stranger is told why", function()
+	t.denied(t.subscribe("bob", "room.42"), "not_member")
+end)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (name, case): (String, Function)| {
                 let stage = stage(lua, seat)?;
@@ -43,6 +49,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "settings",
         gives: "",
         doc: "The plugin's settings, as [plugin.config] in aether.toml would have them. At the top of a file they hold for all its cases.",
+        kind: "(settings: { [string]: any }) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: "t.config({ most = 1 })",
         make: |lua, seat| {
             function(lua, seat, |lua, seat, settings: Value| {
                 stage(lua, seat)?.configure(object(lua, "t.config", &settings)?);
@@ -55,6 +65,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "name, value",
         gives: "",
         doc: "Sets a secret that the plugin may read.",
+        kind: "(name: string, value: string) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.secret("signing_key", string.rep("k", 32))"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (name, value): (String, String)| {
                 stage(lua, seat)?.set_secret(name, value);
@@ -67,6 +81,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "plugin, settings?",
         gives: "",
         doc: "Loads another plugin of the plugins' directory before the one under test.",
+        kind: "(plugin: string, settings: { [string]: any }?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.use("lender", {})"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (name, settings): (String, Value)| {
                 stage(lua, seat)?.load_beside(name, object(lua, "t.use", &settings)?);
@@ -79,6 +97,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "boolean, string?",
         doc: "Loads the plugin now: true, or false and everything that is wrong. Other verbs load it when they need it.",
+        kind: "() -> (boolean, string?)",
+        may_wait: false,
+        since: "0.1.0",
+        example: "assert(t.load())",
         make: |lua, seat| function(lua, seat, |lua, seat, ()| loaded(lua, stage(lua, seat)?.host().map(drop))),
     },
     Entry {
@@ -86,6 +108,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "settings?",
         gives: "boolean, string?",
         doc: "Reloads the plugin as a running hub does, with other settings if they are given: true, or false and what is wrong.",
+        kind: "(settings: { [string]: any }?) -> (boolean, string?)",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local ok, why = t.reload({ most = "many" })
+assert(not ok and why)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, settings: Value| {
                 let stage = stage(lua, seat)?;
@@ -102,6 +129,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "{bearer, headers, query, cookie, ip, path, method, transport}?",
         gives: "session or refusal",
         doc: "Asks the connect hooks. The answer shows who it is and what was granted, and is who asks in other verbs.",
+        kind: "(request: { [string]: any }?) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local alice = t.allowed(t.connect({ bearer = "alice" }))
+t.equal(alice.user, "alice")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, request: Option<Table>| {
                 let stage = stage(lua, seat)?;
@@ -123,6 +155,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "who, token",
         gives: "session or refusal",
         doc: "Shows a new credential on an open connection.",
+        kind: "(who: Who, token: string) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.denied(t.refresh("bob", "stale"), "bad_token")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, token): (Value, String)| {
                 let (stage, client) = asker(lua, seat, &who)?;
@@ -139,6 +175,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "who, channel",
         gives: "{allowed, view} or refusal",
         doc: "Asks whether somebody may listen. who is what t.connect answered, a user's name, nil, or {user, tenant, attrs, grants, ..}.",
+        kind: "(who: Who, channel: string) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.allowed(t.subscribe({ user = "alice", grants = { subscribe = { "news" } } }, "news"))"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, channel): (Value, String)| {
                 let (stage, client) = asker(lua, seat, &who)?;
@@ -158,6 +198,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "who, channel, payload, {event, id, media, ttl}?",
         gives: "{allowed, payload, text, ..} or refusal",
         doc: "Asks whether a message may go out, and shows it as the rules let it in. A table is JSON; a string is JSON if it can be read as such, else text.",
+        kind: "(who: Who, channel: string, payload: any, options: { [string]: any }?) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local answer = t.allowed(t.publish("alice", "room.42", { text = "hello" }))
+t.equal(answer.payload.text, "hello")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, args: (Value, String, Value, Option<Table>)| {
                 let (who, channel, payload, options) = args;
@@ -177,6 +222,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "who, channel, {resume}?",
         gives: "{allowed, view} or refusal",
         doc: "Asks whether somebody may read back.",
+        kind: "(who: Who, channel: string, options: { resume: boolean? }?) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.denied(t.history("bob", "room.42", { resume = true }), "not_member")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, channel, options): (Value, String, Option<Table>)| {
                 let (stage, client) = asker(lua, seat, &who)?;
@@ -194,6 +243,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "who, {cause = \"client\", code}?",
         gives: "",
         doc: "Tells the disconnect hooks that a session has ended; an error if one of them breaks.",
+        kind: "(who: Who, why: { cause: string?, code: number? }?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.disconnect("alice", { cause = "lag" })"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (who, why): (Value, Option<Table>)| {
                 let (stage, client) = asker(lua, seat, &who)?;
@@ -211,6 +264,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "method, path, {who, headers, query, body, json, ip}?",
         gives: "{allowed, status, headers, body, json} or refusal",
         doc: "Makes a request over HTTP that the plugin answers. who is whom the route sees; without it the connect hooks are asked, where the route wants to know.",
+        kind: "(method: string, path: string, options: { [string]: any }?) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.equal(t.route("GET", "/rooms/42").json.room, "42")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, (method, path, options): (String, String, Option<Table>)| {
                 let stage = stage(lua, seat)?;
@@ -223,6 +280,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "channel, name, payload, {event, id, media}?",
         gives: "{payload, text, ..} or nil",
         doc: "A message as those see it who see the channel through this view; nil if it is withheld from them.",
+        kind: "(channel: string, name: string, payload: any, options: { [string]: any }?) -> Answer?",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.equal(t.view("room.42", "public", { text = "hi", email = "a@b.c" }).payload, { text = "hi" })"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, args: (String, String, Value, Option<Table>)| {
                 let (channel, name, payload, options) = args;
@@ -253,6 +314,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "channel",
         gives: "{history, age, count, bytes, ack, lag, max_lag}",
         doc: "What a channel keeps and promises; age in seconds.",
+        kind: "(channel: string) -> { [string]: any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.equal(t.retention("iot.door").age, 3600)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, channel: String| {
                 let (stage, channel) = (stage(lua, seat)?, channel_name(lua, &channel)?);
@@ -265,6 +330,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "{ {channels, payload, text, event, user} }",
         doc: "What the plugins have published in this case; nothing goes out.",
+        kind: "() -> { any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.publish("alice", "room.42", "fire", { event = "alarm" })
+t.equal(t.published()[1].channels, { "alarms" })"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, ()| {
                 let list = lua.create_table()?;
@@ -280,6 +350,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "{ {id, user, channel, why} }",
         doc: "Whom the plugins have sent away: from everything, or from the channel that is named.",
+        kind: "() -> { any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.connect({ bearer = "alice" })
+t.route("DELETE", "/users/alice")
+t.equal(t.kicked()[1].user, "alice")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, ()| {
                 let list = lua.create_table()?;
@@ -300,6 +376,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "{ {level, plugin, place, message, fields} }",
         doc: "What the plugins have logged in this case.",
+        kind: "() -> { any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.disconnect("alice", { cause = "lag" })
+t.equal(t.logs()[1].message, "lost")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, ()| {
                 let lines = lua.create_table()?;
@@ -323,6 +404,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "number",
         doc: "Milliseconds since the Unix epoch. Each case begins at 2026-01-01T00:00:00Z.",
+        kind: "() -> number",
+        may_wait: false,
+        since: "0.1.0",
+        example: "t.equal(t.clock.now(), 1767225600000)",
         make: |lua, seat| function(lua, seat, |lua, seat, ()| Ok(stage(lua, seat)?.now() as f64 / 1000.0)),
     },
     Entry {
@@ -330,6 +415,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "ms",
         gives: "",
         doc: "Sets the clock, which everything of the plugin follows.",
+        kind: "(ms: number) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.clock.set(1767312000000)
+t.equal(aether.now_ms(), 1767312000000)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, ms: Value| {
                 let ms = to_number(&ms).filter(|ms| ms.is_finite() && *ms >= 0.0);
@@ -350,6 +440,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "duration",
         gives: "",
         doc: "Lets time pass: \"5m\", or a number of seconds. Timers that are due meanwhile run, each at its time.",
+        kind: "(time: Duration) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.clock.advance("30s")
+t.equal(aether.now_ms(), 1767225630000)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, time: Value| {
                 let passed = lua_to_json(&time).ok().and_then(|json| read_duration(&json)).ok_or_else(|| {
