@@ -13,6 +13,7 @@ mod answers;
 mod assert;
 pub mod coverage;
 mod diff;
+mod network;
 mod people;
 mod reading;
 mod stage;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coverage::Coverage;
+pub use network::Network;
 pub use stage::Stage;
 pub use troupe::Troupe;
 pub use witness::{Said, Witness};
@@ -32,7 +34,12 @@ use super::Entry;
 
 /// Everything that `aether.test` has.
 pub fn registry() -> impl Iterator<Item = &'static Entry> {
-    verbs::ENTRIES.iter().chain(assert::ENTRIES)
+    verbs::entries().chain(assert::ENTRIES)
+}
+
+/// Everything that `aether` has, in plugins and in their tests.
+pub fn whole_library() -> impl Iterator<Item = &'static Entry> {
+    super::registry().chain(registry())
 }
 
 /// What is tested.

@@ -153,8 +153,8 @@ impl Script {
         let case = case.ok_or_else(|| Failed::plain("the file tells other cases than a moment ago".into()))?;
         let (outcome, stopped) = self.watched.run(BUDGET, |_| case.call::<()>(()));
         match outcome {
-            Ok(()) if stopped => Err(Failed::plain(format!("it used up its {BUDGET:?} of processor time"))),
-            Ok(()) => Ok(()),
+            Ok(()) if !stopped => self.stage.met().map_err(Failed::plain),
+            Ok(()) => Err(Failed::plain(format!("it used up its {BUDGET:?} of processor time"))),
             Err(error) => Err(Failed::of(&error, stopped)),
         }
     }
@@ -163,8 +163,7 @@ impl Script {
 /// What the stage holds of the VM goes before the VM does.
 impl Drop for Script {
     fn drop(&mut self) {
-        self.stage.cases.take();
-        self.stage.people.leave();
+        self.stage.leave();
     }
 }
 
