@@ -121,8 +121,11 @@ pub fn waiting<A: FromLuaMulti + 'static>(
     name: &str,
     body: impl Fn(&Lua, &Rc<Seat>, A) -> mlua::Result<Started> + 'static,
 ) -> mlua::Result<Function> {
-    let (seat, name) = (seat.clone(), name.to_owned());
+    let (seat, name, entry) = (seat.clone(), name.to_owned(), seat.making());
     let start = lua.create_function(move |lua, args: A| {
+        if let Some(coverage) = seat.coverage() {
+            coverage.touch(entry);
+        }
         if let Some(floor) = Floor::of(lua) {
             floor.may_wait(lua, &name)?;
         }

@@ -192,6 +192,11 @@ impl Vm {
 
     /// Tells the hook's breaker how it went.
     pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
+        if self.counted
+            && let Some(coverage) = self.program.commons.witness.as_ref().and_then(|witness| witness.coverage.as_ref())
+        {
+            coverage.hook_ran(self.registrations[hook].event);
+        }
         if trace::is_rehearsal() {
             return outcome.map_err(|why| trace::broke(hook, Failure { why, rests: false }));
         }

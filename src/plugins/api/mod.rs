@@ -21,6 +21,7 @@ mod sessions;
 mod shared;
 mod store;
 mod timers;
+mod touch;
 pub mod types;
 pub mod verdict;
 mod view;
@@ -33,7 +34,7 @@ use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
-use super::testing::{self, Stage};
+use super::testing::{self, Coverage, Stage};
 use super::trace::{self, Told};
 use super::value::{frozen, raise};
 
@@ -115,6 +116,8 @@ pub struct Seat {
     pub errors: RefCell<Vec<String>>,
     /// Limiters that were made, by place.
     limiters: RefCell<FxHashMap<String, usize>>,
+    /// The entry that is being made.
+    making: Cell<&'static str>,
     /// What a test plays on; none in production.
     pub stage: Option<Rc<Stage>>,
 }
@@ -128,6 +131,7 @@ impl Seat {
             registered: RefCell::default(),
             errors: RefCell::default(),
             limiters: RefCell::default(),
+            making: Cell::default(),
             stage: None,
         }
     }
@@ -154,6 +158,16 @@ impl Seat {
         Err(raise(lua, format!("{thing} {name:?} is not in [permissions] {kind} of {plugin}'s plugin.toml")))
     }
 
+    /// Where it is counted what of the library is used, if somebody wants to know.
+    pub fn coverage(&self) -> Option<&Arc<Coverage>> {
+        self.program.commons.witness.as_ref()?.coverage.as_ref()
+    }
+
+    /// The entry that is being made.
+    pub fn making(&self) -> &'static str {
+        self.making.get()
+    }
+
     pub fn unit(&self) -> &Unit {
         &self.program.units[self.at]
     }
@@ -166,6 +180,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
+        seat.making.set(entry.name);
         let value = (entry.make)(lua, seat)?;
         if value.is_nil() {
             continue; // no permission: not there, nor its module
@@ -181,8 +196,12 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
                 }
             };
         }
-        module.raw_set(name, value)?;
+        match seat.coverage().filter(|_| !value.is_function()) {
+            Some(coverage) => touch::when_read(lua, &module, name, value, coverage.clone(), entry.name)?,
+            None => module.raw_set(name, value)?,
+        }
     }
+    seat.making.set("");
     freeze(&aether)?;
     env.raw_set("aether", aether)?;
     env.raw_set("print", log::print(lua, seat)?)
@@ -206,6 +225,13 @@ where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,
 {
-    let seat = seat.clone();
-    lua.create_function(move |lua, args: A| body(lua, &seat, args)).map(Value::Function)
+    let (name, seat) = (seat.making.get(), seat.clone());
+    let function = match seat.coverage().cloned() {
+        None => lua.create_function(move |lua, args: A| body(lua, &seat, args)),
+        Some(coverage) => lua.create_function(move |lua, args: A| {
+            coverage.touch(name);
+            body(lua, &seat, args)
+        }),
+    };
+    function.map(Value::Function)
 }
