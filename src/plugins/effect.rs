@@ -50,7 +50,9 @@ impl Effect {
         match asked {
             Asked::Connect(request) => rules.who(request).await.map(|who| (&who).into()),
             Asked::Refresh(client, token) => rules.who_now(client, token).await.map(|who| (&who).into()),
-            Asked::Subscribe(client, channel) => rules.subscribe(client, channel).await.map(|sight| (&sight).into()),
+            Asked::Subscribe(client, channel) => {
+                rules.subscribe(client, channel, false).await.map(|sight| (&sight).into())
+            }
             Asked::History(client, channel, resume) => {
                 rules.history(client, channel, resume).await.map(|sight| (&sight).into())
             }

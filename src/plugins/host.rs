@@ -341,8 +341,14 @@ impl Hooks for Host {
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         let rules = self.rules();
         Box::pin(async move {
-            self.watched(&rules, Asked::Subscribe(client, channel), rules.subscribe(client, channel)).await
+            let asked = Asked::Subscribe(client, channel);
+            self.watched(&rules, asked, rules.subscribe(client, channel, false)).await
         })
+    }
+
+    fn still<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        let rules = self.rules();
+        Box::pin(async move { rules.subscribe(client, channel, true).await })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {

@@ -110,7 +110,7 @@ pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
-pub use world::{Said, World};
+pub use world::{Publishing, Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;

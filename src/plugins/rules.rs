@@ -90,7 +90,8 @@ struct Question<'a> {
     /// An allow that needs no hook.
     granted: bool,
     draft: Option<&'a Draft>,
-    resume: bool,
+    /// It comes back for what it missed, or listens already.
+    again: bool,
 }
 
 /// The hooks that said yes.
@@ -123,9 +124,9 @@ impl Rules {
         }
     }
 
-    pub async fn subscribe(&self, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
+    pub async fn subscribe(&self, client: &Client, channel: &ChannelName, again: bool) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
-        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false };
+        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, again };
         self.decide(&question).await
     }
 
@@ -133,7 +134,7 @@ impl Rules {
         let channel = &draft.channel;
         // What a plugin may publish stands in its manifest, and was looked at when it spoke.
         let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
-        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), resume: false };
+        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), again: false };
         self.decide(&question).await?;
         // Whoever was first comes first, also where rules change what is said.
         let turn = match place {
@@ -147,7 +148,7 @@ impl Rules {
     pub async fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
-        let question = Question { event: Event::History, client, channel, granted, draft: None, resume };
+        let question = Question { event: Event::History, client, channel, granted, draft: None, again: resume };
         self.decide(&question).await
     }
 
@@ -228,11 +229,11 @@ impl Rules {
     }
 
     async fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
-        let Question { event, client, channel, resume, .. } = *question;
+        let Question { event, client, channel, again, .. } = *question;
         match event {
             Event::Publish => Ok(None),
             // Whoever resumes has been asked what it sees, and sees the past as it sees what happens now.
-            Event::History if named.is_empty() && (resume || concern.views.is_empty()) => Ok(None),
+            Event::History if named.is_empty() && (again || concern.views.is_empty()) => Ok(None),
             Event::History if named.is_empty() && client.identity.grants.admin => Ok(None),
             // What a subscriber would not be shown nobody reads up on.
             Event::History if named.is_empty() => self.seen_live(client, channel).await,
@@ -242,7 +243,7 @@ impl Rules {
 
     /// Boxed, because a question that leads to another one has no size otherwise.
     fn seen_live<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(self.subscribe(client, channel))
+        Box::pin(self.subscribe(client, channel, true))
     }
 
     /// The first no ends the voting, because nothing outvotes it.
@@ -297,7 +298,7 @@ impl Rules {
     ) -> Result<(), No> {
         let commons = &self.generation.program.commons;
         let (mark, client) = (commons.remembered.mark(), question.client.with(question.client.identity.clone()));
-        let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
+        let (event, again, draft) = (question.event, question.again, question.draft.cloned());
         let (channel, generation) = (question.channel.clone(), self.generation.clone());
         let options = options_of(event);
         let depth = Voice::depth_of(&client);
@@ -312,7 +313,8 @@ impl Rules {
                             let reserved = generation.program.reserved_events;
                             own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
                         }
-                        (None, Event::History) => vm.handles.read_request(resume),
+                        (None, Event::History) => vm.handles.read_request(again),
+                        (None, Event::Subscribe) => vm.handles.subscribe_request(again),
                         _ => Value::Nil,
                     };
                     let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
@@ -367,7 +369,8 @@ impl Rules {
                 let vote = vm.ask(hook, limits.call, options, |lua| {
                     let about = match (&lease, question.event) {
                         (Some(lease), _) => lease.handle(),
-                        (None, Event::History) => vm.handles.read_request(question.resume),
+                        (None, Event::History) => vm.handles.read_request(question.again),
+                        (None, Event::Subscribe) => vm.handles.subscribe_request(question.again),
                         _ => Value::Nil,
                     };
                     let channel = vm.handles.channel(lua, concern, hook, pattern, question.channel.as_str())?;

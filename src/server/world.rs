@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 
 use crate::edges::roster::{Order, Roster};
 use crate::kernel::hooks::Client;
-use crate::kernel::hub::Hub;
-use crate::kernel::message::{ChannelName, Offset, Publication};
+use crate::kernel::hub::{Hub, PublishError};
+use crate::kernel::message::{ChannelName, Draft, Offset, Publication};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::{Said, World};
+use crate::plugins::{Publishing, Said, World};
 
 /// What plugins publish and is not published yet. When it is full they hear "busy".
 const QUEUE: usize = 1000;
@@ -84,6 +84,16 @@ impl World for Outside {
     fn stored(&self, channel: &ChannelName, before: Offset) -> Result<Vec<Publication>, String> {
         let hub = self.hub.upgrade().ok_or("the hub has ended")?;
         self.front.block_on(hub.kept(channel, before, PAGE, PAGE_BYTES)).map_err(|error| error.to_string())
+    }
+
+    fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {
+        let hub = self.hub.clone();
+        Box::pin(async move {
+            match hub.upgrade() {
+                Some(hub) => hub.publish(&client, draft).await,
+                None => Err(PublishError::Stopping),
+            }
+        })
     }
 
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>> {

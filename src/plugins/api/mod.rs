@@ -21,14 +21,16 @@ mod sessions;
 mod shared;
 mod store;
 mod timers;
-mod touch;
 pub mod types;
+mod used;
 pub mod verdict;
 mod view;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+
+pub use used::Used;
 
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
 use rustc_hash::FxHashMap;
@@ -96,8 +98,9 @@ const OWN: &[Entry] = &[Entry {
     example: "assert(aether.now_ms() > 1.7e12)",
     make: |lua, seat| {
         let nothing: Arc<str> = "".into();
-        let seat = seat.clone();
+        let (used, seat) = (seat.used(), seat.clone());
         let now = lua.create_function(move |lua, ()| {
+            used.now();
             let ask = || Ok((seat.program.commons.now() / 1000) as f64);
             trace::read("now_ms", &nothing, &[], Told::Nothing, ask).map_err(|why| raise(lua, why))
         });
@@ -163,9 +166,9 @@ impl Seat {
         self.program.commons.witness.as_ref()?.coverage.as_ref()
     }
 
-    /// The entry that is being made.
-    pub fn making(&self) -> &'static str {
-        self.making.get()
+    /// By which the entry that is being made tells that it was used.
+    pub fn used(&self) -> Used {
+        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get())))
     }
 
     pub fn unit(&self) -> &Unit {
@@ -196,9 +199,9 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
                 }
             };
         }
-        match seat.coverage().filter(|_| !value.is_function()) {
-            Some(coverage) => touch::when_read(lua, &module, name, value, coverage.clone(), entry.name)?,
-            None => module.raw_set(name, value)?,
+        match seat.coverage() {
+            Some(_) if !value.is_function() => used::when_read(lua, &module, name, value, seat.used())?,
+            _ => module.raw_set(name, value)?,
         }
     }
     seat.making.set("");
@@ -225,13 +228,10 @@ where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,
 {
-    let (name, seat) = (seat.making.get(), seat.clone());
-    let function = match seat.coverage().cloned() {
-        None => lua.create_function(move |lua, args: A| body(lua, &seat, args)),
-        Some(coverage) => lua.create_function(move |lua, args: A| {
-            coverage.touch(name);
-            body(lua, &seat, args)
-        }),
-    };
-    function.map(Value::Function)
+    let (used, seat) = (seat.used(), seat.clone());
+    lua.create_function(move |lua, args: A| {
+        used.now();
+        body(lua, &seat, args)
+    })
+    .map(Value::Function)
 }

@@ -41,10 +41,10 @@ end)"#,
     },
     Entry {
         name: "on.subscribe",
-        args: "pattern, {async}?, fn(s, ch)",
+        args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
-        doc: "Votes on whether a session may listen to a channel.",
-        kind: "(pattern: string | Pattern, hook: ((s: Session, ch: Channel) -> Vote) | { async: boolean }, waiting: ((s: Session, ch: Channel) -> Vote)?) -> ()",
+        doc: "Votes on whether a session may listen to a channel; req.again says that it does so already, and is asked about again.",
+        kind: "(pattern: string | Pattern, hook: ((s: Session, ch: Channel, req: { again: boolean }) -> Vote) | { async: boolean }, waiting: ((s: Session, ch: Channel, req: { again: boolean }) -> Vote)?) -> ()",
         may_wait: false,
         since: "0.1.0",
         example: r#"aether.on.subscribe("room.{room}", function(s, ch)

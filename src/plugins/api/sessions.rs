@@ -14,7 +14,7 @@ use crate::plugins::decision::sentence;
 use crate::plugins::schema::hint;
 use crate::plugins::trace::{self, Told};
 use crate::plugins::value::{describe, json_to_lua, raise};
-use crate::plugins::world::World;
+use crate::plugins::world::{Nowhere, World};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -142,8 +142,10 @@ fn permitted(seat: &Seat, what: &str, function: Value) -> mlua::Result<Value> {
 }
 
 fn world<'a>(lua: &Lua, seat: &'a Rc<Seat>) -> mlua::Result<&'a dyn World> {
-    let world = seat.program.commons.world.get();
-    world.map(|world| &**world).ok_or_else(|| raise(lua, "there are no sessions yet"))
+    if seat.loading.get() {
+        return Err(raise(lua, "nobody is there while a file loads: ask in a hook"));
+    }
+    Ok(seat.program.commons.world.get().map_or(&Nowhere, |world| &**world))
 }
 
 /// Whom it is about: everything that is given must fit.

@@ -22,14 +22,18 @@ pub const ENTRIES: &[Entry] = &[
         example: r#"aether.on.connect(function(req)
 	return aether.allow({ user = "alice", attrs = { role = "mod" }, grants = { publish = { "chat" } }, ttl = "1m" })
 end)"#,
-        make: |lua, _| {
+        make: |lua, seat| {
+            let used = seat.used();
             // Most rules say just yes, so that one is made once.
             let plain = lua.create_userdata(Verdict::Allow(Box::default()))?;
-            lua.create_function(move |lua, options: Option<Table>| match options {
-                None => Ok(plain.clone()),
-                Some(options) => {
-                    let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
-                    lua.create_userdata(Verdict::Allow(Box::new(allow)))
+            lua.create_function(move |lua, options: Option<Table>| {
+                used.now();
+                match options {
+                    None => Ok(plain.clone()),
+                    Some(options) => {
+                        let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
+                        lua.create_userdata(Verdict::Allow(Box::new(allow)))
+                    }
                 }
             })
             .map(Value::Function)

@@ -14,6 +14,7 @@ mod assert;
 pub mod coverage;
 mod diff;
 mod network;
+mod os;
 mod people;
 mod reading;
 mod stage;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub use coverage::Coverage;
 pub use network::Network;
+pub use os::follow_clock;
 pub use stage::Stage;
 pub use troupe::Troupe;
 pub use witness::{Said, Witness};

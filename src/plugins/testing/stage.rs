@@ -24,7 +24,7 @@ use crate::plugins::commons::{Clock, Commons};
 use crate::plugins::http::Answered;
 use crate::plugins::manifest::Manifest;
 use crate::plugins::timers::{Agenda, ring_here};
-use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
+use crate::plugins::{Host, HostConfig, LoadError, PluginUse, Secrets};
 
 /// 2026-01-01T00:00:00Z: every case begins then, so that none depends on the day on which it runs.
 const BEGINNING: Micros = 1_767_225_600_000_000;
@@ -213,6 +213,12 @@ impl Stage {
         self.settings.lock().config = config;
     }
 
+    /// The secrets that the test has set, whenever one is asked for.
+    pub fn secrets(&self) -> Secrets {
+        let settings = self.settings.clone();
+        Arc::new(move |wanted| known_secret(&settings.lock().secrets, wanted))
+    }
+
     pub fn set_secret(&self, name: String, value: String) {
         self.settings.lock().secrets.insert(0, (name, value));
         self.close();
@@ -281,12 +287,15 @@ fn config(suite: &Suite, settings: &Mutex<Settings>, clock: &Clock) -> HostConfi
     HostConfig {
         plugins,
         scripts: (!suite.is_plugin).then(|| suite.dir.clone()),
-        secrets: Arc::new(move |wanted| {
-            secrets.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
-        }),
+        secrets: Arc::new(move |wanted| known_secret(&secrets, wanted)),
         clock: clock.clone(),
         ..HostConfig::default()
     }
+}
+
+/// The latest that was set.
+fn known_secret(secrets: &[(String, String)], wanted: &str) -> Option<String> {
+    secrets.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
 }
 
 fn plugin(name: String, dir: PathBuf, config: &Map<String, Json>) -> PluginUse {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mlua::Error;
 use tokio::runtime::Runtime;
 
-use super::{Coverage, Failed, Played, Stage, Suite};
+use super::{Coverage, Failed, Played, Stage, Suite, follow_clock};
 use crate::plugins::api::Seat;
 use crate::plugins::generation::{Program, Unit};
 use crate::plugins::manifest::Manifest;
@@ -122,10 +122,12 @@ impl Script {
     fn load(stage: &Rc<Stage>, dir: &Path, file: &str) -> Result<Script, Failed> {
         let manifest = Manifest::read(&dir.join("plugin.toml"), "plugin.toml").ok();
         let unit = Unit::tests(dir, file, manifest).map_err(Failed::plain)?;
-        let (config, counters) = (HostConfig::default(), Arc::new(Counters::default()));
+        let config = HostConfig { secrets: stage.secrets(), ..HostConfig::default() };
+        let counters = Arc::new(Counters::default());
         let (limits, program) = (config.limits, Program::new(vec![unit], &config, counters, stage.commons.clone()));
         let broken = |error: Error| Failed::of(&error, false);
         let (lua, base) = sandbox(limits.memory).map_err(broken)?;
+        follow_clock(&lua, &base, stage.commons.clone()).map_err(broken)?;
         let watched = Watched::new(&lua);
         let seat = Rc::new(Seat::on(stage, Arc::new(program)));
         let (loaded, stopped) = watched.run(BUDGET, |lua| {

@@ -1,14 +1,17 @@
 //! What a test sees of the plugins under test, in place of the world.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Coverage;
 use crate::kernel::hooks::Client;
-use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::hub::{PublishError, Receipt};
+use crate::kernel::message::{ChannelName, Draft, Epoch};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::world::{self, World};
+use crate::kernel::policy::Ack;
+use crate::plugins::world::{self, Publishing, World};
 
 /// Of one case; beyond, the oldest goes.
 const MAX_SAID: usize = 10_000;
@@ -120,6 +123,19 @@ impl World for Onlooker {
             published.push((said.client, said.drafts));
         }
         room
+    }
+
+    fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {
+        let channel = draft.channel.clone();
+        let mut published = self.0.published.lock();
+        let before = published.iter().flat_map(|(_, drafts)| drafts).filter(|draft| draft.channel == channel).count();
+        if published.len() >= MAX_PUBLISHED {
+            return Box::pin(ready(Err(PublishError::Busy)));
+        }
+        published.push((client, vec![draft]));
+        let (epoch, ack) = (Epoch::UNKNOWN, Ack::Synced);
+        let receipt = Receipt { channel, offset: before as u64 + 1, epoch, time: 0, ack, duplicate: false };
+        Box::pin(ready(Ok(receipt)))
     }
 
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>> {
