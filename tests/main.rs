@@ -4,6 +4,7 @@ mod common;
 
 mod actions;
 mod attacks;
+mod attendance;
 mod auth;
 mod author_tools;
 mod cli_clients;
@@ -37,6 +38,7 @@ mod plugins_acl;
 mod plugins_api_keys;
 mod plugins_http_auth;
 mod plugins_limits;
+mod plugins_presence;
 mod plugins_webhooks;
 mod policy_again;
 mod poll;

@@ -98,6 +98,7 @@ async fn whoever_listens_already_goes_on_when_the_rules_are_reloaded() {
     }
     ws.send(json!({"type": "subscribe", "channels": ["c"]})).await;
     assert_eq!(ws.expect("error").await["reason"], "rate");
+    assert_eq!(ws.expect("subscribed").await["channels"], json!([]));
     hub.publish("b", json!(1)).await;
     ws.read_to("b", 1).await.assert_exactly(1, 1);
 }

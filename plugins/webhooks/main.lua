@@ -80,7 +80,7 @@ local function deliver(hook, req)
 		return { json = { ok = true, seq_id = receipt.seq_id, channel = channel, timestamp = stamp } }, channel, receipt.seq_id
 	end
 	if code == "bad_channel" then return fail(400, 40005, "bad_template", "failed to resolve channel") end
-	if code == "store" or code == "busy" then return fail(503, 50301, code, why), channel end
+	if code == "store" or code == "busy" or code == "stopping" then return fail(503, 50301, code, why), channel end
 	return fail(403, 40301, code, why), channel
 end
 

@@ -71,7 +71,7 @@ enum Verb {
     Sub(subscribe::Subscribe),
     Reload(reload::Reload),
     Rollback(reload::Rollback),
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     Shadow(shadow::Shadow),
     Replay(replay::Replay),
     Test(test::Test),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::attendance::Attendance;
 use super::bounded::Bounded;
 use super::decision::LogRate;
 use super::http::Outside;
@@ -13,6 +14,7 @@ use super::memo::Memos;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::tallies::Tallies;
 use super::testing::Witness;
 use super::trace;
 use super::turns::Turns;
@@ -39,6 +41,8 @@ pub struct Commons {
     pub memos: Memos,
     pub keysets: Keysets,
     pub turns: Turns,
+    pub attendance: Attendance,
+    pub tallies: Tallies,
     /// What retention rules made of channels, for when they break. The oldest goes; then the settings count again.
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
@@ -69,6 +73,8 @@ impl Commons {
             memos: Memos::default(),
             keysets: Keysets::default(),
             turns: Turns::default(),
+            attendance: Attendance::default(),
+            tallies: Tallies::default(),
             policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
             mask_key,
             world: OnceLock::new(),

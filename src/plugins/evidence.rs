@@ -110,7 +110,7 @@ fn fit(step: Step, shown: Shown<'_>, room: &mut usize, whole: &mut bool) -> Step
         Step::Read(mut read) => {
             if weight > *room {
                 *whole = false;
-                (read.with, read.told) = (Told::Nothing, Told::Keys(Arc::default()));
+                (read.with, read.told) = (Told::Nothing, Told::Json(Arc::new("too long to be kept".into())));
                 return Step::Read(read);
             }
             *room -= weight;

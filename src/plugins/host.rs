@@ -27,7 +27,7 @@ use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
 use super::shadow::{Outcome, Shadow};
-use super::trace::{self, Concluded, Followed, Trace};
+use super::trace::{self, Concluded, Followed, Step, Trace};
 use super::world::World;
 use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{
@@ -202,6 +202,11 @@ impl Host {
         pinned.unwrap_or_else(|_| self.current.load_full())
     }
 
+    fn keep(&self, rules: &Rules, asked: Asked<'_>, steps: Vec<Step>, record: Record) {
+        let evidence = Evidence::new(&rules.generation, asked, steps);
+        self.commons.recorder.keep(record, Some(Arc::new(evidence)));
+    }
+
     /// Asks the rules, and writes down what they decided if somebody may want to know.
     async fn watched<T>(
         &self,
@@ -221,8 +226,7 @@ impl Host {
                     shadow.offer(asked, &steps, Outcome { record: record.clone(), effect });
                 }
                 if kept {
-                    let evidence = Evidence::new(&rules.generation, asked, steps);
-                    self.commons.recorder.keep(record, Some(Arc::new(evidence)));
+                    self.keep(rules, asked, steps, record);
                 }
             }
             None => shadow.into_iter().for_each(|shadow| shadow.pass_over()),
@@ -233,6 +237,16 @@ impl Host {
     /// Runs what belongs to one request, judged by `rules`.
     pub(super) fn judged_by(rules: Arc<Rules>, request: Request<'_>) -> Request<'_> {
         Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
+    }
+
+    fn moved(&self, client: &Arc<Client>, channel: &ChannelName, came: bool) {
+        if !self.rules().is_attended(channel) || self.commons.attendance.tell(client, channel, came) {
+            return;
+        }
+        let dropped = self.counters.moves_dropped.fetch_add(1, Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "join and leave hooks are too slow, some are not told");
+        }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -255,6 +269,16 @@ impl Host {
     /// Entries of shared tables and limiters that had to go because others came.
     pub fn shared_evicted(&self) -> u64 {
         self.commons.shelves.evicted()
+    }
+
+    /// Values of metrics that found no series of their own.
+    pub fn metrics_folded(&self) -> u64 {
+        self.commons.tallies.folded()
+    }
+
+    /// What plugins count and measure, in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        self.commons.tallies.render()
     }
 
     /// Drops remembered credentials and votes; how many.
@@ -348,7 +372,14 @@ impl Hooks for Host {
 
     fn still<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         let rules = self.rules();
-        Box::pin(async move { rules.subscribe(client, channel, true).await })
+        Box::pin(async move {
+            // No shadow hears of it: nobody has asked for anything.
+            let (answer, followed) = trace::follow(Trace::new(false), rules.subscribe(client, channel, true)).await;
+            if let Some(Followed { steps, concluded: Concluded { record, kept: true } }) = followed {
+                self.keep(&rules, Asked::Subscribe(client, channel), steps, record);
+            }
+            answer
+        })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
@@ -367,6 +398,14 @@ impl Hooks for Host {
         let rules = self.rules();
         let asked = Asked::History(client, channel, resume);
         Box::pin(async move { self.watched(&rules, asked, rules.history(client, channel, resume)).await })
+    }
+
+    fn joined(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, true);
+    }
+
+    fn left(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, false);
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

@@ -13,13 +13,16 @@ use crate::kernel::message::Micros;
 /// Keys that one rehearsal may change; a rule that changes more is told that it cannot.
 const MAX_CHANGED: usize = 10_000;
 
+/// What has become of a key: a value and when it ends, or nothing.
+type Changed = Option<(Arc<Json>, Micros)>;
+
 #[derive(Default)]
 pub struct Rehearsal {
     /// When it is.
     pub now: Micros,
     /// What another run was told. A question that was asked then is answered again as it was, each as often as it came.
     known: VecDeque<Read>,
-    kv: BTreeMap<Vec<u8>, Option<(Arc<Json>, Micros)>>,
+    kv: BTreeMap<Vec<u8>, Changed>,
     /// By where the entry lies.
     tables: BTreeMap<(usize, Vec<u8>), Option<Held>>,
 }
@@ -50,11 +53,11 @@ impl Rehearsal {
     }
 
     /// What has become of a key: none if nothing has.
-    pub fn kv(&self, key: &[u8]) -> Option<Option<(Arc<Json>, Micros)>> {
+    pub fn kv(&self, key: &[u8]) -> Option<Changed> {
         self.kv.get(key).cloned()
     }
 
-    pub fn put_kv(&mut self, key: &[u8], value: Option<(Arc<Json>, Micros)>) -> Result<(), String> {
+    pub fn put_kv(&mut self, key: &[u8], value: Changed) -> Result<(), String> {
         if self.kv.len() >= MAX_CHANGED {
             return Err(format!("a rehearsal changes at most {MAX_CHANGED} keys"));
         }
@@ -63,7 +66,7 @@ impl Rehearsal {
     }
 
     /// What has changed below `prefix`.
-    pub fn kv_below(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Option<(Arc<Json>, Micros)>)> {
+    pub fn kv_below(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Changed)> {
         let from = self.kv.range(prefix.to_vec()..);
         from.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }

@@ -11,6 +11,7 @@ use mlua::Value;
 use parking_lot::RwLock;
 use rustc_hash::FxBuildHasher;
 
+use super::attendance::is_attended;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
@@ -34,6 +35,8 @@ pub struct Rules {
     pub generation: Arc<Generation>,
     /// No hook votes on any channel, so none needs to be looked up.
     votes: bool,
+    /// Some hook wants to know who comes and goes somewhere.
+    attended: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
     /// By registration.
     pub views: Box<[Sight]>,
@@ -54,6 +57,8 @@ pub struct Concern {
     pub transform: Box<[usize]>,
     pub retain: Box<[usize]>,
     pub views: Box<[usize]>,
+    /// Join or leave hooks.
+    attended: bool,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.
@@ -113,7 +118,8 @@ impl Rules {
     pub fn new(generation: Generation, policy: Policies) -> Rules {
         let generation = Arc::new(generation);
         Rules {
-            votes: generation.registrations.iter().any(|hook| hook.pattern.is_some()),
+            votes: generation.registrations.iter().any(|hook| hook.pattern.is_some() && !is_attended(hook.event)),
+            attended: generation.registrations.iter().any(|hook| is_attended(hook.event)),
             concerns: DashMap::default(),
             views: view::all(&generation),
             policy,
@@ -168,10 +174,13 @@ impl Rules {
         all.filter(move |(_, hook)| hook.event == event).map(|(at, _)| at)
     }
 
+    /// Whether any hook wants to know who comes to a channel and who leaves.
+    pub fn is_attended(&self, channel: &ChannelName) -> bool {
+        self.attended && self.concern(channel).attended
+    }
+
     pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {
-        let pattern = self.generation.registrations[hook].pattern.as_ref();
-        pattern.is_some_and(|pattern| pattern.matches(channel))
-            && self.generation.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
+        self.generation.is_concerned(hook, channel)
     }
 
     pub fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
@@ -191,6 +200,7 @@ impl Rules {
             transform: of(Event::Transform),
             retain: of(Event::Retain),
             views: of(Event::View),
+            attended: [Event::Join, Event::Leave].into_iter().any(|event| !of(event).is_empty()),
         });
         if self.concerns.len() >= MAX_CONCERNS {
             self.concerns.clear();

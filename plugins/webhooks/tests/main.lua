@@ -131,7 +131,7 @@ t.case("what is genuine is published as it came, and recorded", function()
 	local body = '{"repo":"core",  "n":1.0}'
 	local answer = t.route("POST", hook.url, { body = body, headers = { ["x-signature-256"] = "sha256=" .. hmac(secret, body) } })
 	t.equal({ answer.status, answer.json.seq_id, answer.json.channel }, { 200, 1, "git.core" })
-	t.equal({ t.published()[1].channel, t.published()[1].text }, { "git.core", body })
+	t.equal({ t.published()[1].channels, t.published()[1].text }, { { "git.core" }, body })
 	local delivery = ask("GET", `/api/v2/webhooks/{hook.id}/deliveries`).json.deliveries[1]
 	t.equal({ delivery.status, delivery.seq_id, delivery.channel }, { "success", 1, "git.core" })
 end)

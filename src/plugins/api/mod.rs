@@ -1,6 +1,7 @@
 //! The global `aether`: one registry declares each function, and yields it, what editors know of it, its page in the
 //! reference and whether hooks that must not wait may call it.
 
+mod announce;
 mod config;
 mod crypto;
 mod export;
@@ -11,6 +12,7 @@ mod jwt;
 mod kv;
 mod log;
 mod memo;
+mod metrics;
 mod on;
 pub mod pattern;
 mod publish;
@@ -67,6 +69,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         route::ENTRIES,
         publish::ENTRIES,
         sessions::ENTRIES,
+        announce::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
@@ -78,6 +81,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,
+        metrics::ENTRIES,
         config::ENTRIES,
         export::ENTRIES,
         secret::ENTRIES,

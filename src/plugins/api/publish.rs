@@ -1,6 +1,7 @@
 //! `aether.publish`: a plugin speaks.
 
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -89,6 +90,15 @@ fn publish(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> m
     Ok(if world.publish(world::Said { client, drafts }) { (Some(true), None) } else { (None, Some("busy")) })
 }
 
+/// Numbers for what is said in several channels. They are kept with the publications, so those of another run must not come
+/// again.
+static COPIES: LazyLock<AtomicU64> = LazyLock::new(|| {
+    let mut start = [0; 8];
+    // Without randomness they still differ within a run.
+    let _ = getrandom::fill(&mut start);
+    AtomicU64::new(u64::from_le_bytes(start))
+});
+
 fn read(
     seat: &Seat,
     channels: &Value,
@@ -133,7 +143,6 @@ fn read(
         }
     }
     // A connection gets one copy of all that carry the same number.
-    static COPIES: AtomicU64 = AtomicU64::new(1);
     let once = once.then(|| COPIES.fetch_add(1, Ordering::Relaxed));
     let names = read_channels(seat, channels)?;
     let draft =
@@ -164,6 +173,9 @@ fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) 
     let (Some(draft), true) = (drafts.pop(), drafts.is_empty()) else {
         return Err(fail("expected one channel; aether.publish takes several".into()));
     };
+    if !trace::acts(|| format!("publish to {}", draft.channel)) {
+        return no(lua, "not_real", "it is not published, because nothing of this is real").map(Started::Ready);
+    }
     let Some(client) = Voice::client(&seat.unit().name, user) else {
         return no(lua, "loop", "hooks publish about each other's publications without end").map(Started::Ready);
     };

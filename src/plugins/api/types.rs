@@ -134,6 +134,18 @@ pub const SHAPES: &[Shape] = &[
             ("sync", "(self: Store) -> ()"),
         ],
     },
+    Shape { name: "Counter", fields: &[("inc", "(self: Counter, n: number?, labels: { [string]: string }?) -> ()")] },
+    Shape {
+        name: "Gauge",
+        fields: &[
+            ("set", "(self: Gauge, n: number, labels: { [string]: string }?) -> ()"),
+            ("inc", "(self: Gauge, n: number?, labels: { [string]: string }?) -> ()"),
+        ],
+    },
+    Shape {
+        name: "Histogram",
+        fields: &[("observe", "(self: Histogram, n: number, labels: { [string]: string }?) -> ()")],
+    },
     Shape { name: "PutOptions", fields: &[("ttl", "Duration?"), ("if_absent", "boolean?")] },
     Shape {
         name: "Answer",

@@ -66,8 +66,8 @@ impl Witness {
         self.sent.lock().clone()
     }
 
-    /// Somebody is there; `channel`: and listens to it from now on.
-    pub fn meets(&self, client: &Arc<Client>, channel: Option<&ChannelName>) {
+    /// Somebody is there; `channel`: and listens to it from now on. Whether it did not before.
+    pub fn meets(&self, client: &Arc<Client>, channel: Option<&ChannelName>) -> bool {
         let mut there = self.there.lock();
         let at = there.iter().position(|(known, _)| known.id == client.id).unwrap_or(there.len());
         if at == there.len() {
@@ -75,13 +75,17 @@ impl Witness {
         }
         let (known, channels) = &mut there[at];
         known.clone_from(client);
-        if let Some(channel) = channel.filter(|channel| !channels.contains(channel)) {
-            channels.push(channel.clone());
-        }
+        let fresh = channel.filter(|channel| !channels.contains(channel)).cloned();
+        let is_fresh = fresh.is_some();
+        channels.extend(fresh);
+        is_fresh
     }
 
-    pub fn misses(&self, client: &Client) {
-        self.there.lock().retain(|(known, _)| known.id != client.id);
+    /// Somebody is there no more; the channels that it listened to.
+    pub fn misses(&self, client: &Client) -> Vec<ChannelName> {
+        let mut there = self.there.lock();
+        let at = there.iter().position(|(known, _)| known.id == client.id);
+        at.map_or_else(Vec::new, |at| there.remove(at).1)
     }
 
     fn those(&self, wanted: impl Fn(&Client, &[ChannelName]) -> bool) -> Vec<Arc<Client>> {
@@ -148,7 +152,7 @@ impl World for Onlooker {
 
     fn kick(&self, meant: &dyn Fn(&Client) -> bool, why: &str) -> usize {
         let clients = self.0.those(|client, _| meant(client));
-        clients.iter().for_each(|client| self.0.misses(client));
+        clients.iter().for_each(|client| drop(self.0.misses(client)));
         self.0.send_away(&clients, None, why)
     }
 

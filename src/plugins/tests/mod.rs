@@ -1,6 +1,7 @@
 //! The host, told from outside: files in, answers out.
 
 mod actions;
+mod attendance;
 mod auth;
 mod backend;
 mod breaker;
@@ -12,6 +13,7 @@ mod keysets;
 mod library;
 mod loading;
 mod memo;
+mod metrics;
 mod record;
 mod redact;
 mod reload;

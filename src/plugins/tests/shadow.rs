@@ -59,8 +59,8 @@ fn decide(host: &Host, n: u64) {
         0 => drop(subscribe(host, &it, &room)),
         1 | 2 => drop(publish(host, &it, &room, &format!("{{\"n\":{n}}}"))),
         3 => drop(history(host, &it, &room, n % 4 == 1)),
-        4 => drop(connect(host, Some(if n % 5 == 0 { "bad" } else { &user }))),
-        _ => drop(subscribe(host, &it, if n % 2 == 0 { "elsewhere" } else { "news" })),
+        4 => drop(connect(host, Some(if n.is_multiple_of(5) { "bad" } else { &user }))),
+        _ => drop(subscribe(host, &it, if n.is_multiple_of(2) { "elsewhere" } else { "news" })),
     }
 }
 
@@ -90,7 +90,7 @@ fn a_planted_change_differs_in_exactly_what_it_changes() {
     let mut not_member = 0;
     for n in 0..3000 {
         decide(&host, n);
-        if n % 6 == 0 {
+        if n.is_multiple_of(6) {
             let it = client(Some(&format!("u{}", n % 13)), granted(&["news"]));
             let refused = subscribe(&host, &it, "room.99").is_err_and(|refusal| refusal.code == "not_member");
             not_member += u64::from(refused);

@@ -111,6 +111,14 @@ aether.on.disconnect(function(s, why)
 	if s.transport == "sse" then aether.http.request("https://auth.internal/online/" .. s.id, { method = "DELETE" }) end
 end)
 
+aether.on.join("room.{room}", function(ch, sessions)
+	for _, s in sessions do aether.log.info("came", { room = ch.room, user = s.user }) end
+	aether.announce(ch.name, { joined = sessions })
+end)
+aether.on.leave("room.{room}", { debounce = "5s" }, function(ch, sessions)
+	for _, s in sessions do aether.log.info("went", { room = ch.room, user = s.user }) end
+end)
+
 aether.on.load(function(prev)
 	if prev then aether.kv("before"):set("count", prev.count) end
 end)

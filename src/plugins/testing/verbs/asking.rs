@@ -6,7 +6,7 @@ use mlua::{Table, Value};
 
 use super::super::answers;
 use super::super::reading::{read_draft, read_farewell, read_request};
-use super::{asker, channel_name, host, known, stage, wait};
+use super::{asker, channel_name, host, known, settle, stage, wait};
 use crate::kernel::hooks::Hooks;
 use crate::plugins::Entry;
 use crate::plugins::api::function;
@@ -75,7 +75,10 @@ t.equal(alice.user, "alice")"#,
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 match wait(lua, stage, host.subscribe(&client, &channel))? {
                     Ok(sight) => {
-                        stage.witness().meets(&client, Some(&channel));
+                        if stage.witness().meets(&client, Some(&channel)) {
+                            host.joined(&client, &channel);
+                            settle(lua, stage, &host)?;
+                        }
                         answers::sight(lua, &sight)
                     }
                     Err(refusal) => answers::no(lua, &host, &refusal),
@@ -142,7 +145,8 @@ t.equal(answer.payload.text, "hello")"#,
                 let (stage, client) = asker(lua, seat, &who)?;
                 let why = read_farewell(why.as_ref()).map_err(|why| raise(lua, format!("t.disconnect: {why}")))?;
                 let host = host(lua, stage)?;
-                stage.witness().misses(&client);
+                stage.witness().misses(&client).iter().for_each(|channel| host.left(&client, channel));
+                settle(lua, stage, &host)?;
                 // The hub tells them on a thread of their own, later; a test wants to see what came of it.
                 let broke = stage.aside(|| departures::tell(&host.rules().generation, &client, &why));
                 stage.met().map_err(|why| raise(lua, why))?;

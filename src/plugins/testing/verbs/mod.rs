@@ -65,6 +65,11 @@ fn wait<T>(lua: &Lua, stage: &Stage, answer: Answer<'_, T>) -> mlua::Result<Resu
     stage.wait(answer).map_err(|why| raise(lua, why))
 }
 
+/// Join and leave hooks are told by a thread, later; a test wants to see what came of it.
+fn settle(lua: &Lua, stage: &Stage, host: &Host) -> mlua::Result<()> {
+    stage.settle(host).map_err(|why| raise(lua, why))
+}
+
 fn channel_name(lua: &Lua, text: &str) -> mlua::Result<ChannelName> {
     ChannelName::new(text).map_err(|error| raise(lua, error))
 }
