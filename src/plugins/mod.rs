@@ -25,6 +25,7 @@ mod about;
 mod admit;
 mod api;
 mod bench;
+mod beside;
 mod bounded;
 mod breaker;
 mod change;
@@ -50,6 +51,7 @@ mod manifest;
 mod memo;
 mod msg;
 mod operator;
+mod pace;
 mod portrait;
 mod record;
 mod redact;
@@ -179,6 +181,8 @@ impl PluginUse {
 pub struct Limits {
     /// Processor time of one subscribe, publish or history hook.
     pub call: Duration,
+    /// A hook that does not wait and takes so much of it on average runs beside the others.
+    pub slow: Duration,
     /// Processor time of one connect or disconnect hook.
     pub connect: Duration,
     /// Processor time of loading one plugin or script.
@@ -199,6 +203,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             call: Duration::from_millis(5),
+            slow: Duration::from_micros(500),
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,

@@ -3,6 +3,7 @@
 mod actions;
 mod auth;
 mod backend;
+mod beside;
 mod breaker;
 mod exports;
 mod hostile;
