@@ -346,6 +346,7 @@ impl Drop for Host {
         let ended = self.current.load().duty.write().take();
         drop(ended);
         self.commons.lanes.close();
+        self.commons.beside.close();
         self.commons.outside.close();
         self.commons.kv.move_to(None);
     }

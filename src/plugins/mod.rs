@@ -42,6 +42,7 @@ mod api;
 mod asked;
 mod attendance;
 mod bench;
+mod beside;
 mod bounded;
 mod breaker;
 mod change;
@@ -71,6 +72,7 @@ mod manifest;
 mod memo;
 mod msg;
 mod operator;
+mod pace;
 mod portrait;
 mod record;
 mod redact;
@@ -204,6 +206,8 @@ impl PluginUse {
 pub struct Limits {
     /// Processor time of one subscribe, publish or history hook.
     pub call: Duration,
+    /// A hook that does not wait and takes so much of it on average runs beside the others.
+    pub slow: Duration,
     /// Processor time of one connect or disconnect hook.
     pub connect: Duration,
     /// Processor time of loading one plugin or script.
@@ -224,6 +228,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             call: Duration::from_millis(5),
+            slow: Duration::from_micros(500),
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,
