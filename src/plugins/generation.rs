@@ -120,13 +120,15 @@ impl Event {
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
     /// everybody.
     pub fn may_sync(self) -> bool {
-        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
+        use Event::{History, Publish, Retain, Retention, Subscribe, Transform, View};
+        !matches!(self, Subscribe | Publish | History | Transform | Retain | Retention | View)
     }
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Event {
+    /// As it is registered, where that has one name.
+    pub fn name(self) -> &'static str {
+        match self {
             Event::Connect => "on.connect",
             Event::Refresh => "on.refresh",
             Event::Subscribe => "on.subscribe",
@@ -143,7 +145,13 @@ impl fmt::Display for Event {
             Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -17,7 +17,7 @@ use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
 use super::roster::Roster;
 use super::running::during;
-use super::testing::coverage;
+use super::testing::{self, coverage};
 use super::trace;
 use super::value::{first_line, located, raise};
 use super::watchdog::Watched;
@@ -52,6 +52,9 @@ impl Vm {
     pub fn build(program: &Arc<Program>) -> Result<Vm, Vec<String>> {
         let wrong = |e: mlua::Error| vec![format!("a Lua VM cannot be built: {}", first_line(&e))];
         let (lua, base) = sandbox(program.limits.memory).map_err(wrong)?;
+        if program.commons.witness.is_some() {
+            testing::follow_clock(&lua, &base, program.commons.clone()).map_err(wrong)?;
+        }
         let watched = Watched::new(&lua);
         let floor = Rc::new(Floor::default());
         lua.set_app_data(floor.clone());
@@ -192,6 +195,11 @@ impl Vm {
 
     /// Tells the hook's breaker how it went.
     pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
+        if self.counted
+            && let Some(coverage) = self.program.commons.witness.as_ref().and_then(|witness| witness.coverage.as_ref())
+        {
+            coverage.hook_ran(self.registrations[hook].event);
+        }
         if trace::is_rehearsal() {
             return outcome.map_err(|why| trace::broke(hook, Failure { why, rests: false }));
         }
