@@ -286,7 +286,7 @@ impl Session {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
-        if lag == Lag::Close {
+        if lag == Lag::Close && !self.watches {
             return Err(Close::Lagged);
         }
         let (head, reached) = (subscription.seat.head(), subscription.reached);
