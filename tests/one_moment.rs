@@ -107,7 +107,8 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         sse_retry: Duration::from_secs(1),
     };
     let delivery = tokio::runtime::Handle::current();
-    let beside = Beside { counters: Arc::new(Vec::new), operator: Arc::new(Nobody), routes: Arc::new(Nobody) };
+    let (counters, plugins_metrics) = (Arc::new(Vec::new), Arc::new(String::new));
+    let beside = Beside { counters, plugins_metrics, operator: Arc::new(Nobody), routes: Arc::new(Nobody) };
     let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, beside);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut http = Http::connect(listener.local_addr().unwrap(), None).await;

@@ -107,7 +107,7 @@ async fn a_key_ends_when_it_was_to_end() {
 #[tokio::test]
 async fn a_key_that_is_revoked_under_load_opens_nothing_from_the_answer_on() {
     let hub = TestHub::start();
-    let (key, meta) = make(&hub, json!({"name": "busy", "publish": ["a"]})).await;
+    let (key, meta) = make(&hub, json!({"name": "busy", "publish": ["a"], "subscribe": ["a"]})).await;
     let revoked = Arc::new(AtomicBool::new(false));
     let (before, after, refused) =
         (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -133,9 +133,12 @@ async fn a_key_that_is_revoked_under_load_opens_nothing_from_the_answer_on() {
         }));
     }
     until("the clients publish", async || before.load(SeqCst) > 500).await;
+    let mut connected = hub.ws_as(Some(&key)).await;
+    connected.subscribe(&["a"]).await;
     let path = format!("/api/v2/keys/{}", meta["id"].as_str().unwrap());
     hub.http().await.send("DELETE", &path, &[], b"").await.ok();
     revoked.store(true, SeqCst);
+    assert_eq!(connected.read_to_end("a").await.2, End::Closed(4403, "the key was changed or revoked".into()));
     for client in clients {
         within(DEADLINE, "every client ends", client).await.unwrap();
     }

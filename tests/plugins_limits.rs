@@ -85,3 +85,20 @@ async fn an_address_that_connects_too_often_is_turned_away_at_the_door() {
     assert!(body["error"]["retry_ms"].as_u64().is_some_and(|ms| ms > 100_000), "{body}");
     drop(ws);
 }
+
+#[tokio::test]
+async fn whoever_listens_already_goes_on_when_the_rules_are_reloaded() {
+    let hub = TestHub::plan().toml(CONFIG).start();
+    let mut ws = hub.ws_as(Some(&hub.token_for("ann", &["*"], &["*"]))).await;
+    ws.subscribe(&["a", "b"]).await;
+    let mut http = hub.http().await;
+    // Each asks about both channels again: far more than the limit lets a user subscribe to in an hour.
+    for _ in 0..3 {
+        http.post("/api/v1/rules/reload", "").await.ok();
+    }
+    ws.send(json!({"type": "subscribe", "channels": ["c"]})).await;
+    assert_eq!(ws.expect("error").await["reason"], "rate");
+    assert_eq!(ws.expect("subscribed").await["channels"], json!([]));
+    hub.publish("b", json!(1)).await;
+    ws.read_to("b", 1).await.assert_exactly(1, 1);
+}

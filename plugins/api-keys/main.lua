@@ -77,6 +77,17 @@ aether.on.connect(function(req)
 	return deny("bad_key", "invalid or missing api key")
 end)
 
+-- For plugins that act with a key's rights, as `webhooks` does.
+aether.export({
+	exists = function(id)
+		return ring.find(id) ~= nil
+	end,
+	may_publish = function(id, channel)
+		local key = ring.find(id)
+		return key ~= nil and ring.is_good(key) and aether.patterns(key.publish):matches(channel)
+	end,
+})
+
 aether.http.route("POST", "/api/v2/keys", function(req)
 	local key, no = read_key(req)
 	if not key then return no end

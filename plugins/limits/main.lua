@@ -56,7 +56,7 @@ for at, limit in limits do
 	for _, pattern in limit.channels do
 		aether.on[limit.on](pattern, function(s, ch, asked)
 			-- Coming back is no reading, and being asked about again after a reload is no subscribing.
-			if limit.on ~= "publish" and asked and (asked.resume or asked.again) then return nil end
+			if limit.on ~= "publish" and (asked.resume or asked.again) then return nil end
 			return count(s, ch)
 		end)
 	end

@@ -4,13 +4,16 @@
 
 mod check;
 mod completions;
+mod explain;
 mod key;
 mod operator;
 mod plugin;
 mod publish;
 mod reload;
 mod remote;
+mod replay;
 mod serve;
+mod shadow;
 mod subscribe;
 mod test;
 mod token;
@@ -42,7 +45,8 @@ Letting others in:
 
 Settings: flags, then AETHER_<SECTION>_<KEY>, then aether.toml (which documents every key), then defaults.
   aether check                             says everything that is wrong with them
-  aether reload                            puts changed rules in charge on the running hub; `aether rollback` the old ones"#;
+  aether reload                            puts changed rules in charge on the running hub; `aether rollback` the old ones
+  aether explain ID                        says why a refusal with this decision id came about"#;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed (refused, unreachable), 2 the command line is wrong, 3 a gap was seen (sub --strict).";
@@ -67,6 +71,9 @@ enum Verb {
     Sub(subscribe::Subscribe),
     Reload(reload::Reload),
     Rollback(reload::Rollback),
+    Explain(Box<explain::Explain>),
+    Shadow(shadow::Shadow),
+    Replay(replay::Replay),
     Test(test::Test),
     Plugin(plugin::Plugin),
     Completions(completions::Completions),
@@ -85,6 +92,9 @@ pub fn main() -> ExitCode {
         Some(Verb::Sub(subscribe)) => subscribe.run(),
         Some(Verb::Reload(reload)) => reload.run(),
         Some(Verb::Rollback(rollback)) => rollback.run(),
+        Some(Verb::Explain(explain)) => explain.run(),
+        Some(Verb::Shadow(shadow)) => shadow.run(),
+        Some(Verb::Replay(replay)) => replay.run(),
         Some(Verb::Test(test)) => test.run(),
         Some(Verb::Plugin(plugin)) => plugin.run(),
         Some(Verb::Completions(completions)) => completions.run(),

@@ -45,7 +45,7 @@ impl Rollback {
     }
 }
 
-fn tell(desk: &Desk, verb: &str) -> anyhow::Result<()> {
+pub fn tell(desk: &Desk, verb: &str) -> anyhow::Result<()> {
     let answer = desk.ask(verb, &json!({}))?;
     if desk.json {
         return super::print(&answer);

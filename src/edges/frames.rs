@@ -67,10 +67,23 @@ fn put_string(text: &str, out: &mut Vec<u8>) {
 fn put_message(channel: &ChannelName, publication: &Publication, out: &mut Vec<u8>) {
     let time = timestamp(publication.time);
     let offset = publication.offset;
+    let kind = announced(publication).unwrap_or("message");
     let _ =
-        write!(out, "{{\"type\":\"message\",\"channel\":\"{channel}\",\"seq_id\":{offset},\"timestamp\":\"{time}\",");
-    put_payload(publication, out);
-    out.push(b'}');
+        write!(out, "{{\"type\":\"{kind}\",\"channel\":\"{channel}\",\"seq_id\":{offset},\"timestamp\":\"{time}\",");
+    if kind == "message" {
+        put_payload(publication, out);
+        out.push(b'}');
+    } else {
+        out.extend_from_slice(&publication.message.payload[1..]);
+    }
+}
+
+/// `join` or `leave`, if it says who came or went. Only rules that may announce have these names for their events.
+fn announced(publication: &Publication) -> Option<&'static str> {
+    let message = &publication.message;
+    let kind = ["join", "leave"].into_iter().find(|kind| message.event.as_deref() == Some(kind))?;
+    let says_who = message.media == Media::Json && message.payload.starts_with(b"{\"");
+    says_who.then_some(kind)
 }
 
 #[derive(Serialize)]

@@ -47,6 +47,7 @@ pub struct Settings {
 /// What others than the edges answer.
 pub struct Beside {
     pub counters: metrics::Others,
+    pub plugins_metrics: metrics::Page,
     pub operator: Arc<dyn Operator>,
     pub routes: Arc<dyn Routes>,
 }
@@ -476,7 +477,9 @@ async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
 
 async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
-    let mut response = Response::new(Bytes::from(metrics::render(&edge.hub, &edge.beside.counters)).into());
+    let mut response = Response::new(
+        Bytes::from(metrics::render(&edge.hub, &edge.beside.counters, &edge.beside.plugins_metrics)).into(),
+    );
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)

@@ -8,9 +8,12 @@ use crate::kernel::{BUCKETS, Histogram};
 /// Counters that somebody beside the kernel keeps: the plugin host's.
 pub type Others = std::sync::Arc<dyn Fn() -> Vec<(&'static str, &'static str, u64)> + Send + Sync>;
 
-pub fn render(hub: &Hub, others: &Others) -> String {
+/// Metrics that are on a page already: those of plugins.
+pub type Page = std::sync::Arc<dyn Fn() -> String + Send + Sync>;
+
+pub fn render(hub: &Hub, others: &Others, plugins: &Page) -> String {
     let counters = hub.counters();
-    let mut page = Page(String::with_capacity(4096));
+    let mut page = Text(String::with_capacity(4096));
     page.number("aether_connections_active", "gauge", "Connected subscribers", counters.sessions.get());
     page.number(
         "aether_channels_active",
@@ -51,12 +54,13 @@ pub fn render(hub: &Hub, others: &Others) -> String {
     }
     page.histogram("aether_publish_duration_seconds", "From the rules' yes to the answer", &counters.publish_seconds);
     page.histogram("aether_storage_write_duration_seconds", "One group: append and settle", &counters.store_seconds);
+    page.0.push_str(&plugins());
     page.0
 }
 
-struct Page(String);
+struct Text(String);
 
-impl Page {
+impl Text {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }

@@ -27,6 +27,10 @@ pub trait Hooks: Send + Sync + 'static {
     }
     /// May it listen, and what does it see? Any deny wins, else any allow, else no.
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight>;
+    /// The same of somebody who was let in and listens: now under other rules, or as somebody else.
+    fn still<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        self.subscribe(client, channel)
+    }
     /// May it say this here, and how is it said?
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission>;
     /// May it read what was said before, and what does it see? `resume`: a subscriber asks for what it missed; being allowed

@@ -13,7 +13,7 @@ use super::hooks::{Admission, Client, Hooks, Refusal, Turn};
 use super::inbox::{Inbox, Parcel, Sent};
 use super::lane::{Item, Request, Shared};
 use super::log::{From, Log, LogError, Page, Range};
-use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset};
+use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset, Publication};
 use super::policy::{Ack, Policy};
 use super::rendering::render;
 use super::tail::TailLimit;
@@ -235,6 +235,20 @@ impl Hub {
                 .collect();
         }
         Ok(Past { page, epoch: channel.epoch, withheld })
+    }
+
+    /// The newest that a channel keeps below an offset, as they were said: no rule is asked.
+    pub async fn kept(
+        &self,
+        name: &ChannelName,
+        before: Offset,
+        count: usize,
+        bytes: usize,
+    ) -> Result<Vec<Publication>, LogError> {
+        let channel = self.channel(name).await?;
+        let from = From::Before { before: before.min(channel.tail.head() + 1) };
+        let range = Range { from, count, bytes, now: (self.shared.clock)() };
+        Ok(channel.log.read(name, range).await?.publications)
     }
 
     /// Deletes a channel's publications; its numbers go on.

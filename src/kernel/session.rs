@@ -149,7 +149,10 @@ impl Session {
     /// happens now; only a view that the history alone names narrows both.
     async fn ask(&self, name: &ChannelName, resumes: bool) -> Result<(Sight, bool), Refusal> {
         let hooks = self.hub.hooks();
-        let sight = hooks.subscribe(&self.client, name).await?;
+        let sight = match self.by_name.contains_key(name.as_str()) {
+            false => hooks.subscribe(&self.client, name).await?,
+            true => hooks.still(&self.client, name).await?,
+        };
         if !resumes {
             return Ok((sight, true));
         }

@@ -1,5 +1,7 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
+use std::time::Duration;
+
 use super::redact::Rule;
 use super::route::Route;
 use super::schedule::Schedule;
@@ -18,4 +20,9 @@ pub enum About {
     /// It says itself whether it waits: `{async = true}`.
     Waits(bool),
     Timer(Schedule),
+    /// Of join and leave hooks: how long somebody may be away unnoticed, and whether the hook waits, if it says so.
+    Attendance {
+        debounce: Duration,
+        waits: Option<bool>,
+    },
 }

@@ -10,6 +10,7 @@ use super::msg::{Lease, Lent};
 use super::resident::with_vm;
 use super::rules::{Concern, No, Rules};
 use super::schema::read_duration;
+use super::trace;
 use super::value::{describe, lua_to_json};
 use super::vm::{Failure, Vm};
 use super::voice::{self, Voice};
@@ -132,7 +133,9 @@ impl Rules {
         let args = |lua: &mlua::Lua| {
             Ok((vm.handles.channel(lua, concern.id, hook, pattern, channel.as_str())?, lease.handle()))
         };
-        vm.call(hook, self.generation.program.limits.call, args, read)
+        let deny = vm.call(hook, self.generation.program.limits.call, args, read)?;
+        trace::passed(hook, deny.as_ref());
+        Ok(deny)
     }
 
     fn retain(
@@ -147,13 +150,15 @@ impl Rules {
         let args = |lua: &mlua::Lua| {
             Ok((vm.handles.channel(lua, concern.id, hook, pattern, channel.as_str())?, lease.handle()))
         };
-        vm.call(hook, self.generation.program.limits.call, args, |value, _| read_keep(value))
+        let keep = vm.call(hook, self.generation.program.limits.call, args, |value, _| read_keep(value))?;
+        trace::passed(hook, None);
+        Ok(keep)
     }
 
     /// Writes down that a hook broke whose answer nobody waits for.
     pub fn tell_broken(&self, hook: usize, failure: &Failure, channel: &ChannelName, so: &str) {
         let commons = &self.generation.program.commons;
-        if failure.rests || !commons.log_rate.allows(commons.now()) {
+        if failure.rests || trace::is_rehearsal() || !commons.log_rate.allows(commons.now()) {
             return;
         }
         let registration = &self.generation.registrations[hook];

@@ -91,6 +91,16 @@ impl<K: Hash + Eq, V> Bounded<K, V> {
         shard.map.get(key).filter(|held| held.until > now).map(|held| read(&held.value))
     }
 
+    /// What `key` holds now, when that ends and what it weighs.
+    pub fn copy(&self, key: &K, now: Micros) -> Option<(V, Micros, usize)>
+    where
+        V: Clone,
+    {
+        let shard = self.shard(key).read();
+        let held = shard.map.get(key).filter(|held| held.until > now)?;
+        Some((held.value.clone(), held.until, held.weight - OVERHEAD))
+    }
+
     /// Changes what `key` holds, in one step for all threads.
     pub fn change<R>(&self, key: K, now: Micros, change: impl FnOnce(Option<Found<'_, V>>) -> (Change<V>, R)) -> R {
         let mut shard = self.shard(&key).write();

@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::attendance::Attendance;
 use super::beside::Beside;
 use super::bounded::Bounded;
 use super::decision::LogRate;
@@ -14,7 +15,9 @@ use super::memo::Memos;
 use super::record::Recorder;
 use super::remembered::Remembered;
 use super::shared::Shelves;
+use super::tallies::Tallies;
 use super::testing::Witness;
+use super::trace;
 use super::turns::Turns;
 use super::world::World;
 use crate::kernel::message::{ChannelName, Micros};
@@ -40,6 +43,8 @@ pub struct Commons {
     pub memos: Memos,
     pub keysets: Keysets,
     pub turns: Turns,
+    pub attendance: Attendance,
+    pub tallies: Tallies,
     /// What retention rules made of channels, for when they break. The oldest goes; then the settings count again.
     pub policies: Bounded<ChannelName, Policy>,
     /// Random per process: masks of values that can be guessed must not be tried out.
@@ -71,6 +76,8 @@ impl Commons {
             memos: Memos::default(),
             keysets: Keysets::default(),
             turns: Turns::default(),
+            attendance: Attendance::default(),
+            tallies: Tallies::default(),
             policies: Bounded::new(MAX_POLICIES, MAX_POLICY_BYTES),
             mask_key,
             world: OnceLock::new(),
@@ -79,6 +86,6 @@ impl Commons {
     }
 
     pub fn now(&self) -> Micros {
-        (self.clock)()
+        trace::time().unwrap_or_else(|| (self.clock)())
     }
 }

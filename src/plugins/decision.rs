@@ -12,6 +12,7 @@ use serde_json::Value as Json;
 use super::commons::Commons;
 use super::record::Record;
 use super::shown::Shown;
+use super::trace;
 use super::value::describe;
 use crate::kernel::hooks::{Client, ConnectRequest, Grants, Refusal, RefusalKind};
 use crate::kernel::message::Micros;
@@ -40,7 +41,7 @@ pub struct Allow {
     pub given: Vec<String>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Deny {
     pub code: String,
     pub why: Option<String>,
@@ -189,7 +190,7 @@ impl Decision<'_> {
         let logged = why.as_ref();
         match kind {
             // The recorder keeps the newest of these all the same.
-            _ if !commons.log_rate.allows(commons.now()) => {}
+            _ if trace::is_rehearsal() || !commons.log_rate.allows(commons.now()) => {}
             RefusalKind::Broken if rests => {
                 tracing::info!(target: "aether::decision", decision, hook, plugin, place, code, why = logged, channel, user, "breaker open");
             }

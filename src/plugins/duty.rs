@@ -1,7 +1,9 @@
-//! What a generation does beside answering, while it is in charge: the disconnect hooks and the timers.
+//! What a generation does beside answering, while it is in charge: the disconnect hooks, the join and leave
+//! hooks and the timers.
 
 use std::sync::Arc;
 
+use super::attendance::Usher;
 use super::departures::Departures;
 use super::generation::Generation;
 use super::timers::Timers;
@@ -10,13 +12,16 @@ use super::timers::Timers;
 pub struct Duty {
     pub departures: Option<Departures>,
     pub timers: Option<Timers>,
+    _usher: Option<Usher>,
 }
 
 impl Duty {
     pub fn begin(generation: &Arc<Generation>) -> Duty {
         let commons = &generation.program.commons;
         // A test moves its clock by hand, and its timers with it.
-        let timers = if commons.witness.is_some() { None } else { Timers::begin(generation) };
-        Duty { departures: Departures::start(generation), timers }
+        let by_hand = commons.witness.is_some();
+        let timers = if by_hand { None } else { Timers::begin(generation) };
+        let usher = if by_hand { None } else { Usher::start(generation) };
+        Duty { departures: Departures::start(generation), timers, _usher: usher }
     }
 }

@@ -1,4 +1,4 @@
-//! Which scripts can wait, told from their text: whoever writes `aether.http` or `aether.memo` can.
+//! Which scripts can wait, told from their text: whoever writes `aether.http`, `aether.memo` or `aether.publish_now` can.
 //!
 //! Decided before anything runs, because a hook that waits has its place on other threads than one that does not. A
 //! script that is wrongly taken for one that waits pays a hop between threads; one that hides it hears so when it calls.
@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Modules of `aether` whose functions wait.
-const WAITING: [&str; 2] = ["http", "memo"];
+const WAITING: [&str; 3] = ["http", "memo", "publish_now"];
 
 /// Whether `entry`, or a file that it requires, can wait.
 pub fn can_wait(

@@ -91,7 +91,7 @@ pub struct Unit {
     pub waits: bool,
     /// The paths that it may answer; scripts may all.
     pub routes: Option<Vec<PathPattern>>,
-    /// What it may of `list` and `kick`.
+    /// What it may of `list`, `kick` and `announce`.
     pub sessions: Option<Vec<String>>,
     pub config: BTreeMap<String, Setting>,
 }
@@ -107,6 +107,8 @@ pub enum Event {
     Retain,
     Retention,
     View,
+    Join,
+    Leave,
     Disconnect,
     Timer,
     Route,
@@ -119,8 +121,11 @@ impl Event {
 
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
-        use Event::{Connect, Disconnect, History, Load, Refresh, Route, Subscribe, Timer, Unload};
-        matches!(self, Timer | Route | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload)
+        use Event::{Connect, Disconnect, History, Join, Leave, Load, Refresh, Route, Subscribe, Timer, Unload};
+        matches!(
+            self,
+            Timer | Route | Join | Leave | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload
+        )
     }
 
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
@@ -142,6 +147,8 @@ impl fmt::Display for Event {
             Event::Retain => "on.retain",
             Event::Retention => "on.retention",
             Event::View => "on.view",
+            Event::Join => "on.join",
+            Event::Leave => "on.leave",
             Event::Disconnect => "on.disconnect",
             Event::Timer => "timer",
             Event::Route => "http.route",
@@ -177,7 +184,7 @@ impl fmt::Display for Registration {
         self.event.fmt(f)?;
         self.pattern.as_ref().map_or(Ok(()), |pattern| write!(f, " {pattern}"))?;
         match &self.about {
-            About::Nothing | About::Waits(_) | About::Timer(_) => Ok(()),
+            About::Nothing | About::Waits(_) | About::Timer(_) | About::Attendance { .. } => Ok(()),
             About::View { name, .. } => write!(f, " {name}"),
             About::Route(route) => write!(f, " {route}"),
         }
@@ -260,7 +267,7 @@ impl Generation {
     pub fn waits(&self, hook: usize) -> bool {
         let registration = &self.registrations[hook];
         match &registration.about {
-            About::Waits(waits) => *waits,
+            About::Waits(waits) | About::Attendance { waits: Some(waits), .. } => *waits,
             About::Timer(_) => true,
             _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
         }
@@ -269,6 +276,12 @@ impl Generation {
     /// Whether a hook that does not wait takes so long that it must not run on a thread that serves.
     pub fn is_slow(&self, hook: usize) -> bool {
         self.program.pace(hook).is_some_and(Pace::is_slow)
+    }
+
+    pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {
+        let pattern = self.registrations[hook].pattern.as_ref();
+        pattern.is_some_and(|pattern| pattern.matches(channel))
+            && self.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
     }
 
     pub fn unit_of(&self, hook: usize) -> &Unit {

@@ -27,6 +27,7 @@ pub struct Handles {
     pub desk: Desk,
     /// The `req` of history hooks, without and with `resume`.
     reads: [Value; 2],
+    subscribes: [Value; 2],
 }
 
 /// A session's table, and everything it was made from: an id that comes again for somebody else must not find it.
@@ -59,17 +60,17 @@ impl Known {
 
 impl Handles {
     pub fn new(lua: &Lua, reserved_events: &'static [&'static str]) -> mlua::Result<Handles> {
-        let read = |resume: bool| -> mlua::Result<Value> {
-            let table = lua.create_table()?;
-            table.raw_set("resume", resume)?;
-            Ok(frozen(table))
+        let saying = |word: &str| -> mlua::Result<[Value; 2]> {
+            let say = |yes: bool| lua.create_table().and_then(|table| table.raw_set(word, yes).map(|()| frozen(table)));
+            Ok([say(false)?, say(true)?])
         };
         Ok(Handles {
             sessions: RefCell::default(),
             channels: RefCell::default(),
             by_name: RefCell::default(),
             desk: Desk::new(lua, reserved_events)?,
-            reads: [read(false)?, read(true)?],
+            reads: saying("resume")?,
+            subscribes: saying("again")?,
         })
     }
 
@@ -142,8 +143,14 @@ impl Handles {
         Ok(table)
     }
 
+    /// `req` of a history hook: whether it resumes.
     pub fn read_request(&self, resume: bool) -> Value {
         self.reads[usize::from(resume)].clone()
+    }
+
+    /// `req` of a subscribe hook: whether it listens already, and is asked about again.
+    pub fn subscribe_request(&self, again: bool) -> Value {
+        self.subscribes[usize::from(again)].clone()
     }
 
     /// `{name, <captures>}` for a hook that is known by the name alone.

@@ -5,26 +5,34 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::future::ready;
+use std::future::{Future, ready};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
+use super::asked::Asked;
 use super::change::{self, Change};
 use super::commons::Commons;
 use super::duty::Duty;
+use super::effect::Effect;
+use super::evidence::Evidence;
 use super::generation::Generation;
 use super::inspect::{Finding, inspect};
 use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
+use super::shadow::{Outcome, Shadow};
+use super::trace::{self, Concluded, Followed, Step, Trace};
 use super::world::World;
 use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
-use crate::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
+use crate::kernel::hooks::{
+    Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Request, Sight,
+};
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
 use crate::kernel::policy::Policy;
@@ -37,9 +45,13 @@ pub struct Host {
     /// The newest last. Held for as long as a change takes: they come one after the other.
     past: Mutex<VecDeque<Arc<Rules>>>,
     latest: Mutex<Latest>,
-    sources: Sources,
-    commons: Arc<Commons>,
-    counters: Arc<Counters>,
+    pub(super) sources: Sources,
+    pub(super) commons: Arc<Commons>,
+    pub(super) counters: Arc<Counters>,
+    /// A candidate that is asked the same.
+    pub(super) shadow: ArcSwapOption<Shadow>,
+    /// Ends the replay that runs, if one does.
+    pub(super) replaying: Mutex<Option<Arc<AtomicBool>>>,
 }
 
 /// How the last attempt at a change went.
@@ -86,6 +98,8 @@ impl Host {
             sources,
             commons,
             counters,
+            shadow: ArcSwapOption::empty(),
+            replaying: Mutex::default(),
         }))
     }
 
@@ -105,12 +119,19 @@ impl Host {
 
     /// Reads everything anew. All of it is good and in charge when this returns, or nothing has changed.
     pub fn reload(&self) -> Result<Change, LoadError> {
+        self.change_to(|| {
+            let config = (self.sources)()?;
+            let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
+            Ok(Arc::new(Rules::new(next, config.policy)))
+        })
+    }
+
+    /// Puts in charge what `build` makes, or changes nothing.
+    pub(super) fn change_to(&self, build: impl FnOnce() -> Result<Arc<Rules>, LoadError>) -> Result<Change, LoadError> {
         let began = Instant::now();
         let mut past = self.past.lock();
         let before = self.current.load_full();
-        let built = (self.sources)().and_then(|config| {
-            let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
-            let next = Arc::new(Rules::new(next, config.policy));
+        let built = build().and_then(|next| {
             handover::take(&next.generation, &handover::leave(&before.generation)?)?;
             Ok(next)
         });
@@ -121,14 +142,14 @@ impl Host {
                 if past.len() > KEPT {
                     past.pop_front();
                 }
-                tracing::info!(generation = change.generation, "the rules were reloaded:\n{change}");
+                tracing::info!(generation = change.generation, "other rules are in charge:\n{change}");
                 Ok(change)
             }
             Err(error) => {
                 let mut latest = self.latest.lock();
                 latest.failures += 1;
                 latest.failed = Some((self.commons.now(), error.clone()));
-                tracing::error!("the rules were not reloaded, those in charge stay:\n{error}");
+                tracing::error!("the rules were not changed, those in charge stay:\n{error}");
                 Err(error)
             }
         }
@@ -181,9 +202,51 @@ impl Host {
         pinned.unwrap_or_else(|_| self.current.load_full())
     }
 
+    fn keep(&self, rules: &Rules, asked: Asked<'_>, steps: Vec<Step>, record: Record) {
+        let evidence = Evidence::new(&rules.generation, asked, steps);
+        self.commons.recorder.keep(record, Some(Arc::new(evidence)));
+    }
+
+    /// Asks the rules, and writes down what they decided if somebody may want to know.
+    async fn watched<T>(
+        &self,
+        rules: &Arc<Rules>,
+        asked: Asked<'_>,
+        asking: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal>
+    where
+        for<'a> Effect: From<&'a T>,
+    {
+        let shadow = self.shadow.load_full().filter(|shadow| shadow.wants());
+        let (answer, followed) = trace::follow(Trace::new(shadow.is_some()), asking).await;
+        match followed {
+            Some(Followed { steps, concluded: Concluded { record, kept } }) => {
+                if let Some(shadow) = shadow {
+                    let effect = answer.as_ref().ok().map(Effect::from);
+                    shadow.offer(asked, &steps, Outcome { record: record.clone(), effect });
+                }
+                if kept {
+                    self.keep(rules, asked, steps, record);
+                }
+            }
+            None => shadow.into_iter().for_each(|shadow| shadow.pass_over()),
+        }
+        answer
+    }
+
     /// Runs what belongs to one request, judged by `rules`.
     pub(super) fn judged_by(rules: Arc<Rules>, request: Request<'_>) -> Request<'_> {
         Box::pin(JUDGED_BY.scope(OnceCell::from(rules), request))
+    }
+
+    fn moved(&self, client: &Arc<Client>, channel: &ChannelName, came: bool) {
+        if !self.rules().is_attended(channel) || self.commons.attendance.tell(client, channel, came) {
+            return;
+        }
+        let dropped = self.counters.moves_dropped.fetch_add(1, Relaxed) + 1;
+        if dropped.is_power_of_two() {
+            tracing::warn!(dropped, "join and leave hooks are too slow, some are not told");
+        }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -208,6 +271,16 @@ impl Host {
         self.commons.shelves.evicted()
     }
 
+    /// Values of metrics that found no series of their own.
+    pub fn metrics_folded(&self) -> u64 {
+        self.commons.tallies.folded()
+    }
+
+    /// What plugins count and measure, in the Prometheus text format.
+    pub fn metrics(&self) -> String {
+        self.commons.tallies.render()
+    }
+
     /// Drops remembered credentials and votes; how many.
     pub fn forget(&self, what: &Forget) -> usize {
         self.commons.remembered.forget(what)
@@ -215,7 +288,7 @@ impl Host {
 
     /// The latest decisions that fit, the newest first: every no of late, and a sample of the yeses.
     pub fn decisions(&self, filter: &DecisionFilter) -> Vec<Record> {
-        self.commons.recorder.find(filter)
+        self.commons.recorder.find(filter).into_iter().map(|kept| kept.record).collect()
     }
 
     /// What one should look at in what is loaded, though nothing of it keeps the hub from starting.
@@ -267,6 +340,9 @@ impl Host {
 /// VMs live on for a moment, each with its thread; they must not keep the store open.
 impl Drop for Host {
     fn drop(&mut self) {
+        if let Some(shadow) = self.shadow.swap(None) {
+            shadow.stop();
+        }
         let ended = self.current.load().duty.write().take();
         drop(ended);
         self.commons.lanes.close();
@@ -279,31 +355,58 @@ impl Drop for Host {
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
         let rules = self.rules();
-        Box::pin(async move { rules.who(request).await })
+        Box::pin(async move { self.watched(&rules, Asked::Connect(request), rules.who(request)).await })
     }
 
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
         let rules = self.rules();
-        Box::pin(async move { rules.who_now(client, token).await })
+        Box::pin(async move { self.watched(&rules, Asked::Refresh(client, token), rules.who_now(client, token)).await })
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         let rules = self.rules();
-        Box::pin(async move { rules.subscribe(client, channel).await })
+        Box::pin(async move {
+            let asked = Asked::Subscribe(client, channel);
+            self.watched(&rules, asked, rules.subscribe(client, channel, false)).await
+        })
+    }
+
+    fn still<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        let rules = self.rules();
+        Box::pin(async move {
+            // No shadow hears of it: nobody has asked for anything.
+            let (answer, followed) = trace::follow(Trace::new(false), rules.subscribe(client, channel, true)).await;
+            if let Some(Followed { steps, concluded: Concluded { record, kept: true } }) = followed {
+                self.keep(&rules, Asked::Subscribe(client, channel), steps, record);
+            }
+            answer
+        })
     }
 
     fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
         let rules = self.rules();
         // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
         match rules.place(client, &draft.channel) {
-            Ok(place) => Box::pin(voice::heard(client, async move { rules.publish(client, draft, place).await })),
+            Ok(place) => Box::pin(voice::heard(client, async move {
+                let asked = draft.clone();
+                self.watched(&rules, Asked::Publish(client, &asked), rules.publish(client, draft, place)).await
+            })),
             Err(refusal) => Box::pin(ready(Err(refusal))),
         }
     }
 
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
         let rules = self.rules();
-        Box::pin(async move { rules.history(client, channel, resume).await })
+        let asked = Asked::History(client, channel, resume);
+        Box::pin(async move { self.watched(&rules, asked, rules.history(client, channel, resume)).await })
+    }
+
+    fn joined(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, true);
+    }
+
+    fn left(&self, client: &Arc<Client>, channel: &ChannelName) {
+        self.moved(client, channel, false);
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {

@@ -3,8 +3,9 @@
 //! A part says what it is, and a string says where it ends, so `{"a", "b"}` and `{"ab"}` and `{"a.b"}` are three keys.
 
 use mlua::{Lua, Value};
+use serde_json::Value as Json;
 
-use super::value::{describe, to_number};
+use super::value::{describe, number, to_number};
 
 const STRING: u8 = 2;
 const NUMBER: u8 = 3;
@@ -78,8 +79,38 @@ fn strange(part: &Value) -> String {
     format!("a key is a string, a number or a list of them, got {}", describe(part))
 }
 
+/// One part of a key.
+enum Part {
+    Text(Vec<u8>),
+    Number(f64),
+}
+
 /// The key as a script would write it; None if it is none of ours.
 pub fn write_key(lua: &Lua, key: &[u8]) -> mlua::Result<Option<Value>> {
+    let Some(parts) = parts(key) else { return Ok(None) };
+    let written = parts.into_iter().map(|part| match part {
+        Part::Text(text) => lua.create_string(text).map(Value::String),
+        Part::Number(number) => Ok(Value::Number(number)),
+    });
+    let mut written = written.collect::<mlua::Result<Vec<Value>>>()?;
+    Ok(match written.len() {
+        0 => None,
+        1 => written.pop(),
+        _ => Some(Value::Table(lua.create_sequence_from(written)?)),
+    })
+}
+
+/// The key for people.
+pub fn show_key(key: &[u8]) -> Json {
+    let shown = |part| match part {
+        Part::Text(text) => Json::String(String::from_utf8_lossy(&text).into_owned()),
+        Part::Number(n) => number(n).unwrap_or(Json::Null),
+    };
+    let mut parts: Vec<Json> = parts(key).unwrap_or_default().into_iter().map(shown).collect();
+    if parts.len() == 1 { parts.remove(0) } else { Json::Array(parts) }
+}
+
+fn parts(key: &[u8]) -> Option<Vec<Part>> {
     let (mut parts, mut rest) = (Vec::new(), key);
     while let Some((kind, body)) = rest.split_first() {
         match *kind {
@@ -97,27 +128,23 @@ pub fn write_key(lua: &Lua, key: &[u8]) -> mlua::Result<Option<Value>> {
                             text.push(*byte);
                             at += 1;
                         }
-                        (None, _) => return Ok(None),
+                        (None, _) => return None,
                     }
                 }
-                parts.push(Value::String(lua.create_string(text)?));
+                parts.push(Part::Text(text));
                 rest = &body[at + 2..];
             }
             NUMBER => {
-                let Some((bits, after)) = body.split_first_chunk::<8>() else { return Ok(None) };
+                let (bits, after) = body.split_first_chunk::<8>()?;
                 let sorted = u64::from_be_bytes(*bits);
                 let bits = if sorted >> 63 == 1 { sorted & !(1 << 63) } else { !sorted };
-                parts.push(Value::Number(f64::from_bits(bits)));
+                parts.push(Part::Number(f64::from_bits(bits)));
                 rest = after;
             }
-            _ => return Ok(None),
+            _ => return None,
         }
     }
-    Ok(match parts.len() {
-        0 => None,
-        1 => parts.pop(),
-        _ => Some(Value::Table(lua.create_sequence_from(parts)?)),
-    })
+    Some(parts)
 }
 
 #[cfg(test)]

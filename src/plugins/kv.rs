@@ -3,6 +3,7 @@
 //! Changes of a key take its lock, write through to the store and then change the cache, so that no thread reads back what
 //! another has replaced. The hub is the store's only writer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +13,7 @@ use serde_json::Value as Json;
 use super::bounded::{Bounded, Entry, NEVER};
 use super::keys::push_text;
 use super::shared::{MAX_VALUE, Put, add};
+use super::trace::{is_rehearsal, rehearsing};
 use crate::kernel::kv::{Kv, MemoryKv};
 use crate::kernel::message::Micros;
 
@@ -70,7 +72,10 @@ impl House {
     }
 
     pub fn get(&self, key: &[u8], now: Micros) -> Result<Option<Arc<Json>>, String> {
-        let known = self.cache.read(&key.to_vec(), now, |kept| kept.clone());
+        let known = match rehearsing(|rehearsal| rehearsal.kv(key)).flatten() {
+            Some(changed) => Some(changed.map(|(value, until)| Kept { value, until })),
+            None => self.cache.read(&key.to_vec(), now, |kept| kept.clone()),
+        };
         let kept = match known {
             Some(kept) => kept,
             None => {
@@ -88,6 +93,9 @@ impl House {
         now: Micros,
         change: impl FnOnce(Option<&Json>, Micros) -> Result<Outcome<R>, String>,
     ) -> Result<R, String> {
+        if is_rehearsal() {
+            return self.rehearse(key, now, change);
+        }
         let answer = {
             let _lock = self.lock(key).lock();
             let known = self.cache.read(&key.to_vec(), now, |kept| kept.clone());
@@ -113,6 +121,34 @@ impl House {
         Ok(answer)
     }
 
+    fn rehearse<R>(
+        &self,
+        key: &[u8],
+        now: Micros,
+        change: impl FnOnce(Option<&Json>, Micros) -> Result<Outcome<R>, String>,
+    ) -> Result<R, String> {
+        let changed = rehearsing(|rehearsal| rehearsal.kv(key)).flatten();
+        let kept = match changed {
+            Some(changed) => changed.map(|(value, until)| Kept { value, until }),
+            None => {
+                let _lock = self.lock(key).lock();
+                self.load(key, now)?
+            }
+        };
+        let kept = kept.filter(|kept| kept.until > now);
+        let until = kept.as_ref().map_or(0, |kept| kept.until);
+        let (becomes, answer) = match change(kept.as_ref().map(|kept| &*kept.value), until)? {
+            Outcome::Keep(answer) => return Ok(answer),
+            Outcome::Put(value, until, answer) => {
+                pack(&value, until)?;
+                (Some((Arc::new(value), until)), answer)
+            }
+            Outcome::Remove(answer) => (None, answer),
+        };
+        rehearsing(|rehearsal| rehearsal.put_kv(key, becomes)).unwrap_or(Ok(()))?;
+        Ok(answer)
+    }
+
     /// Comes back when everything that was kept before is on disk.
     pub fn sync(&self) -> Result<(), String> {
         self.store()?.sync().map_err(failed)
@@ -120,6 +156,29 @@ impl House {
 
     /// Up to `count` keys and values below `prefix`, after `after`.
     pub fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        count: usize,
+        now: Micros,
+    ) -> Result<Vec<(Vec<u8>, Json)>, String> {
+        let changed = rehearsing(|rehearsal| rehearsal.kv_below(prefix)).unwrap_or_default();
+        if changed.is_empty() {
+            return self.scan_store(prefix, after, count, now);
+        }
+        let found = self.scan_store(prefix, after, count + changed.len(), now)?;
+        let mut found: BTreeMap<Vec<u8>, Json> = found.into_iter().collect();
+        for (key, value) in changed {
+            found.remove(&key);
+            let comes = after.is_none_or(|after| key.as_slice() > after);
+            if let Some((value, _)) = value.filter(|(_, until)| *until > now && comes) {
+                found.insert(key, Arc::unwrap_or_clone(value));
+            }
+        }
+        Ok(found.into_iter().take(count).collect())
+    }
+
+    fn scan_store(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,

@@ -35,7 +35,7 @@ pub struct Permissions {
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
 const PERMISSIONS: [&str; 7] = ["http", "kv", "shared", "secrets", "channels", "routes", "sessions"];
 /// What a plugin may do with sessions.
-const SESSIONS: [&str; 2] = ["list", "kick"];
+const SESSIONS: [&str; 3] = ["list", "kick", "announce"];
 
 impl Manifest {
     pub fn read(path: &Path, shown: &str) -> Result<Manifest, Vec<String>> {

@@ -19,22 +19,42 @@
 //!   `rule_error` and a decision id; the log has the id with `file:line`.
 //! * Everything is checked at load, in a VM of its own; a VM that registers other hooks than that one is refused.
 //! * A VM belongs to the thread that built it, is bounded in memory and watched; a script reaches nothing but `aether`.
-//! * Disconnect hooks run after the fact, on a thread of their own, from a queue with an end.
+//! * A question is answered by one generation from its first hook to its last; a reload changes all of them or nothing.
+//! * A hook that waits runs on the lanes, many at once; one that does not runs where it was asked, and must not wait.
+//! * What is told after the fact (who left, who joined) comes from queues with an end, on threads of their own.
+//!
+//! Who is who:
+//! * From files to hooks: `manifest` `schema` read, `generation` holds, `roster` loads, `change` `handover` from one to the next.
+//! * One VM: `vm` `watchdog` `handles` `msg` (`scan`: one path of a JSON text) `value` `keys` `running`; `api`: what `aether` has.
+//! * A question: `host` -> `rules` (`who` for connecting, `admit` for what becomes of a message, `view` `redact`, `retention`) ->
+//!   `decision`; `remembered` and `breaker` spare the asking; `resident`: a thread's VMs.
+//! * Waiting: `foresight` says who may, `lanes` are the threads, `waiting` `floor` a call, `turns` keeps a channel's order; for
+//!   them `http` `memo` `keysets`, and `timers` `schedule`.
+//! * Beside the questions: `duty`, with `departures` and `attendance` (`crowd`); `routed` `route` `visit` answer HTTP; `world`
+//!   is how rules act, `voice` who speaks then; `kv` `shared` `tallies` what they keep and count.
+//! * Why: `trace` while deciding, `record` `evidence` afterwards, `asked` `rehearsal` to ask again without consequences, `shadow`
+//!   beside the rules in charge; `operator` has the verbs.
+//! * For authors: `testing`, `inspect`, `editor`, `portrait`, `bench`.
 
 mod about;
 mod admit;
 mod api;
+mod asked;
+mod attendance;
 mod bench;
 mod beside;
 mod bounded;
 mod breaker;
 mod change;
 mod commons;
+mod crowd;
 mod decision;
 mod departures;
 mod duty;
 pub mod editor;
+mod effect;
 mod errand;
+mod evidence;
 mod floor;
 mod foresight;
 mod generation;
@@ -47,6 +67,7 @@ mod keys;
 mod keysets;
 mod kv;
 mod lanes;
+mod legible;
 mod manifest;
 mod memo;
 mod msg;
@@ -55,6 +76,7 @@ mod pace;
 mod portrait;
 mod record;
 mod redact;
+mod rehearsal;
 mod remembered;
 mod resident;
 mod retention;
@@ -66,10 +88,13 @@ mod running;
 mod scan;
 mod schedule;
 mod schema;
+mod shadow;
 mod shared;
 mod shown;
+mod tallies;
 pub mod testing;
 mod timers;
+mod trace;
 mod turns;
 mod value;
 mod view;
@@ -105,7 +130,7 @@ pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
 pub use visit::{RouteAnswer, Visit};
-pub use world::{Said, World};
+pub use world::{Publishing, Said, World};
 
 use crate::kernel::message::ChannelName;
 use crate::kernel::policy::Policy;
@@ -248,6 +273,8 @@ pub struct Counters {
     pub broken_off: AtomicU64,
     /// Farewells that found the queue of the disconnect hooks full.
     pub farewells_dropped: AtomicU64,
+    /// Joins and leaves that found the queue of their hooks full.
+    pub moves_dropped: AtomicU64,
 }
 
 /// Everything that is wrong, a line each.

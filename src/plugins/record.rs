@@ -2,14 +2,19 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::evidence::Evidence;
+use super::trace::{self, Concluded};
 use crate::kernel::message::Micros;
 
 const DENIES: usize = 1000;
 const ALLOWS: usize = 200;
+/// What either ring may hold with its evidence; the oldest go.
+const BYTES: usize = 8 << 20;
 /// One yes in so many is kept.
 const SAMPLE: u64 = 64;
 
@@ -61,37 +66,75 @@ impl DecisionFilter {
 
 #[derive(Default)]
 pub struct Recorder {
-    denies: Mutex<VecDeque<Record>>,
-    allows: Mutex<VecDeque<Record>>,
+    denies: Mutex<Ring>,
+    allows: Mutex<Ring>,
     /// Yeses so far.
     seen: AtomicU64,
 }
 
-impl Recorder {
-    pub fn deny(&self, record: Record) {
-        push(&mut self.denies.lock(), record, DENIES);
-    }
+#[derive(Default)]
+struct Ring {
+    kept: VecDeque<Kept>,
+    weight: usize,
+}
 
-    /// Keeps one of many; the record is made only for that one.
-    pub fn sample(&self, record: impl FnOnce() -> Record) {
-        if self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE) {
-            push(&mut self.allows.lock(), record(), ALLOWS);
+/// A decision, and what it was made from if that is known.
+#[derive(Clone)]
+pub struct Kept {
+    pub record: Record,
+    pub evidence: Option<Arc<Evidence>>,
+    weight: usize,
+}
+
+impl Recorder {
+    /// Whoever follows the decision keeps it with its evidence; else it is kept alone.
+    pub fn deny(&self, record: Record) {
+        if let Some(Concluded { record, .. }) = trace::conclude(Concluded { record, kept: true }) {
+            self.keep(record, None);
         }
     }
 
+    /// Keeps one of many; the record is made only for that one, or if somebody wants all.
+    pub fn sample(&self, record: impl FnOnce() -> Record) {
+        let rehearsal = trace::is_rehearsal();
+        let kept = !rehearsal && self.seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE);
+        if !kept && !trace::wants_every() {
+            return;
+        }
+        if let Some(Concluded { record, kept: true }) = trace::conclude(Concluded { record: record(), kept }) {
+            self.keep(record, None);
+        }
+    }
+
+    pub fn keep(&self, record: Record, evidence: Option<Arc<Evidence>>) {
+        let (ring, max) = if record.allowed { (&self.allows, ALLOWS) } else { (&self.denies, DENIES) };
+        let texts =
+            [&record.hook, &record.plugin, &record.place, &record.code, &record.why, &record.channel, &record.user];
+        let weight = 256
+            + texts.iter().map(|text| text.len()).sum::<usize>()
+            + evidence.as_ref().map_or(0, |evidence| evidence.weight());
+        ring.lock().push(Kept { record, evidence, weight }, max);
+    }
+
     /// The newest first.
-    pub fn find(&self, filter: &DecisionFilter) -> Vec<Record> {
-        let mut found: Vec<Record> = self.denies.lock().iter().filter(|record| filter.fits(record)).cloned().collect();
-        found.extend(self.allows.lock().iter().filter(|record| filter.fits(record)).cloned());
-        found.sort_by_key(|record| std::cmp::Reverse(record.time));
+    pub fn find(&self, filter: &DecisionFilter) -> Vec<Kept> {
+        let mut found = Vec::new();
+        for ring in [&self.denies, &self.allows] {
+            found.extend(ring.lock().kept.iter().filter(|kept| filter.fits(&kept.record)).cloned());
+        }
+        found.sort_by_key(|kept| std::cmp::Reverse(kept.record.time));
         found.truncate(filter.limit.unwrap_or(usize::MAX));
         found
     }
 }
 
-fn push(ring: &mut VecDeque<Record>, record: Record, max: usize) {
-    if ring.len() >= max {
-        ring.pop_front();
+impl Ring {
+    fn push(&mut self, kept: Kept, max: usize) {
+        self.weight += kept.weight;
+        self.kept.push_back(kept);
+        while self.kept.len() > max || (self.weight > BYTES && self.kept.len() > 1) {
+            let Some(oldest) = self.kept.pop_front() else { break };
+            self.weight -= oldest.weight;
+        }
     }
-    ring.push_back(record);
 }

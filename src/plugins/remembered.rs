@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Facts;
 use super::bounded::{Bounded, Entry};
+use super::trace::is_rehearsal;
 use crate::kernel::hooks::{Client, Identity};
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::pattern::Patterns;
@@ -119,7 +120,7 @@ impl Remembered {
 
     pub fn keep_identity(&self, mark: (u64, u64), name: [u8; 32], identity: &Identity, ttl: Duration, now: Micros) {
         let until = ends(now, ttl).min(identity.expires.unwrap_or(Micros::MAX));
-        if until > now {
+        if until > now && !is_rehearsal() {
             let entry = Entry { value: identity.clone(), until, weight: weigh(identity) };
             self.credentials.insert_since(mark.0, name, entry, now);
         }
@@ -145,6 +146,9 @@ impl Remembered {
         ttl: Duration,
         now: Micros,
     ) {
+        if is_rehearsal() {
+            return;
+        }
         let until = ends(now, ttl).min(client.identity.expires.unwrap_or(Micros::MAX));
         let vote = Vote { hook, who: Who::of(client), channel: channel.clone() };
         let weight = 64 + channel.as_str().len() + tags.iter().map(|tag| tag.len() + 24).sum::<usize>();
@@ -168,6 +172,9 @@ impl Remembered {
 
     /// The votes that `client` got, because it is somebody else now.
     pub fn forget_votes_of(&self, client: &Client) {
+        if is_rehearsal() {
+            return;
+        }
         let who = Who::of(client);
         self.votes.forget(|vote, _| vote.who == who);
     }

@@ -11,6 +11,7 @@ use mlua::Value;
 use parking_lot::RwLock;
 use rustc_hash::FxBuildHasher;
 
+use super::attendance::is_attended;
 use super::beside::IN_LINE;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
@@ -20,6 +21,7 @@ use super::msg::{Lent, Own};
 use super::record::Record;
 use super::resident::with_vm;
 use super::routed::Routes;
+use super::trace;
 use super::turns::{MAX_LINE, Place};
 use super::view::{self, Named};
 use super::vm::Failure;
@@ -34,6 +36,8 @@ pub struct Rules {
     pub generation: Arc<Generation>,
     /// No hook votes on any channel, so none needs to be looked up.
     votes: bool,
+    /// Some hook wants to know who comes and goes somewhere.
+    attended: bool,
     concerns: DashMap<ChannelName, Arc<Concern>, FxBuildHasher>,
     /// By registration.
     pub views: Box<[Sight]>,
@@ -54,6 +58,8 @@ pub struct Concern {
     pub transform: Box<[usize]>,
     pub retain: Box<[usize]>,
     pub views: Box<[usize]>,
+    /// Join or leave hooks.
+    attended: bool,
 }
 
 /// Channels whose concern is kept. When it is full it starts afresh.
@@ -90,7 +96,8 @@ struct Question<'a> {
     /// An allow that needs no hook.
     granted: bool,
     draft: Option<&'a Draft>,
-    resume: bool,
+    /// It comes back for what it missed, or listens already.
+    again: bool,
     /// Slow hooks run on this thread all the same: the draft has no place in line.
     here: bool,
 }
@@ -102,19 +109,19 @@ struct Copied {
     channel: ChannelName,
     granted: bool,
     draft: Option<Draft>,
-    resume: bool,
+    again: bool,
 }
 
 impl Copied {
     fn of(question: &Question<'_>) -> Copied {
-        let Question { event, client, channel, granted, draft, resume, .. } = *question;
-        Copied { event, client: client.clone(), channel: channel.clone(), granted, draft: draft.cloned(), resume }
+        let Question { event, client, channel, granted, draft, again, .. } = *question;
+        Copied { event, client: client.clone(), channel: channel.clone(), granted, draft: draft.cloned(), again }
     }
 
     fn question(&self) -> Question<'_> {
-        let Copied { event, client, channel, granted, draft, resume } = self;
-        let (event, granted, resume) = (*event, *granted, *resume);
-        Question { event, client, channel, granted, draft: draft.as_ref(), resume, here: true }
+        let Copied { event, client, channel, granted, draft, again } = self;
+        let (event, granted, again) = (*event, *granted, *again);
+        Question { event, client, channel, granted, draft: draft.as_ref(), again, here: true }
     }
 }
 
@@ -142,7 +149,8 @@ impl Rules {
     pub fn new(generation: Generation, policy: Policies) -> Rules {
         let generation = Arc::new(generation);
         Rules {
-            votes: generation.registrations.iter().any(|hook| hook.pattern.is_some()),
+            votes: generation.registrations.iter().any(|hook| hook.pattern.is_some() && !is_attended(hook.event)),
+            attended: generation.registrations.iter().any(|hook| is_attended(hook.event)),
             concerns: DashMap::default(),
             views: view::all(&generation),
             policy,
@@ -153,10 +161,14 @@ impl Rules {
         }
     }
 
-    pub async fn subscribe(self: &Arc<Self>, client: &Client, channel: &ChannelName) -> Result<Sight, Refusal> {
+    pub async fn subscribe(
+        self: &Arc<Self>,
+        client: &Client,
+        channel: &ChannelName,
+        again: bool,
+    ) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
-        let question =
-            Question { event: Event::Subscribe, client, channel, granted, draft: None, resume: false, here: false };
+        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, again, here: false };
         self.decide(&question).await
     }
 
@@ -170,7 +182,7 @@ impl Rules {
         // What a plugin may publish stands in its manifest, and was looked at when it spoke.
         let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
         let (event, here) = (Event::Publish, place.is_none());
-        let question = Question { event, client, channel, granted, draft: Some(&draft), resume: false, here };
+        let question = Question { event, client, channel, granted, draft: Some(&draft), again: false, here };
         self.decide(&question).await?;
         // Whoever was first comes first, also where rules change what is said.
         let turn = match place {
@@ -189,7 +201,8 @@ impl Rules {
     ) -> Result<Sight, Refusal> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
-        let question = Question { event: Event::History, client, channel, granted, draft: None, resume, here: false };
+        let question =
+            Question { event: Event::History, client, channel, granted, draft: None, again: resume, here: false };
         self.decide(&question).await
     }
 
@@ -209,10 +222,13 @@ impl Rules {
         all.filter(move |(_, hook)| hook.event == event).map(|(at, _)| at)
     }
 
+    /// Whether any hook wants to know who comes to a channel and who leaves.
+    pub fn is_attended(&self, channel: &ChannelName) -> bool {
+        self.attended && self.concern(channel).attended
+    }
+
     pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {
-        let pattern = self.generation.registrations[hook].pattern.as_ref();
-        pattern.is_some_and(|pattern| pattern.matches(channel))
-            && self.generation.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
+        self.generation.is_concerned(hook, channel)
     }
 
     pub fn concern(&self, channel: &ChannelName) -> Arc<Concern> {
@@ -232,6 +248,7 @@ impl Rules {
             transform: of(Event::Transform),
             retain: of(Event::Retain),
             views: of(Event::View),
+            attended: [Event::Join, Event::Leave].into_iter().any(|event| !of(event).is_empty()),
         });
         if self.concerns.len() >= MAX_CONCERNS {
             self.concerns.clear();
@@ -275,11 +292,11 @@ impl Rules {
         concern: &Concern,
         named: &[Named],
     ) -> Result<Sight, Refusal> {
-        let Question { event, client, channel, resume, .. } = *question;
+        let Question { event, client, channel, again, .. } = *question;
         match event {
             Event::Publish => Ok(None),
             // Whoever resumes has been asked what it sees, and sees the past as it sees what happens now.
-            Event::History if named.is_empty() && (resume || concern.views.is_empty()) => Ok(None),
+            Event::History if named.is_empty() && (again || concern.views.is_empty()) => Ok(None),
             Event::History if named.is_empty() && client.identity.grants.admin => Ok(None),
             // What a subscriber would not be shown nobody reads up on.
             Event::History if named.is_empty() => self.seen_live(client, channel).await,
@@ -289,7 +306,7 @@ impl Rules {
 
     /// Boxed, because a question that leads to another one has no size otherwise.
     fn seen_live<'a>(self: &'a Arc<Self>, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
-        Box::pin(self.subscribe(client, channel))
+        Box::pin(self.subscribe(client, channel, true))
     }
 
     /// The first no ends the voting, because nothing outvotes it.
@@ -303,6 +320,7 @@ impl Rules {
         for &hook in hooks {
             match commons.remembered.vote((generation, hook), client, question.channel, now) {
                 Some(view) => {
+                    trace::known(hook);
                     self.counters.votes_known.fetch_add(1, Relaxed);
                     known.add(hook, view);
                 }
@@ -352,12 +370,13 @@ impl Rules {
     ) -> Result<(), No> {
         let commons = &self.generation.program.commons;
         let (mark, client) = (commons.remembered.mark(), question.client.with(question.client.identity.clone()));
-        let (event, resume, draft) = (question.event, question.resume, question.draft.cloned());
+        let (event, again, draft) = (question.event, question.again, question.draft.cloned());
         let (channel, generation) = (question.channel.clone(), self.generation.clone());
         let options = options_of(event);
         let depth = Voice::depth_of(&client);
+        let errand = trace::lend();
         let vote = commons.lanes.run(&self.generation, hook, move |vm| {
-            voice::after(depth, async move {
+            errand.carry(voice::after(depth, async move {
                 let mut own = None;
                 let pattern = generation.registrations[hook].pattern.as_ref();
                 let asked = vm.ask_waiting(hook, options, |lua| {
@@ -366,16 +385,18 @@ impl Rules {
                             let reserved = generation.program.reserved_events;
                             own.insert(Own::new(lua, reserved, Lent::of(draft, &client))?).handle()
                         }
-                        (None, Event::History) => vm.handles.read_request(resume),
+                        (None, Event::History) => vm.handles.read_request(again),
+                        (None, Event::Subscribe) => vm.handles.subscribe_request(again),
                         _ => Value::Nil,
                     };
                     let channel = vm.handles.channel(lua, concern, hook, pattern, channel.as_str())?;
                     Ok((vm.handles.session(lua, &client)?, channel, about))
                 });
                 asked.await
-            })
+            }))
         });
-        match vote.await.map_err(|unheard| No::unheard(hook, unheard))? {
+        let vote = vote.await.map_err(|unheard| No::unheard(hook, unheard))?;
+        match trace::back(vote).map_err(|failure| No::Broken(hook, failure))? {
             Vote::None => {}
             Vote::Deny(deny) => return Err(No::Denied(hook, deny)),
             Vote::Allow(allow) => {
@@ -426,7 +447,8 @@ impl Rules {
                 let vote = vm.ask(hook, limits.call, options, |lua| {
                     let about = match (&lease, question.event) {
                         (Some(lease), _) => lease.handle(),
-                        (None, Event::History) => vm.handles.read_request(question.resume),
+                        (None, Event::History) => vm.handles.read_request(question.again),
+                        (None, Event::Subscribe) => vm.handles.subscribe_request(question.again),
                         _ => Value::Nil,
                     };
                     let channel = vm.handles.channel(lua, concern, hook, pattern, question.channel.as_str())?;
@@ -451,7 +473,9 @@ impl Rules {
     }
 
     pub fn refuse(&self, no: No, channel: Option<&str>, asker: Asker<'_>) -> Refusal {
-        self.counters.denied.fetch_add(1, Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, Relaxed);
+        }
         let (No::Denied(hook, _) | No::Broken(hook, _) | No::Busy(hook, _)) = &no;
         let registration = &self.generation.registrations[*hook];
         let decision = Decision {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde_json::Value as Json;
 
 use super::bounded::{Bounded, Change, Entry, NEVER};
+use super::rehearsal::Layered;
 use super::schema::describe;
 use super::value::number;
 use crate::kernel::message::Micros;
@@ -37,7 +38,7 @@ impl Shelves {
         }
         Ok(tables
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Shelf(Bounded::new(MAX_ENTRIES, MAX_BYTES))))
+            .or_insert_with(|| Arc::new(Shelf(Layered::over(Bounded::new(MAX_ENTRIES, MAX_BYTES)))))
             .clone())
     }
 
@@ -47,7 +48,7 @@ impl Shelves {
         if limiters.len() >= MAX_LIMITERS && !limiters.contains_key(&id) {
             return Err(format!("there are {MAX_LIMITERS} limiters already; put what varies into the key"));
         }
-        let make = || Arc::new(Limiter { pace, full_at: Bounded::new(MAX_LIMITED, usize::MAX) });
+        let make = || Arc::new(Limiter { pace, full_at: Layered::over(Bounded::new(MAX_LIMITED, usize::MAX)) });
         Ok(limiters.entry(id).or_insert_with(make).clone())
     }
 
@@ -59,7 +60,7 @@ impl Shelves {
 }
 
 /// One table of values.
-pub struct Shelf(Bounded<Vec<u8>, Json>);
+pub struct Shelf(Layered<Json>);
 
 /// How a value is to be put.
 #[derive(Clone, Copy, Default)]
@@ -211,7 +212,7 @@ pub struct Pace {
 pub struct Limiter {
     pace: Pace,
     /// In nanoseconds. A bucket that is full is as good as none, so an entry ends with it.
-    full_at: Bounded<Vec<u8>, u64>,
+    full_at: Layered<u64>,
 }
 
 impl Limiter {

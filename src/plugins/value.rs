@@ -15,16 +15,27 @@ const MAX_WEIGHT: usize = 1 << 20;
 /// Tables are frozen. A null in an object is an absent key, in a list it is mlua's null, so that the list keeps its
 /// length.
 pub fn json_to_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
-    to_lua(lua, json, true)
+    to_lua(lua, json, Shape { frozen: true, nulls: false })
 }
 
 /// The same, for a script that may go on and change it.
 pub fn json_to_open_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
-    to_lua(lua, json, false)
+    to_lua(lua, json, Shape { frozen: false, nulls: false })
 }
 
-fn to_lua(lua: &Lua, json: &Json, freeze: bool) -> mlua::Result<Value> {
-    let done = |table: Table| if freeze { frozen(table) } else { Value::Table(table) };
+/// The same, with what is null in objects too: as mlua's null.
+pub fn json_to_whole_lua(lua: &Lua, json: &Json) -> mlua::Result<Value> {
+    to_lua(lua, json, Shape { frozen: false, nulls: true })
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    frozen: bool,
+    nulls: bool,
+}
+
+fn to_lua(lua: &Lua, json: &Json, shape: Shape) -> mlua::Result<Value> {
+    let done = |table: Table| if shape.frozen { frozen(table) } else { Value::Table(table) };
     Ok(match json {
         Json::Null => Value::Nil,
         Json::Bool(b) => Value::Boolean(*b),
@@ -36,7 +47,7 @@ fn to_lua(lua: &Lua, json: &Json, freeze: bool) -> mlua::Result<Value> {
         Json::Array(items) => {
             let table = lua.create_table_with_capacity(items.len(), 0)?;
             for (at, item) in items.iter().enumerate() {
-                let item = if item.is_null() { Value::NULL } else { to_lua(lua, item, freeze)? };
+                let item = if item.is_null() { Value::NULL } else { to_lua(lua, item, shape)? };
                 table.raw_set(at + 1, item)?;
             }
             if items.is_empty() {
@@ -47,7 +58,8 @@ fn to_lua(lua: &Lua, json: &Json, freeze: bool) -> mlua::Result<Value> {
         Json::Object(map) => {
             let table = lua.create_table_with_capacity(0, map.len())?;
             for (key, value) in map {
-                table.raw_set(key.as_str(), to_lua(lua, value, freeze)?)?;
+                let value = if value.is_null() && shape.nulls { Value::NULL } else { to_lua(lua, value, shape)? };
+                table.raw_set(key.as_str(), value)?;
             }
             done(table)
         }

@@ -14,6 +14,7 @@ use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::schema::hint;
 use super::shown::Shown;
+use super::trace;
 use super::value::describe;
 use super::vm::Failure;
 use crate::kernel::format;
@@ -248,7 +249,9 @@ impl Rules {
         }
         let facts = client.identity.attrs.as_ref().and_then(|attrs| attrs.downcast_ref::<Facts>());
         let place = facts.map_or("", |facts| facts.said_at.as_str());
-        self.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
         let decision = Decision {
             kind: RefusalKind::Broken,
             hook: &Event::Connect.to_string(),

@@ -19,6 +19,7 @@ use super::pace::{Move, Pace};
 use super::roster::Roster;
 use super::running::during;
 use super::testing::coverage;
+use super::trace;
 use super::value::{first_line, located, raise};
 use super::watchdog::{TICK, Watched};
 
@@ -127,6 +128,7 @@ impl Vm {
         {
             deny.place.clone_from(&self.registrations[hook].place);
         }
+        trace::voted(hook, vote);
     }
 
     /// Runs one hook, and reads what it returned.
@@ -147,7 +149,7 @@ impl Vm {
         let place = &registration.place;
         let outcome = match answer {
             answer if stopped => {
-                self.program.counters.killed_over_budget.fetch_add(1, Relaxed);
+                self.killed();
                 let stop =
                     answer.map_or_else(|error| located(&error, place), |_| format!("{place}: it swallowed its stop"));
                 Err(format!("{stop} ({registration} may take {budget:?})"))
@@ -174,21 +176,36 @@ impl Vm {
         }
     }
 
+    pub(super) fn killed(&self) {
+        if !trace::is_rehearsal() {
+            self.program.counters.killed_over_budget.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Whether the hook's breaker lets it run.
     pub(super) fn admit(&self, hook: usize) -> Result<(), Failure> {
         let registration = &self.registrations[hook];
         let Program { counters, limits, commons, .. } = &*self.program;
-        if !self.program.breaker(registration).admits(&limits.breaker, || commons.now()) {
-            counters.broken_off.fetch_add(1, Relaxed);
-            let why = format!("{}: it broke too often of late, and rests", registration.place);
-            return Err(Failure { why, rests: true });
+        let (breaker, rehearsal) = (self.program.breaker(registration), trace::is_rehearsal());
+        trace::begins(hook);
+        // A rehearsal is no try, and nothing to count.
+        let runs = if rehearsal { !breaker.is_open() } else { breaker.admits(&limits.breaker, || commons.now()) };
+        let counter = if runs { &counters.lua_entries } else { &counters.broken_off };
+        if !rehearsal {
+            counter.fetch_add(1, Relaxed);
         }
-        counters.lua_entries.fetch_add(1, Relaxed);
+        if !runs {
+            let why = format!("{}: it broke too often of late, and rests", registration.place);
+            return Err(trace::broke(hook, Failure { why, rests: true }));
+        }
         Ok(())
     }
 
     /// Tells the hook's breaker how it went.
     pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
+        if trace::is_rehearsal() {
+            return outcome.map_err(|why| trace::broke(hook, Failure { why, rests: false }));
+        }
         let registration = &self.registrations[hook];
         let Program { counters, limits, commons, .. } = &*self.program;
         let breaker = self.program.breaker(registration);
@@ -201,7 +218,7 @@ impl Vm {
         }
         outcome.map_err(|why| {
             counters.errors.fetch_add(1, Relaxed);
-            Failure { why, rests: false }
+            trace::broke(hook, Failure { why, rests: false })
         })
     }
 

@@ -4,7 +4,6 @@
 //! nobody wants its answer or its time is over, is not resumed any more and its coroutine is garbage.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use mlua::thread::ThreadStatus;
@@ -164,7 +163,7 @@ impl Vm {
             Cut::Wrong(why) => why,
             Cut::Error(error) => located(&error, place),
             Cut::Stopped(error) => {
-                self.program.counters.killed_over_budget.fetch_add(1, Relaxed);
+                self.killed();
                 let used_up = || format!("{place}: the time budget of this call is used up");
                 let stop = error.map_or_else(used_up, |error| located(&error, place));
                 format!("{stop} ({registration} may take {budget:?} of processor time)")

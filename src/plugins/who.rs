@@ -13,6 +13,7 @@ use super::lanes::Unheard;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::shown::Shown;
+use super::trace;
 use super::vm::{Failure, Vm};
 use crate::kernel::hooks::{Client, ConnectRequest, Identity, Refusal, RefusalKind};
 
@@ -44,6 +45,7 @@ impl Rules {
         if let Some(name) = &name
             && let Some(identity) = remembered.identity(name, commons.now())
         {
+            trace::known_credential();
             counters.credentials_known.fetch_add(1, Relaxed);
             return Ok(identity);
         }
@@ -122,10 +124,12 @@ impl Rules {
 
     async fn ask_who_waiting(&self, hook: usize, shown: &Showing) -> Result<Vote, No> {
         let (lanes, shown) = (&self.generation.program.commons.lanes, shown.clone());
-        let asked = lanes.run(&self.generation, hook, move |vm| async move {
-            vm.ask_waiting(hook, &OPTIONS, |lua| shown.args(&vm, lua)).await
+        let errand = trace::lend();
+        let asked = lanes.run(&self.generation, hook, move |vm| {
+            errand.carry(async move { vm.ask_waiting(hook, &OPTIONS, |lua| shown.args(&vm, lua)).await })
         });
-        asked.await.map_err(|unheard| No::unheard(hook, unheard))
+        let vote = asked.await.map_err(|unheard| No::unheard(hook, unheard))?;
+        trace::back(vote).map_err(|failure| No::Broken(hook, failure))
     }
 
     /// A no that no hook said.
@@ -137,7 +141,9 @@ impl Rules {
         channel: Option<&str>,
         asker: Asker<'_>,
     ) -> Refusal {
-        self.counters.denied.fetch_add(1, Relaxed);
+        if !trace::is_rehearsal() {
+            self.counters.denied.fetch_add(1, Relaxed);
+        }
         let hook = &event.to_string();
         Decision {
             kind: RefusalKind::Denied,

@@ -1,10 +1,13 @@
 //! What lies outside of the rules: the host's port to channels, sessions and publishing.
 
+use std::future::{Future, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::voice::Voice;
 use crate::kernel::hooks::Client;
-use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::hub::{PublishError, Receipt};
+use crate::kernel::message::{ChannelName, Draft, Offset, Publication};
 use crate::kernel::pattern::Patterns;
 
 /// The hub, as the rules may act on it. Nothing here waits.
@@ -17,15 +20,27 @@ pub trait World: Send + Sync {
     fn policies_changed(&self, channels: Patterns);
     /// Publishes soon, after what was given before. False if too much waits already.
     fn publish(&self, said: Said) -> bool;
+    /// Publishes, and says what came of it.
+    fn publish_now(&self, _client: Arc<Client>, _draft: Draft) -> Publishing {
+        Box::pin(ready(Err(PublishError::Stopping)))
+    }
     /// Who listens to a channel.
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>>;
     /// Those that are connected and wanted.
     fn sessions(&self, wanted: &dyn Fn(&Client) -> bool) -> Vec<Arc<Client>>;
+    /// What a channel keeps below an offset, the newest of it in ascending order; no rule is asked. It waits for the store,
+    /// and so must whoever asks.
+    fn stored(&self, _channel: &ChannelName, _before: Offset) -> Result<Vec<Publication>, String> {
+        Err("there is no hub".into())
+    }
     /// Closes connections; how many.
     fn kick(&self, meant: &dyn Fn(&Client) -> bool, why: &str) -> usize;
     /// Ends subscriptions to a channel; of how many connections.
     fn unsubscribe(&self, meant: &dyn Fn(&Client) -> bool, channel: &ChannelName) -> usize;
 }
+
+/// A publication that somebody waits for.
+pub type Publishing = Pin<Box<dyn Future<Output = Result<Receipt, PublishError>> + Send>>;
 
 /// What a plugin publishes: the same in one channel or in several.
 pub struct Said {
@@ -37,5 +52,31 @@ impl Said {
     /// How many publications of plugins led to what this publisher says.
     pub fn depth_of(client: &Client) -> u8 {
         Voice::depth_of(client)
+    }
+}
+
+/// Where rules are before there is a hub, and when they are tested: nobody is there and nobody listens.
+pub struct Nowhere;
+
+impl World for Nowhere {
+    fn channels(&self) -> Vec<ChannelName> {
+        Vec::new()
+    }
+    fn rules_changed(&self) {}
+    fn policies_changed(&self, _: Patterns) {}
+    fn publish(&self, _: Said) -> bool {
+        false
+    }
+    fn listeners(&self, _: &ChannelName) -> Vec<Arc<Client>> {
+        Vec::new()
+    }
+    fn sessions(&self, _: &dyn Fn(&Client) -> bool) -> Vec<Arc<Client>> {
+        Vec::new()
+    }
+    fn kick(&self, _: &dyn Fn(&Client) -> bool, _: &str) -> usize {
+        0
+    }
+    fn unsubscribe(&self, _: &dyn Fn(&Client) -> bool, _: &ChannelName) -> usize {
+        0
     }
 }

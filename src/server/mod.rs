@@ -167,6 +167,7 @@ impl Running {
         // When the hub is full its operator still gets in.
         let admin_door = Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
         let beside = Beside {
+            plugins_metrics: plugins_metrics(&host),
             counters: counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]),
             operator: Arc::new(Desk(host.clone())),
             routes: Arc::new(OfPlugins(host.clone())),
@@ -350,6 +351,11 @@ fn counters_beside_the_kernels(host: &Arc<Host>, doors: [Arc<Door>; 2]) -> metri
     })
 }
 
+fn plugins_metrics(host: &Arc<Host>) -> metrics::Page {
+    let host = host.clone();
+    Arc::new(move || host.metrics())
+}
+
 fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
     let counters = host.counters();
     let evicted = host.shared_evicted();
@@ -378,6 +384,12 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
         ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
         ("aether_shared_evicted_total", "Entries of shared tables that made room", evicted),
         ("aether_lua_vms", "Lua VMs that were built", get(&counters.vms)),
+        (
+            "aether_plugin_series_folded_total",
+            "Values of plugins' metrics that were counted as other",
+            host.metrics_folded(),
+        ),
+        ("aether_moves_dropped_total", "Joins and leaves that found their queue full", get(&counters.moves_dropped)),
         ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
     ]
 }

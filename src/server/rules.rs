@@ -17,6 +17,7 @@ use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
 use crate::edges::routes::OWN_PATHS;
 use crate::keys::Keys;
+use crate::plugins::testing::{Failed, Suite, Troupe};
 use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse};
 
 /// How often a watched directory is looked at. What has changed is loaded once it stands still for as long.
@@ -38,8 +39,31 @@ pub fn host(config: &Config, keys: &Keys, again: Again) -> Result<Arc<Host>, Loa
         }
         let config = again().map_err(|error| LoadError(error.to_string().lines().map(str::to_owned).collect()))?;
         let keys = Keys::rehearse(&config).map_err(|error| LoadError(vec![format!("{error:#}")]))?;
+        if config.plugins.test_on_reload {
+            play_tests(&config)?;
+        }
         Ok(host_config(&config, &keys))
     }))
+}
+
+/// Plays the tests of the plugins in use and of the scripts; every case that fails is told.
+fn play_tests(config: &Config) -> Result<(), LoadError> {
+    let plugins = &config.plugins.dir;
+    let used = config.plugin.iter().map(|plugin| plugins.join(&plugin.name)).chain(config.scripts_dir());
+    let mut failed = Vec::new();
+    for dir in used.filter(|dir| dir.join("tests").is_dir()) {
+        let suite = Suite { is_plugin: dir.join("plugin.toml").is_file(), dir, plugins: plugins.clone() };
+        let troupe =
+            Troupe::new(suite, None).map_err(|error| LoadError(vec![format!("tests have no threads: {error}")]))?;
+        for file in troupe.files() {
+            troupe.play(&file, None, |played| {
+                if let Some(Failed { place, why, .. }) = played.failed {
+                    failed.push(format!("{place}: the case {:?} fails: {why}", played.case));
+                }
+            });
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(LoadError(failed)) }
 }
 
 fn host_config(config: &Config, keys: &Keys) -> HostConfig {

@@ -8,15 +8,19 @@ use tokio::sync::mpsc;
 
 use crate::edges::roster::{Order, Roster};
 use crate::kernel::hooks::Client;
-use crate::kernel::hub::Hub;
-use crate::kernel::message::ChannelName;
+use crate::kernel::hub::{Hub, PublishError};
+use crate::kernel::message::{ChannelName, Draft, Offset, Publication};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::{Said, World};
+use crate::plugins::{Publishing, Said, World};
 
 /// What plugins publish and is not published yet. When it is full they hear "busy".
 const QUEUE: usize = 1000;
 /// Of those, how many may share a group commit.
 const TOGETHER: usize = 100;
+
+/// What is read at once of what a channel keeps.
+const PAGE: usize = 500;
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Connections a second that are asked about again after a change: a burst of votes would stand in everybody's way.
 const RECONSIDERED_PER_SECOND: u32 = 5000;
@@ -75,6 +79,21 @@ impl World for Outside {
 
     fn publish(&self, said: Said) -> bool {
         self.said.try_send(said).is_ok()
+    }
+
+    fn stored(&self, channel: &ChannelName, before: Offset) -> Result<Vec<Publication>, String> {
+        let hub = self.hub.upgrade().ok_or("the hub has ended")?;
+        self.front.block_on(hub.kept(channel, before, PAGE, PAGE_BYTES)).map_err(|error| error.to_string())
+    }
+
+    fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {
+        let hub = self.hub.clone();
+        Box::pin(async move {
+            match hub.upgrade() {
+                Some(hub) => hub.publish(&client, draft).await,
+                None => Err(PublishError::Stopping),
+            }
+        })
     }
 
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>> {

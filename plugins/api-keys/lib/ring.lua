@@ -119,6 +119,11 @@ local function settle(key)
 	store:sync()
 end
 
+-- Whoever is connected came with a secret that opens nothing any more.
+local function part(key)
+	aether.kick({ user = key.name, why = "the key was changed or revoked" })
+end
+
 -- Makes a key of `key`; its secret, or nil and why not.
 function ring.make(key)
 	if #stored() >= cfg.max_keys then return nil, "full" end
@@ -147,6 +152,7 @@ function ring.rotate(key)
 	change(key)
 	store:delete("hash", before)
 	settle(key)
+	part(key)
 	return key, secret
 end
 
@@ -159,6 +165,7 @@ function ring.revoke(key)
 	if options then store:set({ "name", key.name }, key.id, options) end
 	store:delete("hash", key.hash)
 	settle(key)
+	part(key)
 end
 
 -- Whether somebody could still administer the hub without this key.

@@ -6,6 +6,7 @@ use super::pattern::read_grant;
 use super::{Entry, function};
 use crate::plugins::remembered::Forget;
 use crate::plugins::schema::hint;
+use crate::plugins::trace;
 use crate::plugins::value::{describe, raise};
 
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -16,7 +17,11 @@ pub const ENTRIES: &[Entry] = &[Entry {
     make: |lua, seat| {
         function(lua, seat, |lua, seat, what: Table| {
             let what = read(&what).map_err(|why| raise(lua, format!("aether.forget: {why}")))?;
-            Ok(seat.program.commons.remembered.forget(&what))
+            Ok(if trace::acts(|| format!("forget {what:?}")) {
+                seat.program.commons.remembered.forget(&what)
+            } else {
+                0
+            })
         })
     },
 }];

@@ -1,6 +1,8 @@
 //! `aether.http`: asking other servers. It waits, so hooks that must not wait have no use for it.
 
+use std::hash::BuildHasher;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use super::{Entry, Seat};
 use crate::plugins::floor::{Outcome, Started, waiting};
 use crate::plugins::http::{Answered, Asked};
 use crate::plugins::schema::{hint, read_duration};
+use crate::plugins::trace::{self, Key, Read, Told};
 use crate::plugins::value::{describe, frozen, json_to_lua, lua_to_json, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[
@@ -60,7 +63,15 @@ fn ask(seat: &Rc<Seat>, asked: Asked) -> Started {
     let (seat, url) = (seat.clone(), asked.uri.clone());
     Started::Waits(Box::pin(async move {
         let allow = seat.unit().http.clone().unwrap_or_default();
-        let answered = seat.program.commons.outside.ask(&seat.unit().name, allow, asked).await;
+        let read = read_of(&asked);
+        let answered = match trace::asks(&read) {
+            trace::Asks::World => seat.program.commons.outside.ask(&seat.unit().name, allow, asked).await.map(Arc::new),
+            trace::Asks::Known(Told::Http(answered)) => Ok(answered),
+            trace::Asks::Known(_) => Err("it was not reached".to_owned()),
+            trace::Asks::Nobody => Err("it is not asked, because nothing of this is real".to_owned()),
+        };
+        let told = answered.as_ref().map_or(Told::Nothing, |answered| Told::Http(answered.clone()));
+        trace::noted(|| Read { told, ..read });
         let outcome: Outcome = Box::new(move |lua| {
             Ok(match answered {
                 Ok(answered) => MultiValue::from_iter([Value::UserData(lua.create_userdata(Response(answered))?)]),
@@ -78,6 +89,15 @@ fn ask(seat: &Rc<Seat>, asked: Asked) -> Started {
         });
         outcome
     }))
+}
+
+/// The question as it is written down: without the address's query, which may hold what is nobody's business.
+fn read_of(asked: &Asked) -> Read {
+    let (method, uri) = (&asked.method, &asked.uri);
+    let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |a| a.as_str()));
+    let mark = rustc_hash::FxBuildHasher.hash_one((uri.to_string(), &asked.body[..]));
+    let key = Key::Text(format!("{method} {scheme}://{host}{}", uri.path()));
+    Read { call: "http", of: "".into(), key, with: Told::Mark(mark), told: Told::Nothing }
 }
 
 fn read(seat: &Seat, url: &Value, options: Option<&Table>, method: Option<Method>) -> Result<Asked, String> {
@@ -166,7 +186,7 @@ fn read_headers(value: &Value, headers: &mut HeaderMap) -> Result<(), String> {
     Ok(())
 }
 
-struct Response(Answered);
+struct Response(Arc<Answered>);
 
 impl UserData for Response {
     fn add_fields<F: UserDataFields<Self>>(fields: &mut F) {

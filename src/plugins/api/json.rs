@@ -5,23 +5,28 @@ use serde_json::Value as Json;
 
 use super::secret::Bytes;
 use super::{Entry, function};
-use crate::plugins::value::{array_mark, json_to_open_lua, lua_to_json, raise};
+use crate::plugins::schema::hint;
+use crate::plugins::value::{array_mark, describe, json_to_open_lua, json_to_whole_lua, lua_to_json, raise};
 
 const MAX_TEXT: usize = 1 << 20;
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "json.decode",
-        args: "text",
+        args: "text, {null}?",
         gives: "value, why?",
-        doc: "The value, or nil and why. Integers beyond 2^53 arrive as strings; null is an absent key, in a list json.null.",
+        doc: "The value, or nil and why. Integers beyond 2^53 arrive as strings; null is an absent key, in a list json.null; with null = true it is json.null everywhere.",
         make: |lua, seat| {
-            function(lua, seat, |lua, _, text: Bytes| {
+            function(lua, seat, |lua, _, (text, options): (Bytes, Option<Table>)| {
                 let json = match text.0.len() {
                     0..=MAX_TEXT => serde_json::from_slice::<Json>(&text.0).map_err(|error| error.to_string()),
                     _ => Err("the text is larger than 1 MiB".into()),
                 };
                 Ok(match json {
+                    Ok(json) if keeps_null(options.as_ref()).map_err(|why| raise(lua, why))? => {
+                        let whole = if json.is_null() { Value::NULL } else { json_to_whole_lua(lua, &json)? };
+                        MultiValue::from_iter([whole])
+                    }
                     Ok(json) => MultiValue::from_iter([json_to_open_lua(lua, &json)?]),
                     Err(why) => MultiValue::from_iter([Value::Nil, Value::String(lua.create_string(why)?)]),
                 })
@@ -66,3 +71,19 @@ pub const ENTRIES: &[Entry] = &[
         make: |_, _| Ok(Value::NULL),
     },
 ];
+
+fn keeps_null(options: Option<&Table>) -> Result<bool, String> {
+    let mut keeps = false;
+    for pair in options.into_iter().flat_map(Table::pairs::<Value, Value>) {
+        let (key, value) = pair.map_err(|error| error.to_string())?;
+        let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
+        keeps = match (key.as_str(), value.as_boolean()) {
+            ("null", Some(keeps)) => keeps,
+            ("null", None) => {
+                return Err(format!("json.decode: null: expected true or false, got {}", describe(&value)));
+            }
+            _ => return Err(format!("json.decode: {key} is not known here{}", hint(&key, ["null"]))),
+        };
+    }
+    Ok(keeps)
+}

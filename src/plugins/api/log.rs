@@ -7,6 +7,7 @@ use mlua::{Function, Lua, Value, Variadic};
 use super::{Entry, Seat, function};
 use crate::plugins::running::running;
 use crate::plugins::testing::Said;
+use crate::plugins::trace;
 use crate::plugins::value::{caller, describe, lua_to_json};
 
 pub const ENTRIES: &[Entry] = &[
@@ -55,6 +56,9 @@ fn write(lua: &Lua, seat: &Seat, level: tracing::Level, message: &str, fields: &
     // What a script logs may come from anybody: it must not begin a line of its own.
     let message: String = message.chars().take(MAX_MESSAGE).map(|c| if c.is_control() { ' ' } else { c }).collect();
     let (plugin, place) = (&*seat.unit().name, caller(lua));
+    if !trace::logs(|| format!("{place}: {message} {fields}").trim_end().to_owned()) {
+        return;
+    }
     if let Some(witness) = &seat.program.commons.witness {
         witness.heard(Said {
             level: level.as_str(),

@@ -1,6 +1,7 @@
 //! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields
 //! the function.
 
+mod announce;
 mod config;
 mod crypto;
 mod export;
@@ -11,6 +12,7 @@ mod jwt;
 mod kv;
 mod log;
 mod memo;
+mod metrics;
 mod on;
 pub mod pattern;
 mod publish;
@@ -34,6 +36,7 @@ use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
 use super::testing::{self, Stage};
+use super::trace::{self, Told};
 use super::value::{frozen, raise};
 
 /// One name below `aether`.
@@ -55,6 +58,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         route::ENTRIES,
         publish::ENTRIES,
         sessions::ENTRIES,
+        announce::ENTRIES,
         pattern::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
@@ -66,6 +70,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,
+        metrics::ENTRIES,
         config::ENTRIES,
         export::ENTRIES,
         secret::ENTRIES,
@@ -80,7 +85,15 @@ const OWN: &[Entry] = &[Entry {
     args: "",
     gives: "number",
     doc: "Milliseconds since the Unix epoch.",
-    make: |lua, seat| function(lua, seat, |_, seat, ()| Ok((seat.program.commons.now() / 1000) as f64)),
+    make: |lua, seat| {
+        let nothing: Arc<str> = "".into();
+        let seat = seat.clone();
+        let now = lua.create_function(move |lua, ()| {
+            let ask = || Ok((seat.program.commons.now() / 1000) as f64);
+            trace::read("now_ms", &nothing, &[], Told::Nothing, ask).map_err(|why| raise(lua, why))
+        });
+        now.map(Value::Function)
+    },
 }];
 
 /// One unit in one VM.

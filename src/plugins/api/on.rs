@@ -1,15 +1,17 @@
 //! `aether.on.*`: registering hooks.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::pattern::read_pattern;
 use super::{Entry, Seat, function, view};
 use crate::plugins::about::About;
+use crate::plugins::attendance::is_attended;
 use crate::plugins::generation::{Event, Registration};
-use crate::plugins::schema::hint;
-use crate::plugins::value::{caller_below, describe, raise};
+use crate::plugins::schema::{hint, read_duration};
+use crate::plugins::value::{caller_below, describe, lua_to_json, raise};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -28,9 +30,9 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "on.subscribe",
-        args: "pattern, {async}?, fn(s, ch)",
+        args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
-        doc: "Votes on whether a session may listen to a channel.",
+        doc: "Votes on whether a session may listen to a channel; req.again says that it does so already, and is asked about again.",
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Subscribe, &args)),
     },
     Entry {
@@ -76,6 +78,20 @@ pub const ENTRIES: &[Entry] = &[
         make: |lua, seat| function(lua, seat, view::register),
     },
     Entry {
+        name: "on.join",
+        args: "pattern, {debounce, async}?, fn(ch, sessions)",
+        gives: "",
+        doc: "Told who listens to a channel from now on, up to 100 at once; with debounce = \"2s\" nobody who was away for less than that.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Join, &args)),
+    },
+    Entry {
+        name: "on.leave",
+        args: "pattern, {debounce, async}?, fn(ch, sessions)",
+        gives: "",
+        doc: "Told who listens to a channel no more, up to 100 at once; with debounce = \"2s\" nobody who is back within that.",
+        make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Leave, &args)),
+    },
+    Entry {
         name: "on.disconnect",
         args: "fn(s, why)",
         gives: "",
@@ -97,6 +113,8 @@ pub const ENTRIES: &[Entry] = &[
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Unload, &args)),
     },
 ];
+
+const MAX_DEBOUNCE: Duration = Duration::from_secs(3600);
 
 fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::Result<()> {
     frozen_after_loading(lua, seat, event)?;
@@ -122,7 +140,7 @@ fn on_channel(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> ml
     let args: Vec<&Value> = args.iter().collect();
     let (pattern, hook, about) = match args[..] {
         [pattern, Value::Function(hook)] => (pattern, hook, About::Nothing),
-        [pattern, Value::Table(options), Value::Function(hook)] => match read_async(options) {
+        [pattern, Value::Table(options), Value::Function(hook)] => match read_options(event, options) {
             Ok(about) => (pattern, hook, about),
             Err(why) => {
                 complain(lua, seat, &format!("{event}: {why}"));
@@ -167,18 +185,29 @@ pub fn enrol(lua: &Lua, seat: &Seat, event: Event, pattern: &Value, about: About
     }
 }
 
-fn read_async(options: &Table) -> Result<About, String> {
-    let mut about = About::Nothing;
+fn read_options(event: Event, options: &Table) -> Result<About, String> {
+    let (mut waits, mut debounce) = (None, Duration::ZERO);
+    let known = if is_attended(event) { &["async", "debounce"][..] } else { &["async"] };
     for pair in options.pairs::<Value, Value>() {
         let (key, value) = pair.map_err(|e| e.to_string())?;
         let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
-        match (key.as_str(), &value) {
-            ("async", Value::Boolean(waits)) => about = About::Waits(*waits),
-            ("async", other) => return Err(format!("async: expected true or false, got {}", describe(other))),
-            _ => return Err(format!("{key} is not known here{}", hint(&key, ["async"]))),
+        let wrong = |what: &str| format!("{key}: expected {what}, got {}", describe(&value));
+        match key.as_str() {
+            "async" => waits = Some(value.as_boolean().ok_or_else(|| wrong("true or false"))?),
+            "debounce" if is_attended(event) => {
+                let time = lua_to_json(&value).ok().and_then(|json| read_duration(&json));
+                debounce = time
+                    .filter(|time| *time <= MAX_DEBOUNCE)
+                    .ok_or_else(|| wrong("a duration like \"2s\", of at most an hour"))?;
+            }
+            _ => return Err(format!("{key} is not known here{}", hint(&key, known))),
         }
     }
-    Ok(about)
+    Ok(match waits {
+        waits if is_attended(event) => About::Attendance { debounce, waits },
+        Some(waits) => About::Waits(waits),
+        None => About::Nothing,
+    })
 }
 
 pub fn frozen_after_loading(lua: &Lua, seat: &Seat, event: Event) -> mlua::Result<()> {

@@ -1,22 +1,28 @@
 //! `aether.publish`: a plugin speaks.
 
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mlua::{Lua, Table, Value};
+use mlua::{Lua, MultiValue, Table, Value};
 
 use super::{Entry, Seat, function};
+use crate::kernel::hub::PublishError;
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
+use crate::plugins::floor::{Outcome, Started, waiting};
 use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{describe, lua_to_json, raise};
+use crate::plugins::trace;
+use crate::plugins::value::{describe, frozen, lua_to_json, raise};
 use crate::plugins::voice::Voice;
 use crate::plugins::world;
 
-pub const ENTRIES: &[Entry] = &[Entry {
+pub const ENTRIES: &[Entry] = &[PUBLISH, PUBLISH_NOW];
+
+const PUBLISH: Entry = Entry {
     name: "publish",
-    args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, as}?",
+    args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, media, as}?",
     gives: "boolean?, why?",
     doc: "Publishes soon, in the order of the calls: a table as JSON, a string as text, a buffer as bytes. nil and \"busy\" if too much waits, nil and \"loop\" if hooks answer each other's publications without end.",
     make: |lua, seat| {
@@ -25,9 +31,22 @@ pub const ENTRIES: &[Entry] = &[Entry {
         }
         function(lua, seat, publish)
     },
-}];
+};
 
-const KEYS: [&str; 7] = ["event", "meta", "ttl", "idempotency_key", "once", "fleeting", "as"];
+const PUBLISH_NOW: Entry = Entry {
+    name: "publish_now",
+    args: "channel, payload, {event, meta, ttl, idempotency_key, fleeting, media, as}?",
+    gives: "{seq_id, epoch, timestamp, duplicate}, or nil, code and why",
+    doc: "Waits. Publishes to one channel and gives what the hub promised; timestamp in milliseconds. The code is a rule's word, \"bad_channel\", \"busy\", \"loop\", \"stopping\" or \"store\".",
+    make: |lua, seat| {
+        if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
+            return Ok(Value::Nil); // no permission: not there
+        }
+        waiting(lua, seat, "aether.publish_now", publish_now).map(Value::Function)
+    },
+};
+
+const KEYS: [&str; 8] = ["event", "meta", "ttl", "idempotency_key", "once", "fleeting", "media", "as"];
 const MAX_CHANNELS: usize = 1000;
 const MAX_PAYLOAD: usize = 1 << 20;
 const MAX_NAME: usize = 128;
@@ -42,6 +61,11 @@ fn publish(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> m
     let (channels, payload, options) = args;
     let (drafts, user) =
         read(seat, &channels, &payload, options.as_ref()).map_err(|why| raise(lua, format!("publish: {why}")))?;
+    if !trace::acts(|| {
+        format!("publish to {}", drafts.iter().map(|draft| draft.channel.as_str()).collect::<Vec<_>>().join(" "))
+    }) {
+        return Ok((Some(true), None));
+    }
     let Some(client) = Voice::client(&seat.unit().name, user) else {
         let plugin = &*seat.unit().name;
         tracing::warn!(target: "aether::plugin", plugin, "hooks publish about each other's publications without end");
@@ -50,6 +74,15 @@ fn publish(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> m
     let Some(world) = seat.program.commons.world.get() else { return Ok((None, Some("busy"))) };
     Ok(if world.publish(world::Said { client, drafts }) { (Some(true), None) } else { (None, Some("busy")) })
 }
+
+/// Numbers for what is said in several channels. They are kept with the publications, so those of another run must not come
+/// again.
+static COPIES: LazyLock<AtomicU64> = LazyLock::new(|| {
+    let mut start = [0; 8];
+    // Without randomness they still differ within a run.
+    let _ = getrandom::fill(&mut start);
+    AtomicU64::new(u64::from_le_bytes(start))
+});
 
 fn read(
     seat: &Seat,
@@ -86,16 +119,78 @@ fn read(
             "as" => user = Some(text(MAX_KEY)?),
             "once" => once = flag()?,
             "fleeting" => fleeting = flag()?,
+            "media" => {
+                let word = text(MAX_NAME)?;
+                message.media = read_media(&word, &message.payload, payload)
+                    .ok_or_else(|| wrong("\"json\", \"text\" or \"binary\", for a string or a buffer that is such"))?;
+            }
             _ => return Err(format!("{name} is not known here{}", hint(&name, KEYS))),
         }
     }
     // A connection gets one copy of all that carry the same number.
-    static COPIES: AtomicU64 = AtomicU64::new(1);
     let once = once.then(|| COPIES.fetch_add(1, Ordering::Relaxed));
     let names = read_channels(seat, channels)?;
     let draft =
         |channel| Draft { idempotency_key: key.clone(), ttl, fleeting, once, ..Draft::new(channel, message.clone()) };
     Ok((names.into_iter().map(draft).collect(), user))
+}
+
+/// What a string or a buffer is said to be, if it is.
+fn read_media(word: &str, bytes: &[u8], payload: &Value) -> Option<Media> {
+    let plain = matches!(payload, Value::String(_) | Value::Buffer(_));
+    match word {
+        "json" if plain && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() => Some(Media::Json),
+        "text" if plain && std::str::from_utf8(bytes).is_ok() => Some(Media::Text),
+        "binary" if plain => Some(Media::Binary),
+        _ => None,
+    }
+}
+
+fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> mlua::Result<Started> {
+    let fail = |why: String| raise(lua, format!("publish_now: {why}"));
+    let (channel, payload, options) = args;
+    if let Value::String(name) = &channel
+        && let Err(error) = ChannelName::new(&name.to_string_lossy())
+    {
+        return no(lua, "bad_channel", &error.to_string()).map(Started::Ready);
+    }
+    let (mut drafts, user) = read(seat, &channel, &payload, options.as_ref()).map_err(fail)?;
+    let (Some(draft), true) = (drafts.pop(), drafts.is_empty()) else {
+        return Err(fail("expected one channel; aether.publish takes several".into()));
+    };
+    if !trace::acts(|| format!("publish to {}", draft.channel)) {
+        return no(lua, "not_real", "it is not published, because nothing of this is real").map(Started::Ready);
+    }
+    let Some(client) = Voice::client(&seat.unit().name, user) else {
+        return no(lua, "loop", "hooks publish about each other's publications without end").map(Started::Ready);
+    };
+    let Some(world) = seat.program.commons.world.get() else {
+        return no(lua, "busy", "the hub is not there yet").map(Started::Ready);
+    };
+    let published = world.publish_now(client, draft);
+    Ok(Started::Waits(Box::pin(async move {
+        let published = published.await;
+        let outcome: Outcome = Box::new(move |lua| match published {
+            Ok(receipt) => {
+                let table = lua.create_table()?;
+                table.raw_set("seq_id", receipt.offset as f64)?;
+                table.raw_set("epoch", receipt.epoch.to_string())?;
+                table.raw_set("timestamp", (receipt.time / 1000) as f64)?;
+                table.raw_set("duplicate", receipt.duplicate)?;
+                Ok(MultiValue::from_iter([frozen(table)]))
+            }
+            Err(PublishError::Refused(refusal)) => no(lua, &refusal.code, &refusal.why),
+            Err(PublishError::Stopping) => no(lua, "stopping", "the hub is going down"),
+            Err(PublishError::Busy) => no(lua, "busy", "too many publishes are waiting"),
+            Err(PublishError::Store(_)) => no(lua, "store", "failed to publish message"),
+        });
+        outcome
+    })))
+}
+
+fn no(lua: &Lua, code: &str, why: &str) -> mlua::Result<MultiValue> {
+    let text = |text: &str| lua.create_string(text).map(Value::String);
+    Ok(MultiValue::from_iter([Value::Nil, text(code)?, text(why)?]))
 }
 
 fn read_ttl(value: &Value) -> Option<Duration> {

@@ -5,6 +5,7 @@ use mlua::Value;
 use super::pattern::read_pattern;
 use super::{Entry, function};
 use crate::kernel::pattern::Patterns;
+use crate::plugins::trace;
 use crate::plugins::value::raise;
 
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -25,7 +26,8 @@ pub const ENTRIES: &[Entry] = &[Entry {
                 let why = format!("retention.refresh: {pattern} is not within [permissions] channels of plugin.toml");
                 return Err(raise(lua, why));
             }
-            if let Some(world) = seat.program.commons.world.get() {
+            let acts = trace::acts(|| format!("retention.refresh {pattern}"));
+            if let Some(world) = seat.program.commons.world.get().filter(|_| acts) {
                 world.policies_changed(Patterns::from_iter([pattern]));
             }
             Ok(())

@@ -3,6 +3,7 @@
 use mlua::{FromLua, Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use super::{Entry, function};
+use crate::plugins::trace::{self, Told};
 use crate::plugins::value::{describe, raise};
 
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -16,7 +17,9 @@ pub const ENTRIES: &[Entry] = &[Entry {
         }
         function(lua, seat, |lua, seat, name: String| {
             seat.permitted(lua, "secrets", seat.unit().secrets.as_deref(), &name)?;
-            Ok((seat.program.secrets)(&name).map(|value| Secret(value.into_bytes())))
+            let secret = (seat.program.secrets)(&name).map(|value| Secret(value.into_bytes()));
+            trace::saw("secret", &name, if secret.is_some() { Told::Secret } else { Told::Nothing });
+            Ok(secret)
         })
     },
 }];

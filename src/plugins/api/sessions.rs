@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mlua::{Lua, Table, Value};
+use serde_json::Value as Json;
 
 use super::publish::read_channel;
 use super::{Entry, Seat, function};
@@ -11,8 +12,9 @@ use crate::kernel::hooks::Client;
 use crate::kernel::message::ChannelName;
 use crate::plugins::decision::sentence;
 use crate::plugins::schema::hint;
-use crate::plugins::value::{describe, frozen, raise};
-use crate::plugins::world::World;
+use crate::plugins::trace::{self, Told};
+use crate::plugins::value::{describe, json_to_lua, raise};
+use crate::plugins::world::{Nowhere, World};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
@@ -26,7 +28,8 @@ pub const ENTRIES: &[Entry] = &[
             }
             function(lua, seat, |lua, seat, channel: Value| {
                 let name = read_channel(seat, &channel).map_err(|why| raise(lua, format!("presence: {why}")))?;
-                list(lua, world(lua, seat)?.listeners(&name))
+                let world = world(lua, seat)?;
+                list(lua, "presence", name.as_str(), || world.listeners(&name))
             })
         },
     },
@@ -43,7 +46,7 @@ pub const ENTRIES: &[Entry] = &[
                     let meant =
                         Meant::read(seat, what.as_ref(), &[]).map_err(|why| raise(lua, format!("sessions: {why}")))?;
                     let world = world(lua, seat)?;
-                    let found = match &meant.channel {
+                    let find = || match &meant.channel {
                         Some(channel) => {
                             let mut found = world.listeners(channel);
                             found.retain(|client| meant.means(client));
@@ -51,7 +54,7 @@ pub const ENTRIES: &[Entry] = &[
                         }
                         None => world.sessions(&|client| meant.means(client)),
                     };
-                    list(lua, found)
+                    list(lua, "sessions", &meant.shown(), find)
                 })?,
             )
         },
@@ -72,6 +75,9 @@ pub const ENTRIES: &[Entry] = &[
                         return Err(fail("channel: who is to leave one channel is meant by aether.unsubscribe".into()));
                     }
                     let why = meant.why.as_deref().unwrap_or("disconnected by a rule");
+                    if !trace::acts(|| format!("kick {}", meant.shown())) {
+                        return Ok(0);
+                    }
                     Ok(world(lua, seat)?.kick(&|client| meant.means(client), why))
                 })?,
             )
@@ -90,6 +96,9 @@ pub const ENTRIES: &[Entry] = &[
                     let fail = |why: String| raise(lua, format!("unsubscribe: {why}"));
                     let meant = Meant::read(seat, Some(&what), &[]).and_then(Meant::somebody).map_err(fail)?;
                     let channel = meant.channel.as_ref().ok_or_else(|| fail("say which channel".into()))?;
+                    if !trace::acts(|| format!("unsubscribe {}", meant.shown())) {
+                        return Ok(0);
+                    }
                     Ok(world(lua, seat)?.unsubscribe(&|client| meant.means(client), channel))
                 })?,
             )
@@ -108,8 +117,10 @@ fn permitted(seat: &Seat, what: &str, function: Value) -> mlua::Result<Value> {
 }
 
 fn world<'a>(lua: &Lua, seat: &'a Rc<Seat>) -> mlua::Result<&'a dyn World> {
-    let world = seat.program.commons.world.get();
-    world.map(|world| &**world).ok_or_else(|| raise(lua, "there are no sessions yet"))
+    if seat.loading.get() {
+        return Err(raise(lua, "nobody is there while a file loads: ask in a hook"));
+    }
+    Ok(seat.program.commons.world.get().map_or(&Nowhere, |world| &**world))
 }
 
 /// Whom it is about: everything that is given must fit.
@@ -156,6 +167,19 @@ impl Meant {
         Ok(self)
     }
 
+    /// For whoever is to know what would be done.
+    fn shown(&self) -> String {
+        let channel = self.channel.as_ref().map(|channel| channel.as_str());
+        let all = [
+            ("user", self.user.as_deref()),
+            ("session", self.session.as_deref()),
+            ("tenant", self.tenant.as_deref()),
+            ("channel", channel),
+        ];
+        let given = all.into_iter().filter_map(|(name, value)| Some(format!("{name} {}", value?)));
+        given.collect::<Vec<_>>().join(", ")
+    }
+
     fn means(&self, client: &Client) -> bool {
         let fits = |wanted: &Option<String>, is: Option<&str>| wanted.is_none() || wanted.as_deref() == is;
         fits(&self.session, Some(&client.id))
@@ -172,16 +196,21 @@ fn short(text: &str) -> String {
     text[..end].to_owned()
 }
 
-fn list(lua: &Lua, clients: Vec<Arc<Client>>) -> mlua::Result<Value> {
-    let list = lua.create_table()?;
-    for client in clients.iter().take(MAX_LISTED) {
-        let one = lua.create_table_with_capacity(0, 5)?;
-        one.raw_set("id", client.id.as_str())?;
-        one.raw_set("user", client.identity.user.as_deref())?;
-        one.raw_set("tenant", client.identity.tenant.as_deref())?;
-        one.raw_set("ip", client.ip.map(|ip| ip.to_string()))?;
-        one.raw_set("transport", client.transport)?;
-        list.raw_push(frozen(one))?;
-    }
-    Ok(frozen(list))
+fn list(lua: &Lua, call: &'static str, of: &str, find: impl FnOnce() -> Vec<Arc<Client>>) -> mlua::Result<Value> {
+    let ask = || {
+        let one = |client: &Arc<Client>| {
+            let identity = &client.identity;
+            let all = [
+                ("id", Some(client.id.clone())),
+                ("user", identity.user.clone()),
+                ("tenant", identity.tenant.clone()),
+                ("ip", client.ip.map(|ip| ip.to_string())),
+                ("transport", Some(client.transport.to_owned())),
+            ];
+            all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?)))).collect::<Json>()
+        };
+        Ok(Some(Arc::new(Json::Array(find().iter().take(MAX_LISTED).map(one).collect()))))
+    };
+    let found = trace::read(call, &of.into(), &[], Told::Nothing, ask).map_err(|why| raise(lua, why))?;
+    found.map_or(Ok(Value::Nil), |found| json_to_lua(lua, &found))
 }

@@ -6,10 +6,12 @@ use mlua::{Lua, MultiValue, Table, UserData, UserDataMethods, Value, Variadic};
 
 use super::store::{Listing, Options, fail, read_listing, read_number, read_value};
 use super::{Entry, Seat, function};
+use crate::kernel::message::Micros;
 use crate::plugins::commons::Commons;
 use crate::plugins::keys::{read_key, read_parts, write_key};
 use crate::plugins::schema::{hint, read_duration};
 use crate::plugins::shared::{Limiter, Pace, Shelf};
+use crate::plugins::trace::{self, Answer, Told};
 use crate::plugins::value::{caller, describe, json_to_lua, lua_to_json, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[
@@ -26,7 +28,7 @@ pub const ENTRIES: &[Entry] = &[
                 seat.permitted(lua, "shared", seat.unit().shared.as_deref(), &name)?;
                 let commons = seat.program.commons.clone();
                 let shelf = commons.shelves.table(&name).map_err(|why| fail(lua, WHOSE, why))?;
-                Ok(Shared { commons, shelf })
+                Ok(Shared { name: name.into(), commons, shelf })
             })
         },
     },
@@ -46,49 +48,79 @@ pub const ENTRIES: &[Entry] = &[
 const WHOSE: &str = "shared";
 
 struct Shared {
+    name: Arc<str>,
     commons: Arc<Commons>,
     shelf: Arc<Shelf>,
+}
+
+impl Shared {
+    fn trace<T: Answer>(
+        &self,
+        call: &'static str,
+        key: &[u8],
+        with: Told,
+        ask: impl FnOnce(&Shelf, Micros) -> Result<T, String>,
+    ) -> Result<T, String> {
+        trace::read(call, &self.name, key, with, || ask(&self.shelf, self.commons.now()))
+    }
 }
 
 impl UserData for Shared {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_method("get", |lua, it, key: Variadic<Value>| {
             let key = read_parts(&key).map_err(|why| fail(lua, WHOSE, why))?;
-            it.shelf.get(&key, it.commons.now()).map_or(Ok(Value::Nil), |json| json_to_lua(lua, &json))
+            let found =
+                it.trace("shared.get", &key, Told::Nothing, |shelf, now| Ok(shelf.get(&key, now).map(Arc::new)));
+            found.map_err(|why| fail(lua, WHOSE, why))?.map_or(Ok(Value::Nil), |json| json_to_lua(lua, &json))
         });
         methods.add_method("set", |lua, it, (key, value, options): (Value, Value, Options)| {
             let wrong = |why| fail(lua, WHOSE, why);
             let (key, value) = (read_key(&key).map_err(wrong)?, read_value(&value).map_err(wrong)?);
-            it.shelf.set(key, value, options.0, it.commons.now()).map_err(wrong)
+            let with = value.clone().map(Arc::new).told();
+            it.trace("shared.set", &key, with, |shelf, now| shelf.set(key.clone(), value, options.0, now))
+                .map_err(wrong)
         });
         methods.add_method("incr", |lua, it, (key, by, options): (Value, Value, Options)| {
             let wrong = |why| fail(lua, WHOSE, why);
             let (key, by) = (read_key(&key).map_err(wrong)?, read_number(&by, 1.0).map_err(wrong)?);
-            it.shelf.incr(key, by, options.0, it.commons.now()).map_err(wrong)
+            it.trace("shared.incr", &key, by.told(), |shelf, now| shelf.incr(key.clone(), by, options.0, now))
+                .map_err(wrong)
         });
         methods.add_method("cas", |lua, it, (key, old, new, options): (Value, Value, Value, Options)| {
             let wrong = |why| fail(lua, WHOSE, why);
             let (old, new) = (read_value(&old).map_err(wrong)?, read_value(&new).map_err(wrong)?);
             let key = read_key(&key).map_err(wrong)?;
-            it.shelf.cas(key, old.as_ref(), new, options.0, it.commons.now()).map_err(wrong)
+            let with = new.clone().map(Arc::new).told();
+            it.trace("shared.cas", &key, with, |shelf, now| shelf.cas(key.clone(), old.as_ref(), new, options.0, now))
+                .map_err(wrong)
         });
         methods.add_method("push", |lua, it, (key, value, options): (Value, Value, Options)| {
             let wrong = |why| fail(lua, WHOSE, why);
             let (key, value) = (read_key(&key).map_err(wrong)?, lua_to_json(&value).map_err(wrong)?);
-            it.shelf.push(key, value, options.0, it.commons.now()).map_err(wrong)
+            let with = Some(Arc::new(value.clone())).told();
+            let length = it.trace("shared.push", &key, with, |shelf, now| {
+                shelf.push(key.clone(), value, options.0, now).map(|length| length as f64)
+            });
+            length.map_err(wrong)
         });
         methods.add_method("pop", |lua, it, key: Variadic<Value>| {
             let wrong = |why| fail(lua, WHOSE, why);
             let key = read_parts(&key).map_err(wrong)?;
-            let first = it.shelf.pop(key, it.commons.now()).map_err(wrong)?;
+            let first = it.trace("shared.pop", &key, Told::Nothing, |shelf, now| {
+                shelf.pop(key.clone(), now).map(|first| first.map(Arc::new))
+            });
+            let first = first.map_err(wrong)?;
             first.map_or(Ok(Value::Nil), |json| if json.is_null() { Ok(Value::NULL) } else { json_to_lua(lua, &json) })
         });
         methods.add_method("keys", |lua, it, (prefix, options): (Value, Option<Table>)| {
             let Listing { prefix, count, .. } =
                 read_listing(&prefix, options.as_ref(), &["limit"]).map_err(|why| fail(lua, WHOSE, why))?;
             let list = lua.create_table()?;
-            for key in it.shelf.keys(&prefix, count, it.commons.now()) {
-                if let Some(key) = write_key(lua, &key)? {
+            let keys = it.trace("shared.keys", &prefix, (count as f64).told(), |shelf, now| {
+                Ok(Arc::new(shelf.keys(&prefix, count, now)))
+            });
+            for key in keys.map_err(|why| fail(lua, WHOSE, why))?.iter() {
+                if let Some(key) = write_key(lua, key)? {
                     list.raw_push(key)?;
                 }
             }
@@ -98,6 +130,8 @@ impl UserData for Shared {
 }
 
 struct LuaLimiter {
+    /// Where it was made.
+    at: Arc<str>,
     commons: Arc<Commons>,
     limiter: Arc<Limiter>,
 }
@@ -111,7 +145,8 @@ impl UserData for LuaLimiter {
             if !(n > 0.0 && n <= burst) {
                 return Err(wrong(format!("take: between 0 and the burst of {burst}, got {n}")));
             }
-            Ok(match it.limiter.take(key, n, it.commons.now()) {
+            let ask = || Ok(it.limiter.take(key.clone(), n, it.commons.now()));
+            Ok(match trace::read("limiter.take", &it.at, &key, n.told(), ask).map_err(wrong)? {
                 Ok(()) => MultiValue::from_iter([Value::Boolean(true), Value::Number(0.0)]),
                 Err(retry_ms) => MultiValue::from_iter([Value::Boolean(false), Value::Number(retry_ms as f64)]),
             })
@@ -149,7 +184,7 @@ fn make_limiter(lua: &Lua, seat: &Seat, options: &Table) -> Result<LuaLimiter, S
     // Every VM runs the same file, so it makes the same limiters at the same places in the same order.
     let (at, shape) = (caller(lua), format!("{pace:?}"));
     let number = seat.count_limiter(&at);
-    let id = (seat.unit().name.clone(), at, shape, number);
+    let id = (seat.unit().name.clone(), at.clone(), shape, number);
     let commons = seat.program.commons.clone();
-    Ok(LuaLimiter { limiter: commons.shelves.limiter(id, pace)?, commons })
+    Ok(LuaLimiter { at: at.into(), limiter: commons.shelves.limiter(id, pace)?, commons })
 }

@@ -46,7 +46,7 @@ pub struct Asked {
     pub follow: bool,
 }
 
-#[derive(Debug)]
+#[derive(PartialEq, Debug)]
 pub struct Answered {
     pub status: u16,
     pub headers: HeaderMap,

@@ -194,7 +194,11 @@ fn permissions(unit: &Unit, generation: &Generation, found: &mut Vec<Finding>) {
     }
     // Who publishes makes names that are written nowhere.
     let publishes = unit.sources.values().any(|source| source.contains("aether.publish"));
-    for allowed in unit.may.iter().flat_map(|may| may.iter()).filter(|allowed| !publishes && !used(allowed)) {
+    // Nor are those of a plugin that listens where its settings say, and now say nowhere.
+    let own = |hook: &&Registration| std::ptr::eq(&generation.program.units[hook.unit], unit);
+    let hooks = generation.registrations.iter().filter(own).any(|hook| hook.pattern.is_some());
+    let unknown = publishes || (!hooks && !unit.config.is_empty());
+    for allowed in unit.may.iter().flat_map(|may| may.iter()).filter(|allowed| !unknown && !used(allowed)) {
         let allowed = allowed.to_string();
         found.push(warn(&place(&allowed), format!("[permissions] channels: {} has no hook on {allowed:?}", unit.name)));
     }

@@ -142,7 +142,8 @@ impl Stage {
                 *agenda = Some((generation.id, Agenda::new(&generation, self.now())));
             }
             let Some((_, timers)) = &mut *agenda else { break };
-            let Some(next) = timers.next().filter(|next| *next <= end) else {
+            let next = timers.next().into_iter().chain(self.commons.attendance.next()).min();
+            let Some(next) = next.filter(|next| *next <= end) else {
                 self.set_time(end);
                 return Ok(());
             };
@@ -152,8 +153,16 @@ impl Stage {
             for hook in due {
                 ring_here(&generation, hook).map_err(|failure| format!("a timer broke: {}", failure.why))?;
             }
+            self.settle(&host)?;
         }
         Err(format!("timers ran more than {MAX_RINGS} times; let less time pass at once"))
+    }
+
+    /// Tells join and leave hooks what has happened.
+    pub fn settle(&self, host: &Host) -> Result<(), String> {
+        let broke = self.commons.attendance.settle(&host.rules().generation);
+        let broke: Vec<_> = broke.into_iter().map(|failure| failure.why).collect();
+        if broke.is_empty() { Ok(()) } else { Err(format!("a join or leave hook broke: {}", broke.join("; "))) }
     }
 
     /// Lets go of the host.

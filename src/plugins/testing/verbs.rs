@@ -145,7 +145,10 @@ pub const ENTRIES: &[Entry] = &[
                 let (host, channel) = (host(lua, stage)?, channel_name(lua, &channel)?);
                 match wait(lua, stage, host.subscribe(&client, &channel))? {
                     Ok(sight) => {
-                        stage.witness().meets(&client, Some(&channel));
+                        if stage.witness().meets(&client, Some(&channel)) {
+                            host.joined(&client, &channel);
+                            settle(lua, stage, &host)?;
+                        }
                         answers::sight(lua, &sight)
                     }
                     Err(refusal) => answers::no(lua, &host, &refusal),
@@ -198,9 +201,11 @@ pub const ENTRIES: &[Entry] = &[
             function(lua, seat, |lua, seat, (who, why): (Value, Option<Table>)| {
                 let (stage, client) = asker(lua, seat, &who)?;
                 let why = read_farewell(why.as_ref()).map_err(|why| raise(lua, format!("t.disconnect: {why}")))?;
-                stage.witness().misses(&client);
+                let host = host(lua, stage)?;
+                stage.witness().misses(&client).iter().for_each(|channel| host.left(&client, channel));
+                settle(lua, stage, &host)?;
                 // The hub tells them on a thread of their own, later; a test wants to see what came of it.
-                let broke = departures::tell(&host(lua, stage)?.rules().generation, &client, &why);
+                let broke = departures::tell(&host.rules().generation, &client, &why);
                 let broke: Vec<_> = broke.into_iter().map(|failure| failure.why).collect();
                 if broke.is_empty() { Ok(()) } else { Err(raise(lua, format!("t.disconnect: {}", broke.join("; ")))) }
             })
@@ -437,6 +442,11 @@ fn asker<'a>(lua: &Lua, seat: &'a Rc<Seat>, who: &Value) -> mlua::Result<(&'a Rc
 
 fn wait<T>(lua: &Lua, stage: &Stage, answer: Answer<'_, T>) -> mlua::Result<Result<T, Refusal>> {
     stage.wait(answer).map_err(|why| raise(lua, why))
+}
+
+/// Join and leave hooks are told by a thread, later; a test wants to see what came of it.
+fn settle(lua: &Lua, stage: &Stage, host: &Host) -> mlua::Result<()> {
+    stage.settle(host).map_err(|why| raise(lua, why))
 }
 
 fn channel_name(lua: &Lua, text: &str) -> mlua::Result<ChannelName> {

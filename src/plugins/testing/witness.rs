@@ -1,14 +1,17 @@
 //! What a test sees of the plugins under test, in place of the world.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Coverage;
 use crate::kernel::hooks::Client;
-use crate::kernel::message::{ChannelName, Draft};
+use crate::kernel::hub::{PublishError, Receipt};
+use crate::kernel::message::{ChannelName, Draft, Epoch};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::world::{self, World};
+use crate::kernel::policy::Ack;
+use crate::plugins::world::{self, Publishing, World};
 
 /// Of one case; beyond, the oldest goes.
 const MAX_SAID: usize = 10_000;
@@ -63,8 +66,8 @@ impl Witness {
         self.sent.lock().clone()
     }
 
-    /// Somebody is there; `channel`: and listens to it from now on.
-    pub fn meets(&self, client: &Arc<Client>, channel: Option<&ChannelName>) {
+    /// Somebody is there; `channel`: and listens to it from now on. Whether it did not before.
+    pub fn meets(&self, client: &Arc<Client>, channel: Option<&ChannelName>) -> bool {
         let mut there = self.there.lock();
         let at = there.iter().position(|(known, _)| known.id == client.id).unwrap_or(there.len());
         if at == there.len() {
@@ -72,13 +75,17 @@ impl Witness {
         }
         let (known, channels) = &mut there[at];
         known.clone_from(client);
-        if let Some(channel) = channel.filter(|channel| !channels.contains(channel)) {
-            channels.push(channel.clone());
-        }
+        let fresh = channel.filter(|channel| !channels.contains(channel)).cloned();
+        let is_fresh = fresh.is_some();
+        channels.extend(fresh);
+        is_fresh
     }
 
-    pub fn misses(&self, client: &Client) {
-        self.there.lock().retain(|(known, _)| known.id != client.id);
+    /// Somebody is there no more; the channels that it listened to.
+    pub fn misses(&self, client: &Client) -> Vec<ChannelName> {
+        let mut there = self.there.lock();
+        let at = there.iter().position(|(known, _)| known.id == client.id);
+        at.map_or_else(Vec::new, |at| there.remove(at).1)
     }
 
     fn those(&self, wanted: impl Fn(&Client, &[ChannelName]) -> bool) -> Vec<Arc<Client>> {
@@ -122,6 +129,19 @@ impl World for Onlooker {
         room
     }
 
+    fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {
+        let channel = draft.channel.clone();
+        let mut published = self.0.published.lock();
+        let before = published.iter().flat_map(|(_, drafts)| drafts).filter(|draft| draft.channel == channel).count();
+        if published.len() >= MAX_PUBLISHED {
+            return Box::pin(ready(Err(PublishError::Busy)));
+        }
+        published.push((client, vec![draft]));
+        let (epoch, ack) = (Epoch::UNKNOWN, Ack::Synced);
+        let receipt = Receipt { channel, offset: before as u64 + 1, epoch, time: 0, ack, duplicate: false };
+        Box::pin(ready(Ok(receipt)))
+    }
+
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>> {
         self.0.those(|_, channels| channels.contains(channel))
     }
@@ -132,7 +152,7 @@ impl World for Onlooker {
 
     fn kick(&self, meant: &dyn Fn(&Client) -> bool, why: &str) -> usize {
         let clients = self.0.those(|client, _| meant(client));
-        clients.iter().for_each(|client| self.0.misses(client));
+        clients.iter().for_each(|client| drop(self.0.misses(client)));
         self.0.send_away(&clients, None, why)
     }
 

@@ -211,7 +211,9 @@ fn a_plugin_does_only_what_its_manifest_says() {
     }
     let wrong = load("sessions = [\"kik\"]", "").unwrap_err();
     assert!(
-        wrong.contains("p/plugin.toml:5:13: permissions.sessions: \"kik\" is none of list, kick; did you mean kick?"),
+        wrong.contains(
+            "p/plugin.toml:5:13: permissions.sessions: \"kik\" is none of list, kick, announce; did you mean kick?"
+        ),
         "{wrong}"
     );
 }

@@ -1,10 +1,12 @@
 //! The host, told from outside: files in, answers out.
 
 mod actions;
+mod attendance;
 mod auth;
 mod backend;
 mod beside;
 mod breaker;
+mod explain;
 mod exports;
 mod hostile;
 mod http;
@@ -12,14 +14,17 @@ mod keysets;
 mod library;
 mod loading;
 mod memo;
+mod metrics;
 mod record;
 mod redact;
 mod reload;
 mod remembered;
+mod replay;
 mod retention;
 mod routes;
 mod rules;
 mod safety;
+mod shadow;
 mod timers;
 mod transform;
 mod views;

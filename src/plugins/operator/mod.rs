@@ -1,5 +1,10 @@
 //! What the operator asks, a verb each, in JSON both ways: the admin API and the command line.
 
+mod ask;
+mod explain;
+mod replay;
+mod shadow;
+
 use serde_json::{Value as Json, json};
 
 use super::{Host, LoadError};
@@ -22,15 +27,28 @@ impl From<LoadError> for Trouble {
 
 impl Host {
     /// May take as long as loading every plugin does, and must not be asked where others wait for the thread.
-    pub fn answer(&self, verb: &str, _with: &[u8]) -> Result<Json, Trouble> {
+    pub fn answer(&self, verb: &str, with: &[u8]) -> Result<Json, Trouble> {
         let said = match verb {
             "status" => self.described(),
             "reload" => told(self.reload()?),
             "rollback" => told(self.rollback()?),
+            "explain" => self.explain(with)?,
+            "replay" => self.replay(with)?,
+            "replay_stop" => self.replay_stop()?,
+            "shadow_start" => self.shadow_start(with)?,
+            "shadow_diff" => self.shadow_diff()?,
+            "shadow_promote" => self.shadow_promote()?,
+            "shadow_stop" => self.shadow_stop()?,
             _ => return Err(Trouble::Unknown),
         };
         Ok(said)
     }
+}
+
+/// Reads a question. An empty one is one that says nothing.
+fn read<T: serde::de::DeserializeOwned>(with: &[u8]) -> Result<T, Trouble> {
+    let with = if with.trim_ascii().is_empty() { b"{}" } else { with };
+    serde_json::from_slice(with).map_err(|error| Trouble::Question(error.to_string()))
 }
 
 fn told(what: impl serde::Serialize) -> Json {
