@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::generation::{Generation, Program};
 use super::lanes::Unheard;
 use super::pace::yield_to_others;
+use super::trace;
 use super::vm::Failure;
 
 /// Calls of one plugin in line, the one that runs among them. The next one hears `busy`.
@@ -47,19 +48,22 @@ impl Beside {
             let why = "is slow, and runs beside the others";
             Unheard::Busy(format!("{place}: {registration} {why}; {IN_LINE} calls of {plugin} are in line already"))
         })?;
+        let errand = trace::lend();
         let (tell, answer) = oneshot::channel();
         let pushed = self.push(Box::new(move || {
             let _seat = seat;
             if !tell.is_closed() {
                 // Whoever asked may have gone meanwhile.
-                let _ = tell.send(ask());
+                let _ = tell.send(errand.run(ask));
             }
         }));
         if !pushed {
             return Err(Unheard::Busy(format!("{QUEUE} calls of slow hooks are in line already")));
         }
         let gone = |_| Unheard::Failed(Failure { why: "the hub stops, and the call with it".into(), rests: false });
-        answer.await.map_err(gone)
+        let (answer, done) = answer.await.map_err(gone)?;
+        trace::returned(done);
+        Ok(answer)
     }
 
     /// Gives the thread something to do, and begins it with the first; whether there was room.

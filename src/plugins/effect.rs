@@ -1,14 +1,13 @@
 //! What came of a yes: who somebody is, what it sees, what became of its message.
 
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use super::asked::{Asked, Question};
 use super::rules::Rules;
-use super::{diff, legible, voice};
+use super::{legible, voice};
 use crate::kernel::hooks::{Admission, Client, Identity, Refusal, Sight};
 use crate::kernel::message::Message;
 
@@ -61,16 +60,6 @@ impl Effect {
             Asked::Publish(client, draft) => voice::heard(client, rules.publish(client, draft.clone(), None))
                 .await
                 .map(|admission| (&admission).into()),
-        }
-    }
-
-    /// What the rules changed in the message that was to be published.
-    pub fn diff(&self, question: &Question) -> Option<Vec<String>> {
-        match (self, question) {
-            (Effect::Message(said), Question::Publish(_, draft, _)) if draft.message != said.message => {
-                Some(diff::lines(&draft.message, &said.message))
-            }
-            _ => None,
         }
     }
 
