@@ -119,6 +119,11 @@ pub enum Event {
 impl Event {
     const KINDS: usize = Event::Unload as usize + 1;
 
+    /// Whether what its hooks answer is ignored.
+    pub fn is_only_told(self) -> bool {
+        matches!(self, Event::Join | Event::Leave | Event::Disconnect | Event::Load | Event::Timer)
+    }
+
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
         use Event::{Connect, Disconnect, History, Join, Leave, Load, Refresh, Route, Subscribe, Timer, Unload};

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::Facts;
 use super::about::About;
 use super::decision::{Asker, Decision};
@@ -23,6 +25,21 @@ use crate::kernel::message::{ChannelName, Draft, Media, Message, Publication};
 
 /// The view that leaves everything as it is; nobody can register it.
 pub const FULL: &str = "full";
+
+/// What `aether.announce` says, which views leave as it is: whoever listens may see who else does. Nobody else can publish
+/// these events, and their form is looked at all the same, since a log may be older than that.
+fn is_announced(message: &Message) -> bool {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the form counts")]
+    struct Announced {
+        users: Vec<String>,
+        sessions: u64,
+    }
+    matches!(message.event.as_deref(), Some("join" | "leave"))
+        && message.media == Media::Json
+        && serde_json::from_slice::<Announced>(&message.payload).is_ok()
+}
 
 /// That a hook which said yes named a view.
 pub struct Named {
@@ -45,6 +62,9 @@ impl format::View for Declared {
 
     fn render(&self, _: &ChannelName, publication: &Publication) -> Option<Message> {
         let message = &publication.message;
+        if is_announced(message) {
+            return Some(message.clone());
+        }
         if message.media != Media::Json {
             return None;
         }
@@ -97,6 +117,9 @@ impl format::View for Scripted {
     }
 
     fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message> {
+        if is_announced(&publication.message) {
+            return Some(publication.message.clone());
+        }
         let seen = with_vm(&self.generation, |vm| {
             let lent = Lent { message: publication.message.clone(), open: true, ..Lent::default() };
             let lease = vm.handles.desk.lend(lent);

@@ -10,7 +10,7 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 
 use super::api::{self, Seat};
-use super::breaker::Turn;
+use super::breaker::{KILL_WEIGHT, Turn};
 use super::decision::Vote;
 use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
@@ -120,9 +120,17 @@ impl Vm {
         known: &[&str],
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
-        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known))?;
+        let mut vote = self.call(hook, budget, args, |value, reason| self.vote(hook, value, reason, known))?;
         self.place_deny(hook, &mut vote);
         Ok(vote)
+    }
+
+    /// Nothing, of a hook whose answer nobody waits for.
+    pub(super) fn vote(&self, hook: usize, value: &Value, reason: &Value, known: &[&str]) -> Result<Vote, String> {
+        if self.registrations[hook].event.is_only_told() {
+            return Ok(Vote::None);
+        }
+        Vote::read(value, reason, known)
     }
 
     pub(super) fn place_deny(&self, hook: usize, vote: &mut Vote) {
@@ -237,7 +245,7 @@ impl Vm {
             Turn::Opened => {
                 open.fetch_add(1, Relaxed);
                 let limits = self.program.limits.breaker;
-                tracing::error!(target: "aether::plugin", plugin, hook = event, place, "breaker opened: {} failures in {:?}; refused for {:?} without being run", limits.failures, limits.within, limits.rest);
+                tracing::error!(target: "aether::plugin", plugin, hook = event, place, "breaker opened: {} failures in {:?} (one that was stopped counts as {KILL_WEIGHT}); refused for {:?} without being run", limits.failures, limits.within, limits.rest);
             }
             Turn::Closed => {
                 open.fetch_sub(1, Relaxed);
