@@ -31,7 +31,7 @@ pub struct Desk {
 
 impl Desk {
     pub fn ask(&self, verb: &str, with: &serde_json::Value) -> anyhow::Result<Bytes> {
-        let place = self.remote.place()?;
+        let place = self.remote.operators_place()?;
         let key = match given(&self.key)? {
             Some(key) => key,
             None => self.remote.held(&place, ADMIN_KEY)?.with_context(|| {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::about::About;
 use super::breaker::Breaker;
@@ -32,14 +32,14 @@ pub struct Program {
     pub own_paths: &'static [&'static str],
     /// Calls that wait, by unit.
     pub waiting: Vec<AtomicUsize>,
-    /// By unit and kind of hook.
-    breakers: Vec<[Breaker; Event::KINDS]>,
+    /// By hook, once a VM has said how many there are.
+    breakers: OnceLock<Box<[Breaker]>>,
 }
 
 impl Program {
     pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
         Program {
-            breakers: units.iter().map(|_| Default::default()).collect(),
+            breakers: OnceLock::new(),
             waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
             units,
             secrets: config.secrets.clone(),
@@ -51,8 +51,10 @@ impl Program {
         }
     }
 
-    pub fn breaker(&self, registration: &Registration) -> &Breaker {
-        &self.breakers[registration.unit][registration.event as usize]
+    /// The breaker of one of so many hooks. Each has its own: whoever can make a rule for one channel break must not
+    /// close the others.
+    pub fn breaker(&self, hook: usize, hooks: usize) -> &Breaker {
+        &self.breakers.get_or_init(|| (0..hooks).map(|_| Breaker::default()).collect())[hook]
     }
 }
 
@@ -106,8 +108,6 @@ pub enum Event {
 }
 
 impl Event {
-    const KINDS: usize = Event::Unload as usize + 1;
-
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
         use Event::{Connect, Disconnect, History, Join, Leave, Load, Refresh, Route, Subscribe, Timer, Unload};
@@ -150,7 +150,7 @@ impl fmt::Display for Event {
 /// A breaker that is open when its generation goes is open no more.
 impl Drop for Program {
     fn drop(&mut self) {
-        let open = self.breakers.iter().flatten().filter(|breaker| breaker.is_open()).count();
+        let open = self.breakers.get().into_iter().flatten().filter(|breaker| breaker.is_open()).count();
         self.counters.breakers_open.fetch_sub(open as u64, Ordering::Relaxed);
     }
 }
