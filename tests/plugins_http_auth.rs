@@ -13,13 +13,14 @@ use crate::common::*;
 /// A back end: knows who shows `good-<name>`, and lets everybody into `room.<their name>`.
 #[derive(Default)]
 struct BackEnd {
-    /// Answers with this instead, unless it is 0; 1 says nothing at all.
+    /// Answers with this instead, unless it is 0; 1 says nothing at all, 2 what is no answer.
     broken: AtomicU16,
     asked: AtomicU64,
     questions: Mutex<Vec<(String, Json)>>,
 }
 
 const SILENT: u16 = 1;
+const BABBLES: u16 = 2;
 
 impl BackEnd {
     async fn start() -> (Arc<BackEnd>, String) {
@@ -63,6 +64,7 @@ impl BackEnd {
                     let _ = stream.read_buf(&mut bytes).await;
                     return;
                 }
+                BABBLES => (200, json!("it works!")),
                 0 if !authorized => (500, json!({})),
                 0 => answer(&path, &body),
                 status => (status, json!({"oh": "no"})),
@@ -182,6 +184,17 @@ async fn a_back_end_that_fails_lets_nobody_in_and_is_left_alone_until_it_works_a
 
 async fn knock_in(hub: &TestHub, credential: &str) -> bool {
     hub.http_as(Some(credential)).await.post("/api/v1/publish", r#"{"channel":"in","payload":1}"#).await.status == 200
+}
+
+#[tokio::test]
+async fn a_back_end_whose_yes_says_nobody_is_out_of_order_and_nobody_is_told_that_they_are_wrong() {
+    let (back_end, url) = BackEnd::start().await;
+    back_end.broken.store(BABBLES, SeqCst);
+    let hub = hub(&url, "");
+    let (status, body) = knock(&hub, "good-ann").await;
+    assert_eq!((status, &body["error"]["reason"]), (429, &json!("unavailable")), "{body}");
+    back_end.broken.store(0, SeqCst);
+    assert!(knock_in(&hub, "good-ann").await, "it was not remembered");
 }
 
 #[tokio::test]

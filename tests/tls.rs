@@ -219,6 +219,39 @@ async fn the_clients_of_the_shell_speak_tls_and_only_to_whom_they_trust() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_says_it_is_an_authority_is_good_if_it_is_the_one_that_was_named() {
+    let dir = TempDir::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    for (name, shown) in [("127.0.0.1", true), ("hub.example", false)] {
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        dir.write("cert.pem", &params.self_signed(&key).unwrap().pem());
+        dir.write("key.pem", &key.serialize_pem());
+        dir.write("aether.toml", "[server]\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n");
+        let hub = Spawned::start(dir.path());
+        let url = format!("https://{}", hub.address);
+        let env = [("AETHER_KEY", hub.admin_key.as_str())];
+        let output = run(dir.path(), &["pub", "a", "1", "--url", &url, "--ca", "cert.pem"], &env);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.success(), shown, "for {name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn the_operators_commands_go_to_the_operators_listener() {
+    let dir = TempDir::new();
+    write_pair(dir.path());
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for admin in [free(), SocketAddr::from(([0, 0, 0, 0], free().port()))] {
+        let settings = format!("[server]\nadmin_addr = \"{admin}\"\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n");
+        dir.write("aether.toml", &settings);
+        let _hub = Spawned::start(dir.path());
+        let output = run(dir.path(), &["reload"], &[]);
+        assert!(output.status.success(), "{admin}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[tokio::test]
 async fn a_listener_for_the_operator_that_others_can_reach_speaks_tls_too() {
     let dir = TempDir::new();
     let cert = write_pair(dir.path());

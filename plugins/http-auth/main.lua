@@ -16,8 +16,12 @@ local function post(what, question)
 		timeout = cfg.timeout,
 	})
 	if res and res.status < 500 and res.status ~= 429 then
-		health:set("failures", nil)
-		return { status = res.status, said = res:json() }
+		local said = res:json()
+		if what ~= "connect" or res.status ~= 200 or type(said) == "table" then
+			health:set("failures", nil)
+			return { status = res.status, said = said }
+		end
+		why = "said 200, and not in JSON who it is"
 	end
 	local failures = health:incr("failures", 1, { ttl = cfg.rest })
 	aether.log.warn("the back end does not answer", { asked = URL .. what, why = why or res.status, failures = failures })
@@ -69,7 +73,7 @@ aether.on.connect(function(req)
 	end
 	local answer, no = answer_to("connect", { credential = credential, transport = req.transport, ip = req.ip, headers = shown })
 	if not answer then return no end
-	if answer.status ~= 200 or type(answer.said) ~= "table" then return refused(answer, "bad_credential") end
+	if answer.status ~= 200 then return refused(answer, "bad_credential") end
 	return identity(answer.said)
 end)
 

@@ -56,7 +56,7 @@ impl Desk {
     }
 
     async fn exchange(&self, verb: &str, with: &serde_json::Value) -> anyhow::Result<Bytes> {
-        let place = self.remote.place()?;
+        let place = self.remote.operators_place()?;
         let request = Request::post(place.path(&format!("/api/v1/rules/{verb}")));
         let request = self.signed(request, &place)?.body(Full::new(Bytes::from(serde_json::to_vec(with)?)))?;
         let exchange = async {
@@ -70,7 +70,7 @@ impl Desk {
 
     /// An answer that goes on; `below` is what stands behind `/api/v1/rules/`.
     pub async fn open(&self, below: &str) -> anyhow::Result<Incoming> {
-        let place = self.remote.place()?;
+        let place = self.remote.operators_place()?;
         let request = Request::get(place.path(&format!("/api/v1/rules/{below}")));
         let request = self.signed(request, &place)?.body(Full::default())?;
         let (status, body) = send(&place, request).await?;

@@ -1,5 +1,7 @@
 //! A hub as its clients on the command line see it: where it is, what to show it, how to reach it.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,13 +40,28 @@ impl Remote {
     pub fn place(&self) -> anyhow::Result<Place> {
         let Some(place) = &self.url else {
             let server = self.config()?.server;
-            let address = reachable(server.addr);
-            let tls = server.tls_cert.0.map(|certificate| self.trust.config_for_own(&certificate)).transpose()?;
-            let (host, port, secure) = (address.ip().to_string(), address.port(), tls.is_some());
-            return Ok(Place { host, port, base: String::new(), secure, tls });
+            return self.own(reachable(server.addr), server.tls_cert.0);
         };
         let tls = place.secure.then(|| self.trust.config()).transpose()?;
         Ok(Place { tls, ..place.clone() })
+    }
+
+    /// Where the operator is answered, which may be a listener of its own.
+    pub fn operators_place(&self) -> anyhow::Result<Place> {
+        if self.url.is_none() {
+            let server = self.config()?.server;
+            if let Some(address) = server.admin_addr.0 {
+                // On loopback that listener speaks no TLS.
+                return self.own(reachable(address), server.tls_cert.0.filter(|_| !address.ip().is_loopback()));
+            }
+        }
+        self.place()
+    }
+
+    fn own(&self, address: SocketAddr, certificate: Option<PathBuf>) -> anyhow::Result<Place> {
+        let tls = certificate.map(|certificate| self.trust.config_for_own(&certificate)).transpose()?;
+        let (host, port, secure) = (address.ip().to_string(), address.port(), tls.is_some());
+        Ok(Place { host, port, base: String::new(), secure, tls })
     }
 
     /// A credential that the hub of this machine made. It is shown to this machine only: whoever sits at another address

@@ -1,4 +1,4 @@
-//! A breaker per unit and kind of hook: what breaks again and again is refused without being run.
+//! A breaker per hook: what breaks again and again is refused without being run.
 //!
 //! Closed it costs one load. Open it refuses; after a rest one call tries, and its outcome decides.
 

@@ -37,14 +37,14 @@ pub struct Program {
     pub in_line: Vec<AtomicUsize>,
     /// By hook, once all are known.
     paces: OnceLock<Box<[Pace]>>,
-    /// By unit and kind of hook.
-    breakers: Vec<[Breaker; Event::KINDS]>,
+    /// By hook, once a VM has said how many there are.
+    breakers: OnceLock<Box<[Breaker]>>,
 }
 
 impl Program {
     pub fn new(units: Vec<Unit>, config: &HostConfig, counters: Arc<Counters>, commons: Arc<Commons>) -> Program {
         Program {
-            breakers: units.iter().map(|_| Default::default()).collect(),
+            breakers: OnceLock::new(),
             waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
             in_line: units.iter().map(|_| AtomicUsize::new(0)).collect(),
             paces: OnceLock::new(),
@@ -58,8 +58,10 @@ impl Program {
         }
     }
 
-    pub fn breaker(&self, registration: &Registration) -> &Breaker {
-        &self.breakers[registration.unit][registration.event as usize]
+    /// The breaker of one of so many hooks. Each has its own: whoever can make a rule for one channel break must not
+    /// close the others.
+    pub fn breaker(&self, hook: usize, hooks: usize) -> &Breaker {
+        &self.breakers.get_or_init(|| (0..hooks).map(|_| Breaker::default()).collect())[hook]
     }
 
     pub fn pace(&self, hook: usize) -> Option<&Pace> {
@@ -117,8 +119,6 @@ pub enum Event {
 }
 
 impl Event {
-    const KINDS: usize = Event::Unload as usize + 1;
-
     /// Whether what its hooks answer is ignored.
     pub fn is_only_told(self) -> bool {
         matches!(self, Event::Join | Event::Leave | Event::Disconnect | Event::Load | Event::Timer)
@@ -174,7 +174,7 @@ impl fmt::Display for Event {
 /// A breaker that is open when its generation goes is open no more.
 impl Drop for Program {
     fn drop(&mut self) {
-        let open = self.breakers.iter().flatten().filter(|breaker| breaker.is_open()).count();
+        let open = self.breakers.get().into_iter().flatten().filter(|breaker| breaker.is_open()).count();
         self.counters.breakers_open.fetch_sub(open as u64, Ordering::Relaxed);
     }
 }

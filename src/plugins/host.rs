@@ -125,6 +125,8 @@ impl Host {
         self.change_to(|| {
             let config = (self.sources)()?;
             let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
+            // Here and not where something takes charge: a rollback mends nothing on disk, and a restart would still fail.
+            self.latest.lock().failed = None;
             Ok(Arc::new(Rules::new(next, config.policy)))
         })
     }
@@ -163,7 +165,9 @@ impl Host {
         let began = Instant::now();
         let mut past = self.past.lock();
         let Some(next) = past.pop_back() else {
-            return Err(LoadError(vec!["there is no generation to go back to: nothing was reloaded yet".into()]));
+            return Err(LoadError(vec![
+                "there is no generation to go back to: none was before this one, or it is kept no longer".into(),
+            ]));
         };
         let before = self.current.load_full();
         let left = handover::leave(&before.generation).and_then(|left| handover::take(&next.generation, &left));
@@ -190,7 +194,6 @@ impl Host {
         self.commons.remembered.clear();
         let mut latest = self.latest.lock();
         latest.since = self.commons.now();
-        latest.failed = None;
         latest.reloads += 1;
         drop(latest);
         if let Some(world) = self.commons.world.get() {

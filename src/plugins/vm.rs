@@ -10,7 +10,7 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 
 use super::api::{self, Seat};
-use super::breaker::{KILL_WEIGHT, Turn};
+use super::breaker::{Breaker, KILL_WEIGHT, Turn};
 use super::decision::Vote;
 use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
@@ -197,7 +197,7 @@ impl Vm {
     pub(super) fn admit(&self, hook: usize) -> Result<(), Failure> {
         let registration = &self.registrations[hook];
         let Program { counters, limits, commons, .. } = &*self.program;
-        let (breaker, rehearsal) = (self.program.breaker(registration), trace::is_rehearsal());
+        let (breaker, rehearsal) = (self.breaker(hook), trace::is_rehearsal());
         trace::begins(hook);
         // A rehearsal is no try, and nothing to count.
         let runs = if rehearsal { !breaker.is_open() } else { breaker.admits(&limits.breaker, || commons.now()) };
@@ -224,7 +224,7 @@ impl Vm {
         }
         let registration = &self.registrations[hook];
         let Program { counters, limits, commons, .. } = &*self.program;
-        let breaker = self.program.breaker(registration);
+        let breaker = self.breaker(hook);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
             Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
@@ -236,6 +236,10 @@ impl Vm {
             counters.errors.fetch_add(1, Relaxed);
             trace::broke(hook, Failure { why, rests: false })
         })
+    }
+
+    fn breaker(&self, hook: usize) -> &Breaker {
+        self.program.breaker(hook, self.registrations.len())
     }
 
     fn tell_turn(&self, registration: &Registration, turn: Turn) {

@@ -41,6 +41,17 @@ fn a_reload_that_fails_changes_nothing_and_is_told() {
 }
 
 #[test]
+fn a_rollback_mends_nothing_on_disk() {
+    let (host, dir) = script("-- 0");
+    reloaded(&dir, &host, "-- 1").unwrap();
+    reloaded(&dir, &host, "local = 3").unwrap_err();
+    host.rollback().unwrap();
+    assert!(host.latest().failed.is_some(), "a restart would still fail");
+    reloaded(&dir, &host, "-- 2").unwrap();
+    assert!(host.latest().failed.is_none());
+}
+
+#[test]
 fn five_generations_are_kept() {
     let (host, dir) = script("-- 0");
     for n in 1..=8 {
