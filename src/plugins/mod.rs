@@ -74,6 +74,7 @@ mod operator;
 mod portrait;
 mod record;
 mod redact;
+pub mod reference;
 mod rehearsal;
 mod remembered;
 mod resident;

@@ -5,6 +5,7 @@ mod attendance;
 mod auth;
 mod backend;
 mod breaker;
+mod examples;
 mod explain;
 mod exports;
 mod hostile;
