@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::about::About;
 use super::breaker::Breaker;
@@ -13,6 +13,7 @@ use super::commons::Commons;
 use super::foresight::can_wait;
 use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
+use super::pace::Pace;
 use super::route::PathPattern;
 use super::routed;
 use super::schema::{self, Setting};
@@ -32,6 +33,10 @@ pub struct Program {
     pub own_paths: &'static [&'static str],
     /// Calls that wait, by unit.
     pub waiting: Vec<AtomicUsize>,
+    /// Calls of slow hooks that are in line, by unit.
+    pub in_line: Vec<AtomicUsize>,
+    /// By hook, once all are known.
+    paces: OnceLock<Box<[Pace]>>,
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -41,6 +46,8 @@ impl Program {
         Program {
             breakers: units.iter().map(|_| Default::default()).collect(),
             waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            in_line: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            paces: OnceLock::new(),
             units,
             secrets: config.secrets.clone(),
             own_paths: config.own_paths,
@@ -53,6 +60,10 @@ impl Program {
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
         &self.breakers[registration.unit][registration.event as usize]
+    }
+
+    pub fn pace(&self, hook: usize) -> Option<&Pace> {
+        self.paces.get()?.get(hook)
     }
 }
 
@@ -108,6 +119,11 @@ pub enum Event {
 impl Event {
     const KINDS: usize = Event::Unload as usize + 1;
 
+    /// Whether what its hooks answer is ignored.
+    pub fn is_only_told(self) -> bool {
+        matches!(self, Event::Join | Event::Leave | Event::Disconnect | Event::Load | Event::Timer)
+    }
+
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
         use Event::{Connect, Disconnect, History, Join, Leave, Load, Refresh, Route, Subscribe, Timer, Unload};
@@ -120,15 +136,13 @@ impl Event {
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
     /// everybody.
     pub fn may_sync(self) -> bool {
-        use Event::{History, Publish, Retain, Retention, Subscribe, Transform, View};
-        !matches!(self, Subscribe | Publish | History | Transform | Retain | Retention | View)
+        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
     }
 }
 
-impl Event {
-    /// As it is registered, where that has one name.
-    pub fn name(self) -> &'static str {
-        match self {
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Event::Connect => "on.connect",
             Event::Refresh => "on.refresh",
             Event::Subscribe => "on.subscribe",
@@ -145,13 +159,7 @@ impl Event {
             Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
-        }
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        })
     }
 }
 
@@ -234,6 +242,8 @@ impl Generation {
         if !errors.is_empty() {
             return Err(LoadError(errors));
         }
+        // The program is this generation's alone, so nobody has set them.
+        let _ = program.paces.set(registrations.iter().map(|_| Pace::default()).collect());
         let generation = Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations };
         if (0..generation.registrations.len()).any(|hook| generation.waits(hook)) {
             let threads = generation.program.limits.waiting_threads;
@@ -266,6 +276,11 @@ impl Generation {
             About::Timer(_) => true,
             _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
         }
+    }
+
+    /// Whether a hook that does not wait takes so long that it must not run on a thread that serves.
+    pub fn is_slow(&self, hook: usize) -> bool {
+        self.program.pace(hook).is_some_and(Pace::is_slow)
     }
 
     pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {

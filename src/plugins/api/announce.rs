@@ -46,7 +46,7 @@ fn announce(lua: &Lua, seat: &Rc<Seat>, (channel, what): (Value, Table)) -> mlua
     if drafts.is_empty() {
         return Ok((Some(true), None));
     }
-    let Some(client) = Voice::client(&seat.unit().name, None) else { return Ok((None, Some("loop"))) };
+    let Some(client) = Voice::announcer(&seat.unit().name) else { return Ok((None, Some("loop"))) };
     let Some(world) = seat.program.commons.world.get() else { return Ok((None, Some("busy"))) };
     Ok(if world.publish(Said { client, drafts }) { (Some(true), None) } else { (None, Some("busy")) })
 }

@@ -38,6 +38,7 @@ use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
+use super::schema::hint;
 use super::testing::{self, Coverage, Stage};
 use super::trace::{self, Told};
 use super::value::{frozen, raise};
@@ -182,7 +183,7 @@ impl Seat {
 
 /// Puts `aether` and `print` into a unit's globals.
 pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
-    let aether = lua.create_table()?;
+    let aether = module(lua, "")?;
     let tests = seat.stage.is_some().then(testing::registry).into_iter().flatten();
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
@@ -192,26 +193,54 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
         if value.is_nil() {
             continue; // no permission: not there, nor its module
         }
-        let mut module = aether.clone();
+        let (mut home, mut end) = (aether.clone(), 0);
         for part in path {
-            module = match module.raw_get(part)? {
+            end += part.len() + 1;
+            home = match home.raw_get(part)? {
                 Value::Table(inner) => inner,
                 _ => {
-                    let inner = lua.create_table()?;
-                    module.raw_set(part, &inner)?;
+                    let inner = module(lua, &entry.name[..end - 1])?;
+                    home.raw_set(part, &inner)?;
                     inner
                 }
             };
         }
         match seat.coverage() {
-            Some(_) if !value.is_function() => used::when_read(lua, &module, name, value, seat.used())?,
-            _ => module.raw_set(name, value)?,
+            Some(_) if !value.is_function() => used::when_read(lua, &home, name, value, seat.used())?,
+            _ => home.raw_set(name, value)?,
         }
     }
     seat.making.set("");
     freeze(&aether)?;
     env.raw_set("aether", aether)?;
     env.raw_set("print", log::print(lua, seat)?)
+}
+
+/// A table of functions. A name that it never has is a slip of the pen, and is told where it is read; what is only not
+/// permitted is nil, so that a script may look.
+fn module(lua: &Lua, path: &'static str) -> mlua::Result<Table> {
+    let lookup = lua.create_function(move |lua, (_, name): (Value, Value)| {
+        let Value::String(name) = name else { return Ok(()) };
+        let name = name.to_string_lossy();
+        let known = || registry().chain(testing::registry()).filter_map(|entry| below(path, entry.name));
+        if known().any(|known| known == name) {
+            return Ok(());
+        }
+        let dot = if path.is_empty() { "" } else { "." };
+        Err(raise(lua, format!("aether{dot}{path} has no {name}{}", hint(&name, known()))))
+    })?;
+    let meta = lua.create_table()?;
+    meta.raw_set("__index", lookup)?;
+    meta.raw_set("__metatable", false)?;
+    let table = lua.create_table()?;
+    table.set_metatable(Some(meta))?;
+    Ok(table)
+}
+
+/// The name that stands directly below a path, if an entry lies there.
+fn below(path: &str, entry: &'static str) -> Option<&'static str> {
+    let rest = if path.is_empty() { entry } else { entry.strip_prefix(path)?.strip_prefix('.')? };
+    rest.split('.').next()
 }
 
 fn freeze(table: &Table) -> mlua::Result<()> {
