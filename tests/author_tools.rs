@@ -554,7 +554,7 @@ fn editors_get_the_types_of_everything() {
     assert!(output.status.success(), "{}", said(&output));
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
     assert!(read("aether.d.luau").contains("\t\tequal: (got: any, expected: any, what: string?) -> (),"));
-    assert!(read("aether.lua").contains("function aether.on.subscribe(pattern, hook) end"));
+    assert!(read("aether.lua").contains("function aether.on.subscribe(pattern, hook, waiting) end"));
 }
 
 #[test]

@@ -218,8 +218,11 @@ fn every_limit_is_told_with_its_default() {
 #[test]
 fn the_plugin_that_the_guide_shows_passes_the_tests_that_it_shows() {
     let (guide, dir) = (read("docs/plugins.md"), TempDir::new());
-    let manifest = blocks(&guide, "toml").into_iter().find(|block| block.contains("name = \"room-acl\""));
-    dir.write("plugins/room-acl/plugin.toml", manifest.expect("the guide shows a manifest"));
+    for name in ["room-acl", "team-jwt"] {
+        let named = format!("[plugin]\nname = {name:?}");
+        let manifest = blocks(&guide, "toml").into_iter().find(|block| block.starts_with(&named));
+        dir.write(&format!("plugins/{name}/plugin.toml"), manifest.expect("the guide shows a manifest"));
+    }
     for block in blocks(&guide, "lua") {
         if let Some((path, code)) = block.strip_prefix("-- plugins/").and_then(|rest| rest.split_once('\n')) {
             dir.write(&format!("plugins/{path}"), code);
@@ -228,7 +231,23 @@ fn the_plugin_that_the_guide_shows_passes_the_tests_that_it_shows() {
     let output = Command::new(env!("CARGO_BIN_EXE_aether")).current_dir(dir.path()).arg("test").output();
     let output = output.expect("aether runs");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("\n3 passed, 0 failed"), "{said}");
+    assert!(output.status.success() && said.contains("\n6 passed, 0 failed"), "{said}");
+    let used = blocks(&guide, "toml").into_iter().find(|block| block.contains("use = \"team-jwt\""));
+    dir.write(
+        "aether.toml",
+        &format!("{}\n[secrets]\nsigning_key = \"{}\"\n", used.expect("it is used"), "k".repeat(32)),
+    );
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_aether")).current_dir(dir.path()).args(["check", "--strict"]).output();
+    let output = output.expect("aether runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_reference_of_the_library_is_the_one_that_the_registry_makes() {
+    let guide = read("docs/plugins.md");
+    let renewed = aether::plugins::reference::renewed(&guide).expect("the guide has a place for it");
+    assert!(guide == renewed, "it is old: cargo run -- plugin reference --into docs/plugins.md");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::{Misused, Settings, print};
 use crate::config::Config;
-use crate::plugins::{Bench, Portrait, editor};
+use crate::plugins::{Bench, Portrait, editor, reference};
 
 /// Begin a plugin, look at those that are there, or get types for an editor
 #[derive(Args)]
@@ -22,6 +22,7 @@ enum Verb {
     List(List),
     Info(Info),
     Types(Types),
+    Reference(Reference),
     Bench(Measure),
 }
 
@@ -60,6 +61,25 @@ struct Types {
     dir: PathBuf,
 }
 
+/// Print the reference of the library
+#[derive(Args)]
+struct Reference {
+    /// Renew it in this page instead
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+}
+
+impl Reference {
+    fn run(self) -> anyhow::Result<()> {
+        let Some(file) = self.into else { return print(reference::reference().as_bytes()) };
+        let page = std::fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let Some(renewed) = reference::renewed(&page) else {
+            bail!("{} has no place for the reference: two comments say where it begins and ends", file.display());
+        };
+        std::fs::write(&file, renewed).with_context(|| format!("{} cannot be written", file.display()))
+    }
+}
+
 /// Measure what each hook of a plugin costs
 #[derive(Args)]
 struct Measure {
@@ -87,6 +107,7 @@ impl Plugin {
             Verb::List(list) => list.run(),
             Verb::Info(info) => info.run(),
             Verb::Types(types) => types.run(),
+            Verb::Reference(reference) => reference.run(),
             Verb::Bench(bench) => bench.run(),
         }
     }

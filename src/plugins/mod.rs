@@ -78,6 +78,7 @@ mod pace;
 mod portrait;
 mod record;
 mod redact;
+pub mod reference;
 mod rehearsal;
 mod remembered;
 mod resident;

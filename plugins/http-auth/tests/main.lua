@@ -1,7 +1,8 @@
--- Nobody is there to be asked: an address of the machine's own, which the operator has not opened. What answers is tried in tests/plugins_http_auth.rs.
+-- The back end does not answer; what it answers over real connections is tried in tests/plugins_http_auth.rs.
 local t = aether.test
 
 t.config({ url = "http://127.0.0.1:9/hub", subscribe = { "room.*" }, failures = 2, rest = "5s" })
+t.http.stub("*", "http://127.0.0.1:9/*", "connection refused")
 
 local function unavailable(answer)
 	t.denied(answer, "unavailable", "cannot be asked")

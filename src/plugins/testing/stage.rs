@@ -59,7 +59,7 @@ type Answering = Rc<dyn Fn(&Call) -> Result<Answered, String>>;
 /// What happens next while a case waits.
 enum Step<T> {
     Answered(T),
-    Asked(Question),
+    Asked(Box<Question>),
     Over,
 }
 
@@ -134,14 +134,15 @@ impl Stage {
                 };
                 tokio::select! {
                     answer = &mut answer => Step::Answered(answer),
-                    Some(question) = question => Step::Asked(question),
+                    Some(question) = question => Step::Asked(Box::new(question)),
                     () = tokio::time::sleep_until(deadline) => Step::Over,
                 }
             };
             // The case's function runs outside of the runtime, where it may wait for others.
             match self.runtime.block_on(step) {
                 Step::Answered(answer) => break Ok(answer),
-                Step::Asked(Question { function, call, reply }) => {
+                Step::Asked(question) => {
+                    let Question { function, call, reply } = *question;
                     let answering = self.answering.borrow().get(function).cloned();
                     let answer = answering.map_or_else(|| Err("the case is over".into()), |answering| answering(&call));
                     // Whoever asked may have given up.

@@ -6,6 +6,7 @@ mod auth;
 mod backend;
 mod beside;
 mod breaker;
+mod examples;
 mod explain;
 mod exports;
 mod hostile;
