@@ -1,5 +1,6 @@
 //! What came of a yes: who somebody is, what it sees, what became of its message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
@@ -46,7 +47,7 @@ impl From<&Admission> for Effect {
 
 impl Effect {
     /// Asks once more.
-    pub async fn of(rules: &Rules, asked: Asked<'_>) -> Result<Effect, Refusal> {
+    pub async fn of(rules: &Arc<Rules>, asked: Asked<'_>) -> Result<Effect, Refusal> {
         match asked {
             Asked::Connect(request) => rules.who(request).await.map(|who| (&who).into()),
             Asked::Refresh(client, token) => rules.who_now(client, token).await.map(|who| (&who).into()),

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use super::about::About;
 use super::breaker::Breaker;
@@ -13,6 +13,7 @@ use super::commons::Commons;
 use super::foresight::can_wait;
 use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
+use super::pace::Pace;
 use super::route::PathPattern;
 use super::routed;
 use super::schema::{self, Setting};
@@ -32,6 +33,10 @@ pub struct Program {
     pub own_paths: &'static [&'static str],
     /// Calls that wait, by unit.
     pub waiting: Vec<AtomicUsize>,
+    /// Calls of slow hooks that are in line, by unit.
+    pub in_line: Vec<AtomicUsize>,
+    /// By hook, once all are known.
+    paces: OnceLock<Box<[Pace]>>,
     /// By unit and kind of hook.
     breakers: Vec<[Breaker; Event::KINDS]>,
 }
@@ -41,6 +46,8 @@ impl Program {
         Program {
             breakers: units.iter().map(|_| Default::default()).collect(),
             waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            in_line: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            paces: OnceLock::new(),
             units,
             secrets: config.secrets.clone(),
             own_paths: config.own_paths,
@@ -53,6 +60,10 @@ impl Program {
 
     pub fn breaker(&self, registration: &Registration) -> &Breaker {
         &self.breakers[registration.unit][registration.event as usize]
+    }
+
+    pub fn pace(&self, hook: usize) -> Option<&Pace> {
+        self.paces.get()?.get(hook)
     }
 }
 
@@ -231,6 +242,8 @@ impl Generation {
         if !errors.is_empty() {
             return Err(LoadError(errors));
         }
+        // The program is this generation's alone, so nobody has set them.
+        let _ = program.paces.set(registrations.iter().map(|_| Pace::default()).collect());
         let generation = Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations };
         if (0..generation.registrations.len()).any(|hook| generation.waits(hook)) {
             let threads = generation.program.limits.waiting_threads;
@@ -263,6 +276,11 @@ impl Generation {
             About::Timer(_) => true,
             _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
         }
+    }
+
+    /// Whether a hook that does not wait takes so long that it must not run on a thread that serves.
+    pub fn is_slow(&self, hook: usize) -> bool {
+        self.program.pace(hook).is_some_and(Pace::is_slow)
     }
 
     pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {

@@ -66,16 +66,18 @@ pub fn heard<F: Future>(client: &Client, asking: F) -> impl Future<Output = F::O
 
 /// Runs what so many publications led to. Others use the thread while it waits.
 pub async fn after<F: Future>(depth: u8, asking: F) -> F::Output {
+    let mut asking = std::pin::pin!(asking);
+    std::future::poll_fn(|cx| within(depth, || asking.as_mut().poll(cx))).await
+}
+
+/// The same, of what does not wait.
+pub fn within<R>(depth: u8, ask: impl FnOnce() -> R) -> R {
     struct Restore(u8);
     impl Drop for Restore {
         fn drop(&mut self) {
             DEPTH.set(self.0);
         }
     }
-    let mut asking = std::pin::pin!(asking);
-    std::future::poll_fn(|cx| {
-        let _before = Restore(DEPTH.replace(depth));
-        asking.as_mut().poll(cx)
-    })
-    .await
+    let _before = Restore(DEPTH.replace(depth));
+    ask()
 }

@@ -1,5 +1,5 @@
-//! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields
-//! the function.
+//! The global `aether`: one registry declares each function, and yields it, what editors know of it, its page in the
+//! reference and whether hooks that must not wait may call it.
 
 mod announce;
 mod config;
@@ -24,6 +24,7 @@ mod shared;
 mod store;
 mod timers;
 pub mod types;
+mod used;
 pub mod verdict;
 mod view;
 
@@ -31,12 +32,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use used::Used;
+
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
 use super::schema::hint;
-use super::testing::{self, Stage};
+use super::testing::{self, Coverage, Stage};
 use super::trace::{self, Told};
 use super::value::{frozen, raise};
 
@@ -47,6 +50,14 @@ pub struct Entry {
     pub args: &'static str,
     pub gives: &'static str,
     pub doc: &'static str,
+    /// Its type, in Luau's words; `types` has those that it names.
+    pub kind: &'static str,
+    /// Only hooks that may wait may call it.
+    pub may_wait: bool,
+    /// The version of the hub that brought it.
+    pub since: &'static str,
+    /// Luau that a test runs.
+    pub example: &'static str,
     pub make: fn(&Lua, &Rc<Seat>) -> mlua::Result<Value>,
 }
 
@@ -86,10 +97,15 @@ const OWN: &[Entry] = &[Entry {
     args: "",
     gives: "number",
     doc: "Milliseconds since the Unix epoch.",
+    kind: "() -> number",
+    may_wait: false,
+    since: "0.1.0",
+    example: "assert(aether.now_ms() > 1.7e12)",
     make: |lua, seat| {
         let nothing: Arc<str> = "".into();
-        let seat = seat.clone();
+        let (used, seat) = (seat.used(), seat.clone());
         let now = lua.create_function(move |lua, ()| {
+            used.now();
             let ask = || Ok((seat.program.commons.now() / 1000) as f64);
             trace::read("now_ms", &nothing, &[], Told::Nothing, ask).map_err(|why| raise(lua, why))
         });
@@ -108,6 +124,8 @@ pub struct Seat {
     pub errors: RefCell<Vec<String>>,
     /// Limiters that were made, by place.
     limiters: RefCell<FxHashMap<String, usize>>,
+    /// The entry that is being made.
+    making: Cell<&'static str>,
     /// What a test plays on; none in production.
     pub stage: Option<Rc<Stage>>,
 }
@@ -121,6 +139,7 @@ impl Seat {
             registered: RefCell::default(),
             errors: RefCell::default(),
             limiters: RefCell::default(),
+            making: Cell::default(),
             stage: None,
         }
     }
@@ -147,6 +166,16 @@ impl Seat {
         Err(raise(lua, format!("{thing} {name:?} is not in [permissions] {kind} of {plugin}'s plugin.toml")))
     }
 
+    /// Where it is counted what of the library is used, if somebody wants to know.
+    pub fn coverage(&self) -> Option<&Arc<Coverage>> {
+        self.program.commons.witness.as_ref()?.coverage.as_ref()
+    }
+
+    /// By which the entry that is being made tells that it was used.
+    pub fn used(&self) -> Used {
+        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get())))
+    }
+
     pub fn unit(&self) -> &Unit {
         &self.program.units[self.at]
     }
@@ -159,6 +188,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
+        seat.making.set(entry.name);
         let value = (entry.make)(lua, seat)?;
         if value.is_nil() {
             continue; // no permission: not there, nor its module
@@ -175,8 +205,12 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
                 }
             };
         }
-        home.raw_set(name, value)?;
+        match seat.coverage() {
+            Some(_) if !value.is_function() => used::when_read(lua, &home, name, value, seat.used())?,
+            _ => home.raw_set(name, value)?,
+        }
     }
+    seat.making.set("");
     freeze(&aether)?;
     env.raw_set("aether", aether)?;
     env.raw_set("print", log::print(lua, seat)?)
@@ -227,6 +261,10 @@ where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,
 {
-    let seat = seat.clone();
-    lua.create_function(move |lua, args: A| body(lua, &seat, args)).map(Value::Function)
+    let (used, seat) = (seat.used(), seat.clone());
+    lua.create_function(move |lua, args: A| {
+        used.now();
+        body(lua, &seat, args)
+    })
+    .map(Value::Function)
 }
