@@ -136,13 +136,15 @@ impl Event {
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
     /// everybody.
     pub fn may_sync(self) -> bool {
-        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
+        use Event::{History, Publish, Retain, Retention, Subscribe, Transform, View};
+        !matches!(self, Subscribe | Publish | History | Transform | Retain | Retention | View)
     }
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Event {
+    /// As it is registered, where that has one name.
+    pub fn name(self) -> &'static str {
+        match self {
             Event::Connect => "on.connect",
             Event::Refresh => "on.refresh",
             Event::Subscribe => "on.subscribe",
@@ -159,7 +161,13 @@ impl fmt::Display for Event {
             Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -278,15 +286,15 @@ impl Generation {
         }
     }
 
-    /// Whether a hook that does not wait takes so long that it must not run on a thread that serves.
-    pub fn is_slow(&self, hook: usize) -> bool {
-        self.program.pace(hook).is_some_and(Pace::is_slow)
-    }
-
     pub fn is_concerned(&self, hook: usize, channel: &str) -> bool {
         let pattern = self.registrations[hook].pattern.as_ref();
         pattern.is_some_and(|pattern| pattern.matches(channel))
             && self.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
+    }
+
+    /// Whether a hook that does not wait takes so long that it must not run on a thread that serves.
+    pub fn is_slow(&self, hook: usize) -> bool {
+        self.program.pace(hook).is_some_and(Pace::is_slow)
     }
 
     pub fn unit_of(&self, hook: usize) -> &Unit {
