@@ -62,7 +62,8 @@ end)"#,
     },
 ];
 
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// Shorter than a hook may take (3 s unless it is set), so that it can still say what it thinks of a server that is silent.
+const TIMEOUT: Duration = Duration::from_millis(2500);
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_BODY: usize = 1 << 20;
 const MAX_HEADERS: usize = 64;
@@ -130,7 +131,7 @@ fn read(seat: &Seat, url: &Value, options: Option<&Table>, method: Option<Method
         uri,
         headers: HeaderMap::new(),
         body: Bytes::new(),
-        timeout: TIMEOUT,
+        timeout: TIMEOUT.min(seat.program.limits.waiting_time * 5 / 6),
         max_body: MAX_BODY,
         follow: false,
     };

@@ -253,3 +253,17 @@ fn a_host_that_stops_does_not_wait_for_hooks_that_do() {
     drop(host);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_hook_outlives_a_server_that_is_silent_and_says_what_it_thinks_of_it() {
+    let backend = slow(3000);
+    let code = "aether.on.subscribe('a', function()
+	local res, why = aether.http.get('URL/good')
+	return if res then true else aether.deny('unavailable', why)
+end)";
+    let config = with_limits(|limits| limits.waiting_time = Duration::from_millis(1500));
+    let (host, _dir) = script_with(&code.replace("URL", &backend.url), config);
+    let refusal = wait(host.subscribe(&nobody(), &name("a"))).err().unwrap();
+    assert_eq!((refusal.kind, &*refusal.code), (RefusalKind::Denied, "unavailable"));
+    assert!(refusal.why.contains("did not answer within 1.25s"), "{}", refusal.why);
+}
