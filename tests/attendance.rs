@@ -55,3 +55,35 @@ async fn nobody_else_says_that_somebody_came() {
     let answer = http.post("/api/v1/publish", forged.to_string()).await;
     assert_eq!(answer.status, 400, "{}", answer.text());
 }
+
+/// What ordinary rules say about messages: nobody but users, only texts, and for guests only titles.
+const STRICT: &str = r#"
+aether.on.publish("room.*", function(s) if not s.user then return aether.deny("sign_in") end end)
+aether.on.transform("room.*", function(ch, msg) return if msg:get("text") then msg else nil end)
+aether.on.view("room.*", "picked", { pick = { "title" } })
+aether.on.view("room.*", "scripted", function(ch, msg) return msg:with_json({ title = msg:get("title") }) end)
+aether.on.subscribe("room.*", function(s) return aether.allow({ view = s.user }) end)
+aether.on.join("room.*", function(ch, sessions) aether.announce(ch.name, { joined = sessions }) end)
+"#;
+
+#[tokio::test]
+async fn rules_about_messages_neither_refuse_nor_change_what_is_announced() {
+    let hub = TestHub::plan().rules(STRICT).start();
+    let mut watchers = Vec::new();
+    for view in ["picked", "scripted"] {
+        let mut ws = hub.ws_as(Some(&hub.token_for(view, &[], &[]))).await;
+        ws.subscribe(&["room.1"]).await;
+        watchers.push(ws);
+    }
+    let mut last = hub.ws_as(Some(&hub.token_for("full", &[], &[]))).await;
+    last.subscribe(&["room.1"]).await;
+    for ws in &mut watchers {
+        loop {
+            let frame = ws.next().await.unwrap();
+            assert_eq!(frame["type"], "join", "{frame}");
+            if frame["users"].as_array().is_some_and(|users| users.contains(&json!("full"))) {
+                break;
+            }
+        }
+    }
+}

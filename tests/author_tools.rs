@@ -72,6 +72,116 @@ fn the_shipped_plugins_and_scripts_pass_their_tests() {
 }
 
 #[test]
+fn every_hook_and_every_function_of_the_library_has_a_case_in_lua() {
+    let output = aether(repository(), &["test", "tests/lua/library", "--library"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[test]
+fn what_of_the_library_no_case_uses_is_named_and_fails() {
+    let dir = plugin("t.case(\"it\", function() t.equal(aether.crypto.sha256(\"\"):sub(1, 4), \"e3b0\") end)");
+    let output = aether(dir.path(), &["test", "--library"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("1 passed, 0 failed"), "{said}");
+    // Loading registers the hook, and that is no use of it.
+    for unused in ["on.subscribe", "crypto.md5", "limiter", "config"] {
+        assert!(said.contains(&format!("  aether.{unused} is used by no case")), "{unused} in {said}");
+    }
+    assert!(!said.contains("aether.crypto.sha256"), "{said}");
+}
+
+#[test]
+fn a_call_that_no_stub_answers_fails_the_case_and_says_how_to_answer_it() {
+    let dir = plugin(
+        r#"
+t.case("forgets the back end", function() t.allowed(t.subscribe("bob", "room.1")) end)
+t.case("knows it", function()
+	t.http.stub("GET", "https://auth.internal/*", { json = { member = true } })
+	t.allowed(t.subscribe("bob", "room.1"))
+	t.equal(#t.http.calls(), 1)
+end)
+t.case("asks with a function that is wrong", function()
+	t.http.stub("GET", "https://auth.internal/*", function(req) return req.nothing.at.all end)
+	t.denied(t.subscribe("bob", "room.1"), "no", "attempt to index nil")
+end)
+"#,
+    );
+    dir.write("plugins/p/plugin.toml", &MANIFEST.replace("kv = [", "http = [\"https://auth.internal/*\"]\nkv = ["));
+    dir.write(
+        "plugins/p/main.lua",
+        r#"aether.on.subscribe("room.{room}", function(s, ch)
+	local res, why = aether.http.get("https://auth.internal/rooms/" .. ch.room)
+	return if res then res:json().member else aether.deny("no", why)
+end)"#,
+    );
+    let output = aether(dir.path(), &["test"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for line in [
+        "plugins/p/tests/main.lua:3: p asks GET https://auth.internal/rooms/1, and no stub answers",
+        "t.http.stub(\"GET\", \"https://auth.internal/rooms/1\", { status = 200 })",
+        "2 passed, 1 failed",
+    ] {
+        assert!(said.contains(line), "{line:?} is not in\n{said}");
+    }
+}
+
+#[test]
+fn watching_plays_the_tests_again_when_a_file_has_changed() {
+    let dir = plugin("t.case(\"it\", function() t.fail(\"at first\") end)");
+    let mut watching = Watching::start(dir.path());
+    watching.until("0 passed, 1 failed");
+    watching.until("waiting for a file to change");
+    dir.write("plugins/p/tests/main.lua", "aether.test.case(\"it\", function() end)");
+    watching.until("1 passed, 0 failed");
+    dir.write("plugins/p/main.lua", "this is no Luau");
+    dir.write("plugins/p/tests/main.lua", "aether.test.case(\"it\", function() assert(aether.test.load()) end)");
+    watching.until("plugins/p/main.lua:1");
+}
+
+/// `aether test --watch`, killed when it is dropped.
+struct Watching {
+    program: std::process::Child,
+    said: std::sync::mpsc::Receiver<String>,
+}
+
+impl Watching {
+    fn start(dir: &Path) -> Watching {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_aether"))
+            .current_dir(dir)
+            .args(["test", "--watch"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("aether runs");
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(program.stdout.take().expect("it is piped")));
+        let (tell, said) = std::sync::mpsc::sync_channel(1000);
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).take_while(|line| tell.send(line.clone()).is_ok()).count()
+        });
+        Watching { program, said }
+    }
+
+    /// Reads on until a line contains this.
+    fn until(&mut self, text: &str) {
+        let end = Instant::now() + Duration::from_secs(30);
+        let mut seen = String::new();
+        while !seen.contains(text) {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.said.recv_timeout(left).unwrap_or_else(|_| panic!("{text:?} did not come:\n{seen}"));
+            seen = seen + &line + "\n";
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+#[test]
 fn every_case_has_a_line_and_a_failing_one_says_where_and_what_and_stops_no_other() {
     let dir = plugin(
         r#"

@@ -3,17 +3,6 @@
 use crate::common::spawned::{Spawned, run};
 use crate::common::*;
 
-/// The rules and the answer that docs/operating.md shows.
-fn shown() -> (String, String) {
-    let page = std::fs::read_to_string("docs/operating.md").unwrap();
-    let part = page.split_once("## Why was this refused?").unwrap().1;
-    let block = |language: &str| {
-        let from = part.split_once(&format!("```{language}\n")).unwrap().1;
-        from.split_once("```").unwrap().0.to_owned()
-    };
-    (block("lua"), block("text"))
-}
-
 fn out(output: &std::process::Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -21,7 +10,7 @@ fn out(output: &std::process::Output) -> String {
 
 #[tokio::test]
 async fn the_example_of_the_manual_comes_out_as_it_says() {
-    let (rules, text) = shown();
+    let (rules, text) = manual("## Why was this refused?");
     let dir = TempDir::new();
     dir.write("scripts/rules.lua", &rules);
     let hub = Spawned::start_with(dir.path(), "127.0.0.1:0", &[("AETHER_PLUGINS_SCRIPTS", "scripts")]);

@@ -13,6 +13,7 @@ use aether::edges::origin::Origins;
 use aether::edges::roster::Roster;
 use aether::edges::routes::{Found, Routes};
 use aether::edges::session::{self, Frame, Pulse};
+use aether::edges::tail;
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use aether::kernel::message::{ChannelName, Draft};
 use aether::kernel::policy::Policy;
@@ -75,6 +76,10 @@ struct Nobody;
 impl Operator for Nobody {
     fn ask(&self, _: &str, _: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>> {
         Box::pin(std::future::ready(Err(Trouble::Unknown)))
+    }
+
+    fn tail(&self, _: &tail::Asked) -> Result<tail::Tail, Trouble> {
+        Err(Trouble::Unknown)
     }
 }
 

@@ -84,6 +84,21 @@ async fn the_command_line_and_sighup_reload_too_and_a_failure_is_an_exit_code() 
 }
 
 #[tokio::test]
+async fn a_reload_whose_tests_fail_is_refused_if_they_are_to_be_played() {
+    let hub = TestHub::plan().rules(A).with(|config| config.plugins.test_on_reload = true).start();
+    let case = "local t = aether.test\nt.case('a is open', function()\n\tt.allowed(t.publish(nil, 'a.1', 1))\nend)";
+    hub.dir().write("scripts/tests/rules.lua", case);
+    hub.dir().write("scripts/rules.lua", B);
+    let refused = ask(&hub, "reload").await;
+    assert_eq!(refused.error(), (422, 42201));
+    assert!(refused.text().contains("tests/rules.lua:3: the case \\\"a is open\\\" fails"), "{}", refused.text());
+    assert_eq!((publish(&hub, "a.1").await, publish(&hub, "b.1").await), (200, 403));
+    hub.dir().write("scripts/rules.lua", &format!("{A}\n{B}"));
+    ask(&hub, "reload").await.ok();
+    assert_eq!((publish(&hub, "a.1").await, publish(&hub, "b.1").await), (200, 200));
+}
+
+#[tokio::test]
 async fn a_watching_hub_loads_what_changes() {
     let hub = TestHub::plan().rules(A).with(|config| config.plugins.watch = true).start();
     hub.dir().write("scripts/rules.lua", B);

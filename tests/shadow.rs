@@ -4,13 +4,13 @@ use crate::common::spawned::{Spawned, run};
 use crate::common::*;
 
 const BEFORE: &str = "aether.on.publish('room.*', function() return true end)";
-const AFTER: &str = "aether.on.publish('room.*', function(s, ch, msg) return msg.size < 5, 'too long' end)";
 
 #[tokio::test]
 async fn what_a_candidate_would_have_refused_is_shown_before_it_is_in_charge() {
     let dir = TempDir::new();
     dir.write("scripts/rules.lua", BEFORE);
-    dir.write("next/rules.lua", AFTER);
+    let (candidate, text) = manual("### Trying rules beside those in charge");
+    dir.write("next/rules.lua", &candidate);
     let hub = Spawned::start_with(dir.path(), "127.0.0.1:0", &[("AETHER_PLUGINS_SCRIPTS", "scripts")]);
     let url = format!("http://{}", hub.address);
     let shadow = |arguments: &[&str]| {
@@ -34,8 +34,11 @@ async fn what_a_candidate_would_have_refused_is_shown_before_it_is_in_charge() {
     }
     until("all are compared", async || shadow(&["diff"]).1.contains("2 differ (0 waiting")).await;
     let (_, said) = shadow(&["diff"]);
-    assert!(said.contains("  2 x allow -> deny denied (publish, on.publish room.*)"), "{said}");
-    assert!(said.contains("room.1 by bob: ") && said.contains("next/rules.lua:1: too long)"), "{said}");
+    // The operator's own requests are decisions too: how many there were depends on who asked how often.
+    let differences = |said: &str| {
+        said.replace(&format!("{}/", dir.path().display()), "").lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(differences(&said), differences(&text));
     let (code, said) = shadow(&["promote"]);
     assert!(code == Some(0) && said.contains("is in charge after"), "{said}");
     let body = json!({"channel": "room.1", "payload": "a long one"}).to_string();

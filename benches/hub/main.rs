@@ -150,6 +150,10 @@ enum Transport {
 impl Transport {
     /// A subscriber of `demo.bench` whose subscription has been confirmed.
     fn connect(self, hub: &HubProcess) -> Outcome<TcpStream> {
+        self.connect_to(hub, "demo.bench")
+    }
+
+    fn connect_to(self, hub: &HubProcess, channel: &str) -> Outcome<TcpStream> {
         let mut stream = hub.connect()?;
         let token = &hub.token;
         match self {
@@ -159,15 +163,15 @@ impl Transport {
                 );
                 stream.write_all(head.as_bytes())?;
                 read_until(&mut stream, b"\r\n\r\n")?;
-                let frame = br#"{"type":"subscribe","channels":["demo.bench"]}"#;
+                let frame = format!(r#"{{"type":"subscribe","channels":["{channel}"]}}"#);
                 // Masked with zeros: the mask is for proxies, not for us.
                 let mut bytes = vec![0x81, 0x80 | frame.len() as u8, 0, 0, 0, 0];
-                bytes.extend_from_slice(frame);
+                bytes.extend_from_slice(frame.as_bytes());
                 stream.write_all(&bytes)?;
                 read_until(&mut stream, b"}}}\n")?;
             }
             Transport::Sse => {
-                let head = format!("GET /sse?channel=demo.bench&token={token} HTTP/1.1\r\nHost: hub\r\n\r\n");
+                let head = format!("GET /sse?channel={channel}&token={token} HTTP/1.1\r\nHost: hub\r\n\r\n");
                 stream.write_all(head.as_bytes())?;
                 read_until(&mut stream, b"id: ")?;
                 read_until(&mut stream, b"\n\n\r\n")?;

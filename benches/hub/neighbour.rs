@@ -12,13 +12,22 @@ use super::process::{HubProcess, Publisher};
 use super::{Counter, Outcome, Transport};
 
 /// Each burns its time or memory on `bad.*`; what one does is undone with its hub.
-const HOOKS: [(&str, &str); 5] = [
-    ("says no (harmless)", "return aether.deny('no')"),
-    ("never ends", "while true do end"),
-    ("never ends, within pcall", "while true do pcall(function() while true do end end) end"),
-    ("hoards memory", "local t = {} while true do t[#t + 1] = string.rep('x', 1024) .. #t end"),
-    ("takes 4 ms and says yes", "local till = os.clock() + 0.004 while os.clock() < till do end return true"),
+const HOOKS: [(&str, &str, &str); 7] = [
+    ("says no (harmless)", PUBLISH, "return aether.deny('no')"),
+    ("never ends", PUBLISH, "while true do end"),
+    ("never ends, within pcall", PUBLISH, "while true do pcall(function() while true do end end) end"),
+    ("hoards memory", PUBLISH, "local t = {} while true do t[#t + 1] = string.rep('x', 1024) .. #t end"),
+    ("takes 4 ms and says yes", PUBLISH, "local till = os.clock() + 0.004 while os.clock() < till do end return true"),
+    ("a transform of 4 ms", "aether.on.transform('bad.*', function(ch, msg)", SPIN),
+    ("a view of 4 ms, with a reader", "aether.on.view('bad.*', 'slow', function(ch, msg)", SPIN),
 ];
+const PUBLISH: &str = "aether.on.publish('bad.*', function(s, ch, msg)";
+const SPIN: &str = "local till = os.clock() + 0.004 while os.clock() < till do end return msg";
+/// Lets the hostile publishers and their reader in, where the hook at hand has no say in that.
+const OTHERS: &str = "
+aether.on.publish('bad.*', function() return nil end)
+aether.on.subscribe('bad.*', function() return aether.allow({ view = 'slow' }) end)
+";
 const RUN: Duration = Duration::from_secs(8);
 /// The neighbour's own pace.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -31,12 +40,12 @@ pub fn neighbour() -> Outcome {
     );
     println!("| the hook | p50 ms | p99 ms | p50, p99 of the answer ms | p99 : quiet | hostile publishes/s |");
     println!("|---|---|---|---|---|---|");
-    for (name, body) in HOOKS {
+    for (name, hook, body) in HOOKS {
         let rules = std::env::temp_dir().join(format!("aether-bench-rules-{}", std::process::id()));
         std::fs::create_dir_all(&rules)?;
         std::fs::write(
             rules.join("rules.lua"),
-            format!("aether.on.publish('bad.*', function(s, ch, msg)\n{body}\nend)\n"),
+            format!("{hook}\n{body}\nend)\n{}", if hook == PUBLISH { "" } else { OTHERS }),
         )?;
         let scripts = rules.display().to_string();
         // The disk's own outliers would hide the hook's.
@@ -44,6 +53,11 @@ pub fn neighbour() -> Outcome {
             ("AETHER_PLUGINS_SCRIPTS", scripts.as_str()),
             ("AETHER_RETENTION_DEFAULT_ACK", "memory"),
         ])?;
+        if name.contains("reader") {
+            let mut reader = Transport::Ws.connect_to(&hub, "bad.one")?;
+            // Ends with the hub.
+            std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+        }
         run(&hub, 0, Duration::from_secs(1))?;
         let quiet = run(&hub, 0, RUN)?;
         let beside = run(&hub, HOSTS, RUN)?;

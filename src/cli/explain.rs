@@ -109,6 +109,23 @@ fn text(json: &Json) -> String {
     json.as_str().map_or_else(|| json.to_string(), str::to_owned)
 }
 
+/// What a channel keeps, and who says so.
+fn kept(keeps: &Json) -> String {
+    let said_by: Vec<&str> = keeps["said_by"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
+    let by = if said_by.is_empty() { "the settings".to_owned() } else { said_by.join(", ") };
+    let history = &keeps["history"];
+    if history.is_null() {
+        return format!("keeps nothing on disk, says {by}");
+    }
+    let bounds = [("count", "messages"), ("age_s", "seconds"), ("bytes", "bytes")];
+    let bounds: Vec<String> = bounds
+        .into_iter()
+        .filter_map(|(field, unit)| history[field].as_u64().map(|most| format!("{most} {unit}")))
+        .collect();
+    let bounds = if bounds.is_empty() { "everything".to_owned() } else { format!("at most {}", bounds.join(", ")) };
+    format!("keeps {bounds}, says {by}")
+}
+
 /// One decision, for people.
 fn write(lines: &mut String, decision: &Json, what_if: bool) {
     let mut line = |indent: usize, text: String| {
@@ -132,8 +149,16 @@ fn write(lines: &mut String, decision: &Json, what_if: bool) {
     line(0, format!("{about}: {would}{outcome}{}", code.map_or(String::new(), |code| format!(" ({code})"))));
     for (name, field) in [("why", "why"), ("rule", "rule"), ("grant", "grant"), ("gives", "gives")] {
         let value = &decision[field];
-        if !value.is_null() && value != "" {
-            line(1, format!("{name}: {}", text(value)));
+        let mut value = value.clone();
+        // The difference says it, without what it was about.
+        let diff = value.get_mut("diff").map_or(Json::Null, Json::take);
+        if let (Some(lines), Some(gives)) = (diff.as_array(), value.as_object_mut()) {
+            gives.remove("payload");
+            gives.remove("diff");
+            line(1, format!("{name}: {}", Json::from(gives.clone())));
+            lines.iter().for_each(|changed| line(2, text(changed)));
+        } else if !value.is_null() && value != "" {
+            line(1, format!("{name}: {}", text(&value)));
         }
     }
     if !what_if {
@@ -144,6 +169,9 @@ fn write(lines: &mut String, decision: &Json, what_if: bool) {
         let parts: Vec<String> =
             ["user", "tenant", "attrs", "ip", "transport", "grants"].into_iter().filter_map(shown).collect();
         line(1, format!("session: {}", parts.join(", ")));
+    }
+    if let Some(keeps) = decision.get("keeps").filter(|keeps| !keeps.is_null()) {
+        line(1, format!("channel: {}", kept(keeps)));
     }
     for field in ["request", "message"] {
         if !asked[field].is_null() {

@@ -15,6 +15,7 @@ mod replay;
 mod serve;
 mod shadow;
 mod subscribe;
+mod tail;
 mod test;
 mod token;
 mod trust;
@@ -74,6 +75,7 @@ enum Verb {
     Explain(Box<explain::Explain>),
     Shadow(shadow::Shadow),
     Replay(replay::Replay),
+    Tail(tail::Tail),
     Test(test::Test),
     Plugin(plugin::Plugin),
     Completions(completions::Completions),
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Explain(explain)) => explain.run(),
         Some(Verb::Shadow(shadow)) => shadow.run(),
         Some(Verb::Replay(replay)) => replay.run(),
+        Some(Verb::Tail(tail)) => tail.run(),
         Some(Verb::Test(test)) => test.run(),
         Some(Verb::Plugin(plugin)) => plugin.run(),
         Some(Verb::Completions(completions)) => completions.run(),

@@ -47,7 +47,7 @@ impl Replay {
         if let Some(limit) = self.limit {
             with["limit"] = limit.into();
         }
-        let answer = self.desk.ask("replay", &with)?;
+        let answer = self.desk.ask_until_stopped("replay", &with, "replay_stop")?;
         if self.desk.json {
             return super::print(&answer);
         }

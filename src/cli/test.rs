@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{AlreadyTold, Misused, Settings, print};
 use crate::config::Config;
-use crate::plugins::testing::{Coverage, Played, Suite, Troupe};
+use crate::plugins::testing::{Coverage, Played, Suite, Troupe, whole_library};
 
 /// How often the files are looked at, and how long they must rest before the tests run again: editors write in steps.
 const LOOK: Duration = Duration::from_millis(200);
@@ -30,6 +30,9 @@ pub struct Test {
     /// Say which lines of the plugins ran
     #[arg(long)]
     coverage: bool,
+    /// Say which functions of the library no case used, and fail if there are some
+    #[arg(long)]
+    library: bool,
     /// Run again whenever a file changes
     #[arg(long, conflicts_with = "json")]
     watch: bool,
@@ -78,11 +81,11 @@ impl Test {
 
     fn once(&self, suites: &[Suite]) -> anyhow::Result<()> {
         let began = Instant::now();
-        let coverage = self.coverage.then(|| Arc::new(Coverage::default()));
+        let coverage = (self.coverage || self.library).then(|| Arc::new(Coverage::default()));
         let mut all: Vec<Played> = Vec::new();
         for suite in suites {
             let troupe = Troupe::new(suite.clone(), coverage.clone()).context("the tests have no threads")?;
-            if coverage.is_some() {
+            if self.coverage {
                 troupe.look_at_all();
             }
             for file in troupe.files() {
@@ -105,15 +108,20 @@ impl Test {
             return Err(Misused(why).into());
         }
         let failed = all.iter().filter(|played| played.failed.is_some()).count();
+        let unused = coverage.as_ref().filter(|_| self.library).map(|coverage| coverage.untouched());
         if self.json {
-            print(format!("{:#}\n", as_json(&all, coverage.as_deref())).as_bytes())?;
+            print(
+                format!("{:#}\n", as_json(&all, coverage.as_deref().filter(|_| self.coverage), unused.as_deref()))
+                    .as_bytes(),
+            )?;
         } else {
-            let table = coverage.map_or(String::new(), |coverage| table(&coverage));
+            let table = coverage.filter(|_| self.coverage).map_or(String::new(), |coverage| table(&coverage));
+            let table = table + &unused.as_deref().map_or(String::new(), library);
             let passed = all.len() - failed;
             let took = began.elapsed().as_secs_f64();
             print(format!("{table}\n{passed} passed, {failed} failed in {took:.2} s\n").as_bytes())?;
         }
-        if failed > 0 { Err(AlreadyTold.into()) } else { Ok(()) }
+        if failed > 0 || unused.is_some_and(|unused| !unused.is_empty()) { Err(AlreadyTold.into()) } else { Ok(()) }
     }
 }
 
@@ -169,7 +177,13 @@ fn table(coverage: &Coverage) -> String {
     text + &format!("{:width$}  {lines:>5}  {ran:>5}  {:>6.1}\n", "all", share(ran, lines))
 }
 
-fn as_json(all: &[Played], coverage: Option<&Coverage>) -> serde_json::Value {
+fn library(unused: &[&str]) -> String {
+    let all = whole_library().count();
+    let told: String = unused.iter().map(|name| format!("  aether.{name} is used by no case\n")).collect();
+    format!("\nlibrary: {} of {all} are used\n{told}", all - unused.len())
+}
+
+fn as_json(all: &[Played], coverage: Option<&Coverage>, unused: Option<&[&str]>) -> serde_json::Value {
     let case = |played: &Played| {
         let failed = played.failed.as_ref();
         json!({
@@ -193,6 +207,7 @@ fn as_json(all: &[Played], coverage: Option<&Coverage>) -> serde_json::Value {
         "failed": failed,
         "cases": all.iter().map(case).collect::<Vec<_>>(),
         "coverage": covered,
+        "unused": unused,
     })
 }
 

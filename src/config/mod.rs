@@ -366,6 +366,8 @@ pub struct Plugins {
     pub scripts: PathBuf,
     /// Whether a file that changes is loaded at once.
     pub watch: bool,
+    /// Whether a reload plays the tests of what it loads, and is refused if one fails.
+    pub test_on_reload: bool,
     /// Threads for hooks that wait.
     pub waiting_threads: usize,
     pub waiting_timeout: Period,
@@ -381,6 +383,7 @@ impl Default for Plugins {
             dir: "plugins".into(),
             scripts: "scripts".into(),
             watch: false,
+            test_on_reload: false,
             waiting_threads: 2,
             waiting_timeout: Period::seconds(3),
             waiting_budget: Period(std::time::Duration::from_millis(20)),

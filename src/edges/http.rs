@@ -24,6 +24,7 @@ use super::origin::Origins;
 use super::poll::PollFormat;
 use super::routes::{self, Routes};
 use super::session;
+use super::tail::{self, TailFormat};
 use super::wire::{ErrorBody, Fault};
 use super::{admin, history, metrics, poll, publish, sse, upgrade};
 use crate::kernel::format::Format;
@@ -74,6 +75,7 @@ pub struct Formats {
     /// Indexed by several channels, then by bare payloads.
     pub sse: [[Arc<dyn Format>; 2]; 2],
     pub poll: Arc<dyn Format>,
+    pub tail: Arc<dyn Format>,
 }
 
 impl Formats {
@@ -82,6 +84,7 @@ impl Formats {
         Formats {
             ws: Arc::new(WsFormat),
             poll: Arc::new(PollFormat),
+            tail: Arc::new(TailFormat),
             sse: [[sse(false, false), sse(false, true)], [sse(true, false), sse(true, true)]],
         }
     }
@@ -309,6 +312,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let asked = warp::path!("api" / "v1" / "rules" / String).and(warp::post());
     let asked = asked.and(with.clone()).and(caller("http")).and(warp::body::stream());
     let asked = asked.then(|verb, edge, caller, body| answer_freely(operator::ask(edge, verb, caller, body)));
+    let tail = warp::path!("api" / "v1" / "rules" / "tail").and(warp::get()).and(with.clone()).and(caller("http"));
+    let tail = tail.then(|edge, caller| answer_freely(tail::open(edge, caller)));
     let rules = warp::path!("api" / "v1" / "rules").and(get_or_head()).and(api());
     let rules = rules.then(|edge, caller| answer(edge, |edge| operator::status(edge, caller)));
 
@@ -339,7 +344,7 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let listening = ws.or(events).unify().or(polled).unify().boxed();
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
-    let ruling = asked.or(rules).unify().boxed();
+    let ruling = tail.or(asked).unify().or(rules).unify().boxed();
     let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
     let taken = api().and(warp::method()).and_then(move |edge: Arc<Edge>, caller: Caller, method: Method| {
         let taken = routes::find(&edge, &method, &caller.request.path, surface);

@@ -22,6 +22,7 @@ pub mod roster;
 pub mod routes;
 pub mod session;
 pub mod sse;
+pub mod tail;
 pub mod tls;
 pub mod upgrade;
 mod vanished;

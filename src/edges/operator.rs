@@ -11,6 +11,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::http::{Caller, Edge, json_bytes, read_body};
+use super::tail::{self, Tail};
 use super::wire::Fault;
 
 const BODY: usize = 1 << 20;
@@ -19,6 +20,9 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 /// Whoever hosts the rules. What `ask` answers is the whole body of a 200.
 pub trait Operator: Send + Sync + 'static {
     fn ask(&self, verb: &str, with: Bytes) -> Pin<Box<dyn Future<Output = Result<Vec<u8>, Trouble>> + Send>>;
+
+    /// What it decides from now on that somebody wants to see; it ends when what is given is dropped.
+    fn tail(&self, asked: &tail::Asked) -> Result<Tail, Trouble>;
 }
 
 /// Why there is no answer.

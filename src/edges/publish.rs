@@ -56,6 +56,7 @@ impl Written<'_> {
             content_type: None,
             event: not_empty(self.event).map(event_name).transpose()?,
             meta: self.meta.map(|meta| Bytes::copy_from_slice(meta.get().as_bytes())),
+            ..Message::default()
         };
         Ok(Draft {
             idempotency_key: not_empty(self.idempotency_key).map(idempotency_key).transpose()?,
@@ -194,6 +195,7 @@ fn raw_draft(caller: &Caller, channel: &str, payload: Bytes) -> Result<Draft, Fa
         content_type: worth_saying.then(|| content_type.into()),
         event: text("event").map(event_name).transpose()?,
         meta: None,
+        ..Message::default()
     };
     Ok(Draft {
         idempotency_key: text("idempotency_key").map(idempotency_key).transpose()?,

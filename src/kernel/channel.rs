@@ -1,7 +1,7 @@
 //! A channel in memory: its policy, its tail, and who is to be woken when it grows.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
@@ -26,6 +26,8 @@ pub struct Channel {
     /// Where what has left the tail can be read.
     pub log: Arc<dyn Log>,
     readers: RwLock<Slab<Arc<Reader>>>,
+    /// Of them, those that only watch: no listing and no count of listeners has them.
+    watchers: AtomicUsize,
     /// Waits in the herald's queue.
     announced: AtomicBool,
     /// The time of the last publication, for order in time as well, and of the last use.
@@ -49,6 +51,7 @@ impl Channel {
             epoch: extent.epoch,
             log,
             readers: RwLock::new(Slab::new()),
+            watchers: AtomicUsize::new(0),
             announced: AtomicBool::new(false),
             last_time: AtomicU64::new(0),
             last_use: AtomicU64::new(0),
@@ -82,19 +85,28 @@ impl Channel {
     }
 
     pub fn subscribers(&self) -> usize {
-        self.readers.read().len()
+        self.readers.read().len().saturating_sub(self.watchers.load(Ordering::Relaxed))
     }
 
     pub(super) fn listeners(&self) -> Vec<Arc<Client>> {
-        self.readers.read().iter().map(|(_, reader)| reader.client()).collect()
+        self.readers.read().iter().filter(|(_, reader)| !reader.watches).map(|(_, reader)| reader.client()).collect()
+    }
+
+    /// Whether somebody listens who is wanted.
+    pub fn has_listener(&self, wanted: impl Fn(&Client) -> bool) -> bool {
+        self.readers.read().iter().any(|(_, reader)| !reader.watches && wanted(&reader.client.lock()))
     }
 
     pub(super) fn enter(&self, reader: Arc<Reader>) -> usize {
-        self.readers.write().insert(reader)
+        let mut readers = self.readers.write();
+        self.watchers.fetch_add(usize::from(reader.watches), Ordering::Relaxed);
+        readers.insert(reader)
     }
 
     pub(super) fn leave(&self, key: usize) {
-        self.readers.write().remove(key);
+        let mut readers = self.readers.write();
+        let gone = readers.remove(key);
+        self.watchers.fetch_sub(usize::from(gone.watches), Ordering::Relaxed);
     }
 
     pub(super) fn touch(&self, now: Micros) {
@@ -128,11 +140,12 @@ pub struct Reader {
     client: Mutex<Arc<Client>>,
     /// Up while the session knows that there is something here: waking it again costs this flag.
     ringing: AtomicBool,
+    watches: bool,
 }
 
 impl Reader {
-    pub(super) fn new(bell: Arc<Bell>, slot: u32, client: Arc<Client>) -> Self {
-        Reader { bell, slot, client: Mutex::new(client), ringing: AtomicBool::new(false) }
+    pub(super) fn new(bell: Arc<Bell>, slot: u32, client: Arc<Client>, watches: bool) -> Self {
+        Reader { bell, slot, client: Mutex::new(client), ringing: AtomicBool::new(false), watches }
     }
 
     pub(super) fn client(&self) -> Arc<Client> {
@@ -221,8 +234,8 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub fn take(channel: Arc<Channel>, bell: Arc<Bell>, slot: u32, client: Arc<Client>) -> Self {
-        let reader = Arc::new(Reader::new(bell, slot, client));
+    pub fn take(channel: Arc<Channel>, bell: Arc<Bell>, slot: u32, client: Arc<Client>, watches: bool) -> Self {
+        let reader = Arc::new(Reader::new(bell, slot, client, watches));
         let key = channel.enter(reader.clone());
         Seat { channel, reader, key }
     }

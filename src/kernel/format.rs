@@ -3,6 +3,9 @@
 //! A format is a dialect on a transport through a view. Its bytes are the same for each of its readers, which is why a
 //! publication is encoded once per format and never once per subscriber.
 
+use std::future::Future;
+use std::pin::Pin;
+
 use super::message::{ChannelName, Epoch, Message, Offset, Position, Publication};
 
 /// Turns what happens in a channel into the bytes that its readers get.
@@ -29,7 +32,14 @@ pub trait View: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// The message as these readers see it; none if it is withheld from them, which they are told as a gap.
     fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message>;
+    /// If that takes long: does it elsewhere for what was read from a log, and lets the messages carry it.
+    fn foresee<'a>(&'a self, _channel: &'a ChannelName, _page: &'a mut [Publication]) -> Option<Foreseeing<'a>> {
+        None
+    }
 }
+
+/// Ends when the messages carry what readers will see.
+pub type Foreseeing<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What a reader is told beside the publications.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

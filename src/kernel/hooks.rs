@@ -124,6 +124,7 @@ pub struct Identity {
 }
 
 /// One connected client, or one caller over HTTP.
+#[derive(Clone)]
 pub struct Client {
     pub id: String,
     pub identity: Identity,

@@ -220,6 +220,9 @@ impl Hub {
         page.extent.last = channel.tail.head();
         let mut withheld = Vec::new();
         if let Some(view) = sight {
+            if let Some(foreseeing) = view.foresee(name, &mut page.publications) {
+                foreseeing.await;
+            }
             page.publications = std::mem::take(&mut page.publications)
                 .into_iter()
                 .filter_map(|publication| {

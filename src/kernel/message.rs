@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::foreseen::Foreseen;
+
 /// Place in a channel's log: the first publication has 1, the next one more. 0 is the place before everything.
 pub type Offset = u64;
 
@@ -136,13 +138,18 @@ pub struct Message {
     pub event: Option<Box<str>>,
     /// Raw JSON, opaque here.
     pub meta: Option<Bytes>,
+    /// Not kept on disk.
+    pub foreseen: Foreseen,
 }
 
 impl Message {
     /// What it weighs in a tail or a page.
     pub fn weight(&self) -> usize {
         let texts = [&self.event, &self.content_type].into_iter().flatten().map(|text| text.len());
-        64 + self.payload.len() + texts.sum::<usize>() + self.meta.as_ref().map_or(0, |meta| meta.len())
+        64 + self.foreseen.weight()
+            + self.payload.len()
+            + texts.sum::<usize>()
+            + self.meta.as_ref().map_or(0, |meta| meta.len())
     }
 }
 

@@ -32,6 +32,7 @@
 
 mod channel;
 mod counters;
+mod foreseen;
 pub mod format;
 pub mod hooks;
 pub mod hub;

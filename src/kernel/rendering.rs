@@ -51,5 +51,9 @@ pub(super) fn render(
 ) -> Option<Publication> {
     counters.rendered.add(1);
     let Publication { offset, time, expires, once, .. } = *publication;
-    view.render(channel, publication).map(|message| Publication { offset, time, expires, once, message })
+    let seen = match publication.message.foreseen.through(view) {
+        Some(seen) => seen.cloned(),
+        None => view.render(channel, publication),
+    };
+    seen.map(|message| Publication { offset, time, expires, once, message })
 }

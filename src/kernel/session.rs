@@ -41,6 +41,8 @@ pub struct Session {
     pub(super) once: Once,
     /// Counts the fills.
     pub(super) turn: u64,
+    /// It is an operator's eye: no rule is asked, nobody is told that it comes and goes, and nothing counts it.
+    pub(super) watches: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,15 @@ pub enum SubscribeError {
 impl Session {
     pub fn new(hub: Arc<Hub>, client: Arc<Client>, format: Arc<dyn Format>) -> Self {
         hub.counters().sessions.add(1);
+        Session::of(hub, client, format, false)
+    }
+
+    /// One that only watches: it is let in everywhere without a question, and nobody hears of it.
+    pub fn watching(hub: Arc<Hub>, client: Arc<Client>, format: Arc<dyn Format>) -> Self {
+        Session::of(hub, client, format, true)
+    }
+
+    fn of(hub: Arc<Hub>, client: Arc<Client>, format: Arc<dyn Format>, watches: bool) -> Self {
         Session {
             hub,
             client,
@@ -65,6 +76,7 @@ impl Session {
             stretch: None,
             once: Once::default(),
             turn: 0,
+            watches,
         }
     }
 
@@ -102,13 +114,39 @@ impl Session {
     pub async fn subscribe(&mut self, name: ChannelName, start: Start) -> Result<Position, SubscribeError> {
         let resumes = matches!(start, Start::After(..));
         let (sight, may_resume) = self.ask(&name, resumes).await.map_err(SubscribeError::Refused)?;
-        let channel = self.hub.channel(&name).await.map_err(SubscribeError::Store)?;
-        let extent = channel.log.open(&name, &channel.policy()).await.map_err(SubscribeError::Store)?;
+        self.sit(name, start, sight, may_resume).await.map_err(SubscribeError::Store)
+    }
+
+    /// Begins to watch a channel, from now on or, if `all`, with all that is in memory of it. If it does already, it sees it
+    /// so from now on.
+    pub async fn watch(&mut self, name: ChannelName, all: bool, sight: Sight) -> Result<(), LogError> {
+        debug_assert!(self.watches, "whoever is somebody is asked about");
+        if let Some(slot) = self.by_name.get(&name) {
+            self.subscriptions[*slot as usize].look_through(sight, &self.format);
+            return Ok(());
+        }
+        let start = match all {
+            true => Start::After(self.hub.channel(&name).await?.tail.first() - 1, None),
+            false => Start::Now,
+        };
+        self.sit(name, start, sight, true).await.map(drop)
+    }
+
+    async fn sit(
+        &mut self,
+        name: ChannelName,
+        start: Start,
+        sight: Sight,
+        may_resume: bool,
+    ) -> Result<Position, LogError> {
+        let resumes = matches!(start, Start::After(..));
+        let channel = self.hub.channel(&name).await?;
+        let extent = channel.log.open(&name, &channel.policy()).await?;
         let first = if channel.is_kept() { extent.first } else { channel.tail.first() };
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.
-        let seat = Seat::take(channel, self.bell.clone(), slot, self.client.clone());
+        let seat = Seat::take(channel, self.bell.clone(), slot, self.client.clone(), self.watches);
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),
@@ -139,8 +177,10 @@ impl Session {
             turn: 0,
             behind_since: None,
         });
-        self.hub.counters().subscriptions.add(1);
-        self.hub.hooks().joined(&self.client, &name);
+        if !self.watches {
+            self.hub.counters().subscriptions.add(1);
+            self.hub.hooks().joined(&self.client, &name);
+        }
         self.by_name.insert(name, slot);
         Ok(position)
     }
@@ -221,8 +261,10 @@ impl Session {
     pub fn unsubscribe(&mut self, name: &str) -> bool {
         let Some(slot) = self.by_name.remove(name) else { return false };
         let Subscription { seat, .. } = self.subscriptions.remove(slot as usize);
-        self.hub.hooks().left(&seat.reader.client(), &seat.channel.name);
-        self.hub.counters().subscriptions.sub(1);
+        if !self.watches {
+            self.hub.hooks().left(&seat.reader.client(), &seat.channel.name);
+            self.hub.counters().subscriptions.sub(1);
+        }
         self.ready.retain(|s| *s != slot);
         self.behind.retain(|s| *s != slot);
         self.resting.retain(|s| *s != slot);
@@ -250,6 +292,8 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.end();
-        self.hub.counters().sessions.sub(1);
+        if !self.watches {
+            self.hub.counters().sessions.sub(1);
+        }
     }
 }

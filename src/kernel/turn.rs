@@ -91,7 +91,12 @@ impl Session {
         };
         self.hub.counters().store_reads.add(1);
         match channel.log.read(&channel.name, range).await {
-            Ok(page) => {
+            Ok(mut page) => {
+                if let Some(view) = &subscription.sight
+                    && let Some(foreseeing) = view.foresee(&channel.name, &mut page.publications)
+                {
+                    foreseeing.await;
+                }
                 self.stretch = Some(Stretch { slot, page, upto });
                 self.ready.push_front(slot);
                 Ok(())
@@ -281,7 +286,7 @@ impl Session {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
-        if lag == Lag::Close {
+        if lag == Lag::Close && !self.watches {
             return Err(Close::Lagged);
         }
         let (head, reached) = (subscription.seat.head(), subscription.reached);

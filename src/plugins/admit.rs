@@ -1,5 +1,6 @@
 //! What becomes of a message that was let in: transforms change it, retain hooks say how long it stays.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mlua::Value;
@@ -12,6 +13,7 @@ use super::schema::read_duration;
 use super::trace;
 use super::value::{describe, lua_to_json};
 use super::vm::{Failure, Vm};
+use super::voice::{self, Voice};
 use crate::kernel::hooks::{Client, Refusal};
 use crate::kernel::message::{ChannelName, Draft};
 
@@ -23,10 +25,32 @@ struct Keep {
 }
 
 impl Rules {
-    /// The draft as the transforms leave it: each is given what the one before made. In one go, because nobody else may
-    /// see it half changed.
-    pub fn admit(&self, client: &Client, mut draft: Draft) -> Result<Draft, Refusal> {
+    /// The draft as the transforms leave it; on a thread of the slow ones if one of them is slow, unless it must be `here`.
+    pub async fn admit(self: &Arc<Self>, client: &Client, draft: Draft, here: bool) -> Result<Draft, Refusal> {
         let concern = self.concern(&draft.channel);
+        let Some(slow) = concern.changes().find(|hook| !here && self.generation.is_slow(*hook)) else {
+            return self.admit_here(client, draft, &concern);
+        };
+        let (rules, channel, by, errand) = (self.clone(), draft.channel.clone(), client.clone(), trace::lend());
+        let admit = move || {
+            let admitting = async {
+                voice::within(Voice::depth_of(&by), || {
+                    let mut draft = rules.admit_here(&by, draft, &concern)?;
+                    rules.foresee(&mut draft, &concern.views);
+                    Ok(draft)
+                })
+            };
+            trace::stand(errand.carry(admitting))
+        };
+        let admitted = self.generation.program.commons.beside.run(&self.generation, slow, admit).await;
+        match admitted {
+            Ok(carried) => trace::back(carried?),
+            Err(unheard) => Err(self.refuse(No::unheard(slow, unheard), Some(channel.as_str()), Asker::from(client))),
+        }
+    }
+
+    /// Each transform is given what the one before made. In one go, because nobody else may see it half changed.
+    fn admit_here(&self, client: &Client, mut draft: Draft, concern: &Concern) -> Result<Draft, Refusal> {
         if concern.transform.is_empty() && concern.retain.is_empty() {
             return Ok(draft);
         }
@@ -42,14 +66,14 @@ impl Rules {
             let lease = vm.handles.desk.lend(lent.take().unwrap_or_default());
             for &hook in &concern.transform {
                 asked = Some(hook);
-                if let Some(deny) = self.transform(vm, hook, &lease, &concern, &draft.channel)? {
+                if let Some(deny) = self.transform(vm, hook, &lease, concern, &draft.channel)? {
                     return Ok(Err(No::Denied(hook, deny)));
                 }
             }
             lease.close();
             let mut keep = Keep::default();
             for &hook in &concern.retain {
-                match self.retain(vm, hook, &lease, &concern, &draft.channel) {
+                match self.retain(vm, hook, &lease, concern, &draft.channel) {
                     Ok(said) => {
                         keep.fleeting |= said.fleeting;
                         keep.ttl = shorter(keep.ttl, said.ttl);

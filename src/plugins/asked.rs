@@ -63,6 +63,17 @@ impl<'a> Asked<'a> {
         }
     }
 
+    /// `subscribe`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Asked::Connect(_) => "connect",
+            Asked::Refresh(..) => "refresh",
+            Asked::Subscribe(..) => "subscribe",
+            Asked::Publish(..) => "publish",
+            Asked::History(..) => "history",
+        }
+    }
+
     pub fn shown(self) -> Shown<'a> {
         match self {
             Asked::Connect(request) => Shown::Request(request),
@@ -83,15 +94,8 @@ impl Question {
         }
     }
 
-    /// `subscribe`.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Question::Connect(_) => "connect",
-            Question::Refresh(..) => "refresh",
-            Question::Subscribe(..) => "subscribe",
-            Question::Publish(..) => "publish",
-            Question::History(..) => "history",
-        }
+        self.asked().kind()
     }
 
     pub fn client(&self) -> Option<&Client> {

@@ -168,10 +168,12 @@ fn listeners(generation: &Generation, channel: &ChannelName) -> Vec<Listener> {
 }
 
 fn tell_or_log(generation: &Arc<Generation>, batch: Batch) {
+    let (hook, channel) = (batch.hook, batch.channel.clone());
     if let Err(failure) = tell(generation, batch)
         && !failure.rests
     {
-        tracing::error!(target: "aether::plugin", why = failure.why, "a join or leave hook broke");
+        let (registration, plugin) = (&generation.registrations[hook], &generation.unit_of(hook).name);
+        tracing::error!(target: "aether::plugin", hook = %registration, plugin, place = registration.place, why = failure.why, %channel, "a join or leave hook broke");
     }
 }
 

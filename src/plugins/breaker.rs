@@ -27,7 +27,7 @@ impl Default for BreakerLimits {
 }
 
 /// What a call counts for that ran until it was killed: twenty of those would hold up a thread for 100 ms.
-const KILL_WEIGHT: usize = 5;
+pub const KILL_WEIGHT: usize = 5;
 
 #[derive(Default)]
 pub struct Breaker {

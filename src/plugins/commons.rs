@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attendance::Attendance;
+use super::beside::Beside;
 use super::bounded::Bounded;
 use super::decision::LogRate;
 use super::http::Outside;
@@ -37,6 +38,7 @@ pub struct Commons {
     pub shelves: Shelves,
     pub kv: House,
     pub lanes: Lanes,
+    pub beside: Beside,
     pub outside: Outside,
     pub memos: Memos,
     pub keysets: Keysets,
@@ -69,6 +71,7 @@ impl Commons {
             shelves: Shelves::default(),
             kv: House::new(),
             lanes: Lanes::default(),
+            beside: Beside::default(),
             outside: Outside::default(),
             memos: Memos::default(),
             keysets: Keysets::default(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::api::types::{ALIASES, SHAPES, of};
+use super::api::types::{ALIASES, SHAPES};
 use super::{Entry, registry, testing};
 
 /// `aether.d.luau`, a definitions file for luau-lsp.
@@ -46,7 +46,7 @@ impl Tree {
         let tabs = "\t".repeat(depth);
         for (name, tree) in &self.inner {
             if let Some(entry) = tree.entry {
-                text.push_str(&format!("{tabs}-- {}\n{tabs}{name}: {},\n", entry.doc, of(entry.name)));
+                text.push_str(&format!("{tabs}-- {}\n{tabs}{name}: {},\n", entry.doc, entry.kind));
             } else {
                 text.push_str(&format!("{tabs}{name}: "));
                 tree.write_luau(depth + 1, text);
@@ -85,7 +85,7 @@ pub fn luals() -> String {
     }
     for entry in registry().chain(testing::registry()) {
         text.push_str(&format!("\n---{}\n", entry.doc));
-        match Type::read(of(entry.name)) {
+        match Type::read(entry.kind) {
             Type::Function(args, gives) => {
                 let mut names = Vec::new();
                 for (name, kind) in &args {
@@ -272,17 +272,13 @@ impl Words<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugins::api::types::TYPES;
 
     #[test]
-    fn every_name_of_the_library_has_its_type_and_its_sentence() {
-        let names: Vec<_> = registry().chain(testing::registry()).collect();
-        for entry in &names {
-            assert!(TYPES.iter().any(|(name, _)| *name == entry.name), "{} has no type in api/types.rs", entry.name);
-            assert!(entry.doc.ends_with(['.', ')']) && entry.doc.len() > 3, "{}: {:?}", entry.name, entry.doc);
-        }
-        for (name, _) in TYPES {
-            assert!(names.iter().any(|entry| entry.name == *name), "{name} has a type and is not in the library");
+    fn every_name_of_the_library_has_its_sentence_its_type_and_the_version_that_brought_it() {
+        for entry in registry().chain(testing::registry()) {
+            let Entry { name, doc, kind, since, .. } = entry;
+            assert!(doc.ends_with(['.', ')']) && doc.len() > 3, "{name}: {doc:?}");
+            assert!(!kind.is_empty() && since.split('.').count() == 3, "{name}: {kind} since {since}");
         }
     }
 

@@ -1,12 +1,14 @@
 //! What came of a yes: who somebody is, what it sees, what became of its message.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use super::asked::{Asked, Question};
 use super::rules::Rules;
-use super::{legible, voice};
+use super::{diff, legible, voice};
 use crate::kernel::hooks::{Admission, Client, Identity, Refusal, Sight};
 use crate::kernel::message::Message;
 
@@ -46,7 +48,7 @@ impl From<&Admission> for Effect {
 
 impl Effect {
     /// Asks once more.
-    pub async fn of(rules: &Rules, asked: Asked<'_>) -> Result<Effect, Refusal> {
+    pub async fn of(rules: &Arc<Rules>, asked: Asked<'_>) -> Result<Effect, Refusal> {
         match asked {
             Asked::Connect(request) => rules.who(request).await.map(|who| (&who).into()),
             Asked::Refresh(client, token) => rules.who_now(client, token).await.map(|who| (&who).into()),
@@ -59,6 +61,16 @@ impl Effect {
             Asked::Publish(client, draft) => voice::heard(client, rules.publish(client, draft.clone(), None))
                 .await
                 .map(|admission| (&admission).into()),
+        }
+    }
+
+    /// What the rules changed in the message that was to be published.
+    pub fn diff(&self, question: &Question) -> Option<Vec<String>> {
+        match (self, question) {
+            (Effect::Message(said), Question::Publish(_, draft, _)) if draft.message != said.message => {
+                Some(diff::lines(&draft.message, &said.message))
+            }
+            _ => None,
         }
     }
 

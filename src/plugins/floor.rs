@@ -121,8 +121,9 @@ pub fn waiting<A: FromLuaMulti + 'static>(
     name: &str,
     body: impl Fn(&Lua, &Rc<Seat>, A) -> mlua::Result<Started> + 'static,
 ) -> mlua::Result<Function> {
-    let (seat, name) = (seat.clone(), name.to_owned());
+    let (seat, name, used) = (seat.clone(), name.to_owned(), seat.used());
     let start = lua.create_function(move |lua, args: A| {
+        used.now();
         if let Some(floor) = Floor::of(lua) {
             floor.may_wait(lua, &name)?;
         }

@@ -4,9 +4,15 @@
 //! script that is wrongly taken for one that waits pays a hop between threads; one that hides it hears so when it calls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+
+use super::{Entry, registry};
 
 /// Modules of `aether` whose functions wait.
-const WAITING: [&str; 3] = ["http", "memo", "publish_now"];
+static WAITING: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
+    let module = |entry: &Entry| entry.name.split('.').next().unwrap_or(entry.name);
+    registry().filter(|entry| entry.may_wait).map(module).collect()
+});
 
 /// Whether `entry`, or a file that it requires, can wait.
 pub fn can_wait(

@@ -13,6 +13,7 @@ use super::commons::Commons;
 use super::foresight::can_wait;
 use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
+use super::pace::Pace;
 use super::route::PathPattern;
 use super::routed;
 use super::schema::{self, Setting};
@@ -32,6 +33,10 @@ pub struct Program {
     pub own_paths: &'static [&'static str],
     /// Calls that wait, by unit.
     pub waiting: Vec<AtomicUsize>,
+    /// Calls of slow hooks that are in line, by unit.
+    pub in_line: Vec<AtomicUsize>,
+    /// By hook, once all are known.
+    paces: OnceLock<Box<[Pace]>>,
     /// By hook, once a VM has said how many there are.
     breakers: OnceLock<Box<[Breaker]>>,
 }
@@ -41,6 +46,8 @@ impl Program {
         Program {
             breakers: OnceLock::new(),
             waiting: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            in_line: units.iter().map(|_| AtomicUsize::new(0)).collect(),
+            paces: OnceLock::new(),
             units,
             secrets: config.secrets.clone(),
             own_paths: config.own_paths,
@@ -55,6 +62,10 @@ impl Program {
     /// close the others.
     pub fn breaker(&self, hook: usize, hooks: usize) -> &Breaker {
         &self.breakers.get_or_init(|| (0..hooks).map(|_| Breaker::default()).collect())[hook]
+    }
+
+    pub fn pace(&self, hook: usize) -> Option<&Pace> {
+        self.paces.get()?.get(hook)
     }
 }
 
@@ -108,6 +119,11 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether what its hooks answer is ignored.
+    pub fn is_only_told(self) -> bool {
+        matches!(self, Event::Join | Event::Leave | Event::Disconnect | Event::Load | Event::Timer)
+    }
+
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
         use Event::{Connect, Disconnect, History, Join, Leave, Load, Refresh, Route, Subscribe, Timer, Unload};
@@ -120,13 +136,15 @@ impl Event {
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
     /// everybody.
     pub fn may_sync(self) -> bool {
-        !matches!(self, Event::Subscribe | Event::Publish | Event::History)
+        use Event::{History, Publish, Retain, Retention, Subscribe, Transform, View};
+        !matches!(self, Subscribe | Publish | History | Transform | Retain | Retention | View)
     }
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Event {
+    /// As it is registered, where that has one name.
+    pub fn name(self) -> &'static str {
+        match self {
             Event::Connect => "on.connect",
             Event::Refresh => "on.refresh",
             Event::Subscribe => "on.subscribe",
@@ -143,7 +161,13 @@ impl fmt::Display for Event {
             Event::Route => "http.route",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -226,6 +250,8 @@ impl Generation {
         if !errors.is_empty() {
             return Err(LoadError(errors));
         }
+        // The program is this generation's alone, so nobody has set them.
+        let _ = program.paces.set(registrations.iter().map(|_| Pace::default()).collect());
         let generation = Generation { id: NEXT.fetch_add(1, Ordering::Relaxed), program, registrations };
         if (0..generation.registrations.len()).any(|hook| generation.waits(hook)) {
             let threads = generation.program.limits.waiting_threads;
@@ -264,6 +290,11 @@ impl Generation {
         let pattern = self.registrations[hook].pattern.as_ref();
         pattern.is_some_and(|pattern| pattern.matches(channel))
             && self.unit_of(hook).only.as_ref().is_none_or(|only| only.matches(channel))
+    }
+
+    /// Whether a hook that does not wait takes so long that it must not run on a thread that serves.
+    pub fn is_slow(&self, hook: usize) -> bool {
+        self.program.pace(hook).is_some_and(Pace::is_slow)
     }
 
     pub fn unit_of(&self, hook: usize) -> &Unit {

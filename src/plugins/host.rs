@@ -27,6 +27,7 @@ use super::record::{DecisionFilter, Record};
 use super::remembered::Forget;
 use super::rules::Rules;
 use super::shadow::{Outcome, Shadow};
+use super::tails::Tails;
 use super::trace::{self, Concluded, Followed, Step, Trace};
 use super::world::World;
 use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
@@ -50,6 +51,7 @@ pub struct Host {
     pub(super) counters: Arc<Counters>,
     /// A candidate that is asked the same.
     pub(super) shadow: ArcSwapOption<Shadow>,
+    pub(super) tails: Tails,
     /// Ends the replay that runs, if one does.
     pub(super) replaying: Mutex<Option<Arc<AtomicBool>>>,
 }
@@ -99,6 +101,7 @@ impl Host {
             commons,
             counters,
             shadow: ArcSwapOption::empty(),
+            tails: Tails::default(),
             replaying: Mutex::default(),
         }))
     }
@@ -221,9 +224,13 @@ impl Host {
         for<'a> Effect: From<&'a T>,
     {
         let shadow = self.shadow.load_full().filter(|shadow| shadow.wants());
-        let (answer, followed) = trace::follow(Trace::new(shadow.is_some()), asking).await;
+        let tailed = self.tails.are_open();
+        let (answer, followed) = trace::follow(Trace::new(shadow.is_some() || tailed), asking).await;
         match followed {
             Some(Followed { steps, concluded: Concluded { record, kept } }) => {
+                if tailed {
+                    self.tails.tell(asked, &record, false);
+                }
                 if let Some(shadow) = shadow {
                     let effect = answer.as_ref().ok().map(Effect::from);
                     shadow.offer(asked, &steps, Outcome { record: record.clone(), effect });
@@ -349,6 +356,7 @@ impl Drop for Host {
         let ended = self.current.load().duty.write().take();
         drop(ended);
         self.commons.lanes.close();
+        self.commons.beside.close();
         self.commons.outside.close();
         self.commons.kv.move_to(None);
     }
@@ -377,9 +385,15 @@ impl Hooks for Host {
         let rules = self.rules();
         Box::pin(async move {
             // No shadow hears of it: nobody has asked for anything.
-            let (answer, followed) = trace::follow(Trace::new(false), rules.subscribe(client, channel, true)).await;
-            if let Some(Followed { steps, concluded: Concluded { record, kept: true } }) = followed {
-                self.keep(&rules, Asked::Subscribe(client, channel), steps, record);
+            let (asked, tailed) = (Asked::Subscribe(client, channel), self.tails.are_open());
+            let (answer, followed) = trace::follow(Trace::new(tailed), rules.subscribe(client, channel, true)).await;
+            if let Some(Followed { steps, concluded: Concluded { record, kept } }) = followed {
+                if tailed {
+                    self.tails.tell(asked, &record, true);
+                }
+                if kept {
+                    self.keep(&rules, asked, steps, record);
+                }
             }
             answer
         })

@@ -42,6 +42,7 @@ mod api;
 mod asked;
 mod attendance;
 mod bench;
+mod beside;
 mod bounded;
 mod breaker;
 mod change;
@@ -49,6 +50,7 @@ mod commons;
 mod crowd;
 mod decision;
 mod departures;
+mod diff;
 mod duty;
 pub mod editor;
 mod effect;
@@ -68,9 +70,11 @@ mod kv;
 mod lanes;
 mod legible;
 mod manifest;
+mod mask;
 mod memo;
 mod msg;
 mod operator;
+mod pace;
 mod portrait;
 mod record;
 mod redact;
@@ -89,6 +93,7 @@ mod schema;
 mod shadow;
 mod shared;
 mod shown;
+mod tails;
 mod tallies;
 pub mod testing;
 mod timers;
@@ -127,6 +132,7 @@ pub use record::{DecisionFilter, Record};
 pub use remembered::Forget;
 pub use route::Auth;
 pub use routed::{Call, Routed};
+pub use tails::{Tail, Wanted};
 pub use visit::{RouteAnswer, Visit};
 pub use world::{Publishing, Said, World};
 
@@ -204,6 +210,8 @@ impl PluginUse {
 pub struct Limits {
     /// Processor time of one subscribe, publish or history hook.
     pub call: Duration,
+    /// A hook that does not wait and takes so much of it on average runs beside the others.
+    pub slow: Duration,
     /// Processor time of one connect or disconnect hook.
     pub connect: Duration,
     /// Processor time of loading one plugin or script.
@@ -224,6 +232,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             call: Duration::from_millis(5),
+            slow: Duration::from_micros(500),
             connect: Duration::from_millis(20),
             load: Duration::from_secs(2),
             memory: 64 << 20,

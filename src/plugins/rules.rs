@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use rustc_hash::FxBuildHasher;
 
 use super::attendance::is_attended;
+use super::beside::IN_LINE;
 use super::decision::{Asker, Decision, Deny, Vote, new_id};
 use super::duty::Duty;
 use super::generation::{Event, Generation, Program};
@@ -21,7 +22,7 @@ use super::record::Record;
 use super::resident::with_vm;
 use super::routed::Routes;
 use super::trace;
-use super::turns::Place;
+use super::turns::{MAX_LINE, Place};
 use super::view::{self, Named};
 use super::vm::Failure;
 use super::voice::{self, Voice};
@@ -97,6 +98,31 @@ struct Question<'a> {
     draft: Option<&'a Draft>,
     /// It comes back for what it missed, or listens already.
     again: bool,
+    /// Slow hooks run on this thread all the same: the draft has no place in line.
+    here: bool,
+}
+
+/// The same, for another thread.
+struct Copied {
+    event: Event,
+    client: Client,
+    channel: ChannelName,
+    granted: bool,
+    draft: Option<Draft>,
+    again: bool,
+}
+
+impl Copied {
+    fn of(question: &Question<'_>) -> Copied {
+        let Question { event, client, channel, granted, draft, again, .. } = *question;
+        Copied { event, client: client.clone(), channel: channel.clone(), granted, draft: draft.cloned(), again }
+    }
+
+    fn question(&self) -> Question<'_> {
+        let Copied { event, client, channel, granted, draft, again } = self;
+        let (event, granted, again) = (*event, *granted, *again);
+        Question { event, client, channel, granted, draft: draft.as_ref(), again, here: true }
+    }
 }
 
 /// The hooks that said yes.
@@ -111,6 +137,11 @@ impl Allowed {
     fn add(&mut self, hook: usize, view: Option<Arc<str>>) {
         self.by = self.by.max(Some(hook));
         self.named.extend(view.map(|view| Named { hook, view }));
+    }
+
+    fn join(&mut self, others: Allowed) {
+        self.by = self.by.max(others.by);
+        self.named.extend(others.named);
     }
 }
 
@@ -130,31 +161,52 @@ impl Rules {
         }
     }
 
-    pub async fn subscribe(&self, client: &Client, channel: &ChannelName, again: bool) -> Result<Sight, Refusal> {
+    pub async fn subscribe(
+        self: &Arc<Self>,
+        client: &Client,
+        channel: &ChannelName,
+        again: bool,
+    ) -> Result<Sight, Refusal> {
         let granted = client.identity.grants.subscribe.matches(channel.as_str());
-        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, again };
+        let question = Question { event: Event::Subscribe, client, channel, granted, draft: None, again, here: false };
         self.decide(&question).await
     }
 
-    pub async fn publish(&self, client: &Client, draft: Draft, place: Option<Place>) -> Result<Admission, Refusal> {
+    pub async fn publish(
+        self: &Arc<Self>,
+        client: &Client,
+        draft: Draft,
+        place: Option<Place>,
+    ) -> Result<Admission, Refusal> {
         let channel = &draft.channel;
         // What a plugin may publish stands in its manifest, and was looked at when it spoke.
         let granted = Voice::of(client).is_some() || client.identity.grants.publish.matches(channel.as_str());
-        let question = Question { event: Event::Publish, client, channel, granted, draft: Some(&draft), again: false };
-        self.decide(&question).await?;
+        let (event, here) = (Event::Publish, place.is_none());
+        let question = Question { event, client, channel, granted, draft: Some(&draft), again: false, here };
+        // A rule about messages would refuse or mangle what none of them expects.
+        let announces = Voice::of(client).is_some_and(|voice| voice.announces);
+        if !announces {
+            self.decide(&question).await?;
+        }
         // Whoever was first comes first, also where rules change what is said.
         let turn = match place {
             Some(place) => Some(Box::new(place.turn().await) as Box<dyn Any + Send>),
             None => None,
         };
-        let draft = if self.votes { self.admit(client, draft)? } else { draft };
+        let draft = if self.votes && !announces { self.admit(client, draft, here).await? } else { draft };
         Ok(Admission { draft, turn })
     }
 
-    pub async fn history(&self, client: &Client, channel: &ChannelName, resume: bool) -> Result<Sight, Refusal> {
+    pub async fn history(
+        self: &Arc<Self>,
+        client: &Client,
+        channel: &ChannelName,
+        resume: bool,
+    ) -> Result<Sight, Refusal> {
         // Whoever may listen may have what it missed, unless a rule says otherwise.
         let granted = resume || client.identity.grants.history.matches(channel.as_str());
-        let question = Question { event: Event::History, client, channel, granted, draft: None, again: resume };
+        let question =
+            Question { event: Event::History, client, channel, granted, draft: None, again: resume, here: false };
         self.decide(&question).await
     }
 
@@ -210,7 +262,7 @@ impl Rules {
     }
 
     /// Whether it is a yes, and what is then seen.
-    async fn decide(&self, question: &Question<'_>) -> Result<Sight, Refusal> {
+    async fn decide(self: &Arc<Self>, question: &Question<'_>) -> Result<Sight, Refusal> {
         let Question { event, client, channel, granted, .. } = *question;
         let asker = Asker::from(client);
         let mut allowed = Allowed::default();
@@ -238,7 +290,12 @@ impl Rules {
         Ok(sight)
     }
 
-    async fn sight_of(&self, question: &Question<'_>, concern: &Concern, named: &[Named]) -> Result<Sight, Refusal> {
+    async fn sight_of(
+        self: &Arc<Self>,
+        question: &Question<'_>,
+        concern: &Concern,
+        named: &[Named],
+    ) -> Result<Sight, Refusal> {
         let Question { event, client, channel, again, .. } = *question;
         match event {
             Event::Publish => Ok(None),
@@ -252,12 +309,12 @@ impl Rules {
     }
 
     /// Boxed, because a question that leads to another one has no size otherwise.
-    fn seen_live<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+    fn seen_live<'a>(self: &'a Arc<Self>, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         Box::pin(self.subscribe(client, channel, true))
     }
 
     /// The first no ends the voting, because nothing outvotes it.
-    async fn vote(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
+    async fn vote(self: &Arc<Self>, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
         if question.event != Event::Subscribe {
             return self.ask_all(question, concern, &self.of_others(question.client, hooks)).await;
         }
@@ -274,10 +331,8 @@ impl Rules {
                 None => open.push(hook),
             }
         }
-        let mut allowed = self.ask_all(question, concern, &open).await?;
-        allowed.by = allowed.by.max(known.by);
-        allowed.named.append(&mut known.named);
-        Ok(allowed)
+        known.join(self.ask_all(question, concern, &open).await?);
+        Ok(known)
     }
 
     /// The hooks but those of the plugin that speaks: it need not be asked about what it says itself.
@@ -286,13 +341,25 @@ impl Rules {
         hooks.iter().copied().filter(|hook| self.generation.unit_of(*hook).name != voice.unit).collect()
     }
 
-    /// Those that do not wait first: a no of theirs needs nobody to wait.
-    async fn ask_all(&self, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
-        if !hooks.iter().any(|hook| self.generation.waits(*hook)) {
+    /// Those that are fast first: a no of theirs needs nobody to wait.
+    async fn ask_all(self: &Arc<Self>, question: &Question<'_>, concern: u64, hooks: &[usize]) -> Result<Allowed, No> {
+        let is_slow = |hook: &usize| !question.here && self.generation.is_slow(*hook);
+        if !hooks.iter().any(|hook| self.generation.waits(*hook) || is_slow(hook)) {
             return self.ask(question, concern, hooks);
         }
         let (waiting, hot): (Vec<usize>, Vec<usize>) = hooks.iter().partition(|hook| self.generation.waits(**hook));
+        let (slow, hot): (Vec<usize>, Vec<usize>) = hot.into_iter().partition(is_slow);
         let mut allowed = self.ask(question, concern, &hot)?;
+        for hook in slow {
+            let (rules, copied, errand) = (self.clone(), Copied::of(question), trace::lend());
+            let ask = move || {
+                let depth = Voice::depth_of(&copied.client);
+                let asking = async { voice::within(depth, || rules.ask(&copied.question(), concern, &[hook])) };
+                trace::stand(errand.carry(asking))
+            };
+            let asked = self.generation.program.commons.beside.run(&self.generation, hook, ask).await;
+            allowed.join(trace::back(asked.map_err(|unheard| No::unheard(hook, unheard))??)?);
+        }
         for hook in waiting {
             self.ask_waiting(question, concern, hook, &mut allowed).await?;
         }
@@ -349,16 +416,22 @@ impl Rules {
         Ok(())
     }
 
-    /// A place in line for a draft whose rules wait, or that must not overtake one; an error if the line is full.
+    /// A place in line for a draft whose rules wait or are slow, or that must not overtake one; an error if the line is
+    /// full.
     pub fn place(&self, client: &Client, channel: &ChannelName) -> Result<Option<Place>, Refusal> {
         let turns = &self.generation.program.commons.turns;
-        let waits = self.votes && self.concern(channel).publish.iter().any(|hook| self.generation.waits(*hook));
-        if !waits && !turns.is_used(channel) {
+        let concern = self.votes.then(|| self.concern(channel));
+        let delays = |hook: &usize| self.generation.waits(*hook) || self.generation.is_slow(*hook);
+        let delaying = concern.as_ref().and_then(|concern| concern.of_drafts().find(delays));
+        if delaying.is_none() && !turns.is_used(channel) {
             return Ok(None);
         }
-        turns.stand(channel).map(Some).ok_or_else(|| {
-            let hook = self.hooks_of(Event::Publish).find(|hook| self.generation.waits(*hook)).unwrap_or_default();
-            let why = "too many drafts of this channel wait for the rules: come back later".to_owned();
+        // Transforms take their turn one after the other: a long line in front of a slow one would be long to wait in.
+        let is_slow = |concern: &Arc<Concern>| concern.changes().any(|hook| self.generation.is_slow(hook));
+        let most = if concern.as_ref().is_some_and(is_slow) { IN_LINE } else { MAX_LINE };
+        turns.stand(channel, most).map(Some).ok_or_else(|| {
+            let hook = delaying.or_else(|| self.hooks_of(Event::Publish).next()).unwrap_or_default();
+            let why = format!("{most} drafts of this channel wait for the rules already");
             self.refuse(No::Busy(hook, why), Some(channel.as_str()), Asker::from(client))
         })
     }
@@ -479,6 +552,15 @@ fn options_of(event: Event) -> &'static [&'static str] {
 }
 
 impl Concern {
+    /// Those that change a draft, say how long it stays, or what is seen of it.
+    pub fn changes(&self) -> impl Iterator<Item = usize> {
+        self.transform.iter().chain(&self.retain).chain(&self.views).copied()
+    }
+
+    fn of_drafts(&self) -> impl Iterator<Item = usize> {
+        self.publish.iter().copied().chain(self.changes())
+    }
+
     /// A view that is declared runs no Lua, but a channel with views is one that rules concern.
     fn is_empty(&self) -> bool {
         let all = [&self.subscribe, &self.publish, &self.history, &self.transform, &self.retain, &self.views];

@@ -194,7 +194,7 @@ pub fn rehearse<F: Future>(rehearsal: Rehearsal, asking: F) -> (F::Output, Optio
 }
 
 /// How `rules` would decide; none if they answer from what they remember.
-pub fn ask(rules: &Rules, question: &Question, rehearsal: Rehearsal) -> Option<Outcome> {
+pub fn ask(rules: &Arc<Rules>, question: &Question, rehearsal: Rehearsal) -> Option<Outcome> {
     let (effect, followed) = rehearse(rehearsal, Effect::of(rules, question.asked()));
     Some(Outcome { record: followed?.concluded.record, effect: effect.ok() })
 }

@@ -132,6 +132,14 @@ thread_local! {
     static SPARE: RefCell<Vec<Step>> = const { RefCell::new(Vec::new()) };
 }
 
+struct Swapped<'a>(&'a mut Trace);
+
+impl Drop for Swapped<'_> {
+    fn drop(&mut self) {
+        TRACE.with_borrow_mut(|trace| std::mem::swap(trace, self.0));
+    }
+}
+
 impl Trace {
     /// With `every` there is a record of it even if nobody needs one.
     pub fn new(every: bool) -> Trace {
@@ -143,14 +151,17 @@ impl Trace {
         Trace { rehearsal: Some(Arc::new(Mutex::new(rehearsal))), ..Trace::new(true) }
     }
 
+    /// Runs `ask`, which does not wait, for this decision; what it did is `returned`.
+    pub fn run<R>(mut self, ask: impl FnOnce() -> R) -> (R, Trace) {
+        TRACE.with_borrow_mut(|trace| std::mem::swap(trace, &mut self));
+        let back = Swapped(&mut self);
+        let answer = ask();
+        drop(back);
+        (answer, self)
+    }
+
     /// Runs `asking` to its end. Others use the thread while it waits.
     async fn during<F: Future>(mut self, asking: F) -> (F::Output, Trace) {
-        struct Swapped<'a>(&'a mut Trace);
-        impl Drop for Swapped<'_> {
-            fn drop(&mut self) {
-                TRACE.with_borrow_mut(|trace| std::mem::swap(trace, self.0));
-            }
-        }
         let mut asking = std::pin::pin!(asking);
         let output = poll_fn(|cx| {
             TRACE.with_borrow_mut(|trace| std::mem::swap(trace, &mut self));
@@ -201,6 +212,14 @@ pub fn lend() -> Trace {
 pub fn back<T, E>(Carried { outcome, steps }: Carried<T, E>) -> Result<T, E> {
     steps.into_iter().for_each(|step| note(|| step));
     outcome
+}
+
+/// The same, and how the decision went if that thread has made it.
+pub fn returned(done: Trace) {
+    done.steps.into_iter().for_each(|step| note(|| step));
+    if done.concluded.is_some() {
+        TRACE.with_borrow_mut(|trace| trace.concluded = done.concluded);
+    }
 }
 
 /// Runs `asking` on a thread that may stand still for it.

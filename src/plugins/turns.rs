@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as Line, OwnedMutexGuard};
 use crate::kernel::message::ChannelName;
 
 /// Drafts of one channel in line. The next one hears `busy`.
-const MAX_LINE: usize = 1000;
+pub const MAX_LINE: usize = 1000;
 
 #[derive(Clone, Default)]
 pub struct Turns(Arc<Mutex<FxHashMap<ChannelName, Standing>>>);
@@ -54,11 +54,11 @@ impl Turns {
         !lines.is_empty() && lines.contains_key(channel)
     }
 
-    /// The next place; none if the line is as long as it may be.
-    pub fn stand(&self, channel: &ChannelName) -> Option<Place> {
+    /// The next place; none if `most` stand there already.
+    pub fn stand(&self, channel: &ChannelName, most: usize) -> Option<Place> {
         let mut lines = self.0.lock();
         let standing = lines.entry(channel.clone()).or_insert_with(|| Standing { line: Arc::default(), drafts: 0 });
-        if standing.drafts >= MAX_LINE {
+        if standing.drafts >= most {
             return None;
         }
         standing.drafts += 1;

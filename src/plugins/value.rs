@@ -216,6 +216,7 @@ pub fn first_line(error: &Error) -> String {
     };
     // A script may raise a megabyte; it goes into logs and into memory.
     let line: String = text.lines().next().unwrap_or_default().chars().take(MAX_LINE).collect();
+    let line = if is_address(&line) { "error(..) was given no text, so it says nothing".to_owned() } else { line };
     if has_place(&line) {
         return line;
     }
@@ -223,6 +224,14 @@ pub fn first_line(error: &Error) -> String {
         Some(frame) => format!("{}: {line}", frame.split(' ').next().unwrap_or_default().trim_end_matches(':')),
         None => line,
     }
+}
+
+/// What `tostring` makes of a table, a function and the like: a place in memory, which tells people nothing.
+fn is_address(line: &str) -> bool {
+    let digits = ["table: 0x", "function: 0x", "userdata: 0x", "thread: 0x", "buffer: 0x"]
+        .iter()
+        .find_map(|kind| line.strip_prefix(kind));
+    digits.is_some_and(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 /// The same, with a place in any case.

@@ -1,11 +1,15 @@
 //! Views: what a class of readers sees of a channel, and who sees through which.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde::Deserialize;
 
 use super::Facts;
 use super::about::About;
 use super::decision::{Asker, Decision};
 use super::generation::{Event, Generation};
+use super::lanes::Unheard;
 use super::msg::Lent;
 use super::redact::Rule;
 use super::resident::with_vm;
@@ -17,10 +21,25 @@ use super::value::describe;
 use super::vm::Failure;
 use crate::kernel::format;
 use crate::kernel::hooks::{Client, Refusal, RefusalKind, Sight};
-use crate::kernel::message::{ChannelName, Media, Message, Publication};
+use crate::kernel::message::{ChannelName, Draft, Media, Message, Publication};
 
 /// The view that leaves everything as it is; nobody can register it.
 pub const FULL: &str = "full";
+
+/// What `aether.announce` says, which views leave as it is: whoever listens may see who else does. Nobody else can publish
+/// these events, and their form is looked at all the same, since a log may be older than that.
+fn is_announced(message: &Message) -> bool {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the form counts")]
+    struct Announced {
+        users: Vec<String>,
+        sessions: u64,
+    }
+    matches!(message.event.as_deref(), Some("join" | "leave"))
+        && message.media == Media::Json
+        && serde_json::from_slice::<Announced>(&message.payload).is_ok()
+}
 
 /// That a hook which said yes named a view.
 pub struct Named {
@@ -43,6 +62,9 @@ impl format::View for Declared {
 
     fn render(&self, _: &ChannelName, publication: &Publication) -> Option<Message> {
         let message = &publication.message;
+        if is_announced(message) {
+            return Some(message.clone());
+        }
         if message.media != Media::Json {
             return None;
         }
@@ -53,9 +75,40 @@ impl format::View for Declared {
 
 /// A function of a script, run where the readers are served.
 struct Scripted {
+    itself: Weak<Scripted>,
     name: String,
     hook: usize,
     generation: Arc<Generation>,
+}
+
+/// How often, and how long after each other, a reader of the past asks for a place in the line of a slow view. Then what
+/// it wants to see is withheld.
+const TRIES: usize = 100;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
+
+impl Scripted {
+    /// What it makes of a publication, on the thread of the slow ones.
+    async fn render_beside(self: Arc<Self>, channel: &ChannelName, publication: &Publication) -> Option<Message> {
+        let beside = &self.generation.program.commons.beside;
+        for _ in 0..TRIES {
+            let (view, name, publication) = (self.clone(), channel.clone(), publication.clone());
+            match beside
+                .run(&self.generation, self.hook, move || format::View::render(&*view, &name, &publication))
+                .await
+            {
+                Ok(seen) => return seen,
+                Err(Unheard::Busy(_)) => tokio::time::sleep(BETWEEN_TRIES).await,
+                Err(Unheard::Failed(failure)) => {
+                    withheld(&self.generation, self.hook, &failure, channel);
+                    return None;
+                }
+            }
+        }
+        let place = &self.generation.registrations[self.hook].place;
+        let why = format!("{place}: this view is slow, and too many wait for it");
+        withheld(&self.generation, self.hook, &Failure { why, rests: false }, channel);
+        None
+    }
 }
 
 impl format::View for Scripted {
@@ -64,6 +117,9 @@ impl format::View for Scripted {
     }
 
     fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message> {
+        if is_announced(&publication.message) {
+            return Some(publication.message.clone());
+        }
         let seen = with_vm(&self.generation, |vm| {
             let lent = Lent { message: publication.message.clone(), open: true, ..Lent::default() };
             let lease = vm.handles.desk.lend(lent);
@@ -84,6 +140,16 @@ impl format::View for Scripted {
             withheld(&self.generation, self.hook, &failure, channel);
             None
         })
+    }
+
+    fn foresee<'a>(&'a self, channel: &'a ChannelName, page: &'a mut [Publication]) -> Option<format::Foreseeing<'a>> {
+        let itself = self.itself.upgrade().filter(|_| self.generation.is_slow(self.hook))?;
+        Some(Box::pin(async move {
+            for publication in page {
+                let seen = itself.clone().render_beside(channel, publication).await;
+                publication.message.foreseen.add(itself.clone(), seen);
+            }
+        }))
     }
 }
 
@@ -115,13 +181,31 @@ pub fn all(generation: &Arc<Generation>) -> Box<[Sight]> {
                 let key = generation.program.commons.mask_key;
                 Arc::new(Declared { name, rule: rule.clone(), key }) as Arc<dyn format::View>
             }
-            None => Arc::new(Scripted { name, hook, generation: generation.clone() }),
+            None => Arc::new_cyclic(|itself| Scripted {
+                itself: itself.clone(),
+                name,
+                hook,
+                generation: generation.clone(),
+            }),
         })
     };
     generation.registrations.iter().enumerate().map(of).collect()
 }
 
 impl Rules {
+    /// Lets a draft carry what readers will see of it through the slow ones among `views`.
+    pub fn foresee(&self, draft: &mut Draft, views: &[usize]) {
+        for view in
+            views.iter().filter(|hook| self.generation.is_slow(**hook)).filter_map(|hook| self.views[*hook].clone())
+        {
+            // A view is shown the message alone.
+            let said =
+                Publication { offset: 0, time: 0, expires: None, once: draft.once, message: draft.message.clone() };
+            let seen = view.render(&draft.channel, &said);
+            draft.message.foreseen.add(view, seen);
+        }
+    }
+
     /// What a client sees of a channel that it was let into: what the votes name, else what it was given when it came, else
     /// everything. `views` are the hooks that make the channel's views.
     pub fn sight(

@@ -10,17 +10,18 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 
 use super::api::{self, Seat};
-use super::breaker::{Breaker, Turn};
+use super::breaker::{Breaker, KILL_WEIGHT, Turn};
 use super::decision::Vote;
 use super::floor::Floor;
 use super::generation::{Program, Registration, Unit};
 use super::handles::Handles;
+use super::pace::{Move, Pace};
 use super::roster::Roster;
 use super::running::during;
-use super::testing::coverage;
+use super::testing::{self, coverage};
 use super::trace;
 use super::value::{first_line, located, raise};
-use super::watchdog::Watched;
+use super::watchdog::{TICK, Watched};
 
 pub struct Vm {
     pub(super) watched: Watched,
@@ -52,6 +53,9 @@ impl Vm {
     pub fn build(program: &Arc<Program>) -> Result<Vm, Vec<String>> {
         let wrong = |e: mlua::Error| vec![format!("a Lua VM cannot be built: {}", first_line(&e))];
         let (lua, base) = sandbox(program.limits.memory).map_err(wrong)?;
+        if program.commons.witness.is_some() {
+            testing::follow_clock(&lua, &base, program.commons.clone()).map_err(wrong)?;
+        }
         let watched = Watched::new(&lua);
         let floor = Rc::new(Floor::default());
         lua.set_app_data(floor.clone());
@@ -116,9 +120,17 @@ impl Vm {
         known: &[&str],
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
-        let mut vote = self.call(hook, budget, args, |value, reason| Vote::read(value, reason, known))?;
+        let mut vote = self.call(hook, budget, args, |value, reason| self.vote(hook, value, reason, known))?;
         self.place_deny(hook, &mut vote);
         Ok(vote)
+    }
+
+    /// Nothing, of a hook whose answer nobody waits for.
+    pub(super) fn vote(&self, hook: usize, value: &Value, reason: &Value, known: &[&str]) -> Result<Vote, String> {
+        if self.registrations[hook].event.is_only_told() {
+            return Ok(Vote::None);
+        }
+        Vote::read(value, reason, known)
     }
 
     pub(super) fn place_deny(&self, hook: usize, vote: &mut Vote) {
@@ -140,6 +152,8 @@ impl Vm {
     ) -> Result<R, Failure> {
         self.admit(hook)?;
         let (function, registration) = (&self.hooks[hook], &self.registrations[hook]);
+        let pace = self.program.pace(hook);
+        let stopwatch = pace.and_then(Pace::begin);
         self.floor.give(hook);
         let (answer, stopped) =
             during(registration.event, || self.watched.run(budget, |lua| function.call::<(Value, Value)>(args(lua)?)));
@@ -154,8 +168,16 @@ impl Vm {
             Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
             Err(error) => Err(located(&error, place)),
         };
+        let long = self.watched.ran_long().then_some(TICK);
         self.count();
         self.look_at_memory(stopped);
+        // What it has left to be collected counts too.
+        if let Some(pace) = pace
+            && let Some(time) = stopwatch.map(|stopwatch| stopwatch.read()).or(long)
+            && let Some(turn) = pace.took(time, self.program.limits.slow)
+        {
+            self.tell_move(registration, turn);
+        }
         self.settle(hook, stopped, outcome)
     }
 
@@ -192,6 +214,11 @@ impl Vm {
 
     /// Tells the hook's breaker how it went.
     pub(super) fn settle<R>(&self, hook: usize, stopped: bool, outcome: Result<R, String>) -> Result<R, Failure> {
+        if self.counted
+            && let Some(coverage) = self.program.commons.witness.as_ref().and_then(|witness| witness.coverage.as_ref())
+        {
+            coverage.hook_ran(self.registrations[hook].event);
+        }
         if trace::is_rehearsal() {
             return outcome.map_err(|why| trace::broke(hook, Failure { why, rests: false }));
         }
@@ -222,11 +249,25 @@ impl Vm {
             Turn::Opened => {
                 open.fetch_add(1, Relaxed);
                 let limits = self.program.limits.breaker;
-                tracing::error!(target: "aether::plugin", plugin, hook = event, place, "breaker opened: {} failures in {:?}; refused for {:?} without being run", limits.failures, limits.within, limits.rest);
+                tracing::error!(target: "aether::plugin", plugin, hook = event, place, "breaker opened: {} failures in {:?} (one that was stopped counts as {KILL_WEIGHT}); refused for {:?} without being run", limits.failures, limits.within, limits.rest);
             }
             Turn::Closed => {
                 open.fetch_sub(1, Relaxed);
                 tracing::warn!(target: "aether::plugin", plugin, hook = event, place, "breaker closed: it works again");
+            }
+        }
+    }
+
+    fn tell_move(&self, registration: &Registration, turn: Move) {
+        let (plugin, place) = (&*self.program.units[registration.unit].name, &*registration.place);
+        match turn {
+            Move::Beside(time, true) => {
+                let time = time.as_secs_f64() * 1000.0;
+                tracing::warn!(target: "aether::plugin", plugin, hook = %registration, place, "takes {time:.1} ms of processor time on average; runs beside the others from now on, and hears `busy` sooner");
+            }
+            // It may go to and fro.
+            Move::Beside(_, false) | Move::Back => {
+                tracing::debug!(target: "aether::plugin", plugin, hook = %registration, place, ?turn, "changes its thread");
             }
         }
     }

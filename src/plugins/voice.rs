@@ -10,6 +10,8 @@ use crate::kernel::hooks::{Client, Identity};
 pub struct Voice {
     pub unit: String,
     pub depth: u8,
+    /// It says who came and who left: an act that its permission allows, and no message that rules are asked about.
+    pub announces: bool,
 }
 
 /// A hook may publish about what a hook has published, and so on, so often.
@@ -23,8 +25,17 @@ thread_local! {
 impl Voice {
     /// None if hooks have published about each other's publications often enough.
     pub fn client(unit: &str, user: Option<String>) -> Option<Arc<Client>> {
+        Voice::speaks(unit, user, false)
+    }
+
+    /// The same, of a plugin that announces.
+    pub fn announcer(unit: &str) -> Option<Arc<Client>> {
+        Voice::speaks(unit, None, true)
+    }
+
+    fn speaks(unit: &str, user: Option<String>, announces: bool) -> Option<Arc<Client>> {
         let depth = DEPTH.get() + 1;
-        let voice = Voice { unit: unit.to_owned(), depth };
+        let voice = Voice { unit: unit.to_owned(), depth, announces };
         let identity = Identity { user, attrs: Some(Arc::new(voice)), ..Identity::default() };
         let client = Client {
             id: format!("plugin:{unit}"),
@@ -55,16 +66,18 @@ pub fn heard<F: Future>(client: &Client, asking: F) -> impl Future<Output = F::O
 
 /// Runs what so many publications led to. Others use the thread while it waits.
 pub async fn after<F: Future>(depth: u8, asking: F) -> F::Output {
+    let mut asking = std::pin::pin!(asking);
+    std::future::poll_fn(|cx| within(depth, || asking.as_mut().poll(cx))).await
+}
+
+/// The same, of what does not wait.
+pub fn within<R>(depth: u8, ask: impl FnOnce() -> R) -> R {
     struct Restore(u8);
     impl Drop for Restore {
         fn drop(&mut self) {
             DEPTH.set(self.0);
         }
     }
-    let mut asking = std::pin::pin!(asking);
-    std::future::poll_fn(|cx| {
-        let _before = Restore(DEPTH.replace(depth));
-        asking.as_mut().poll(cx)
-    })
-    .await
+    let _before = Restore(DEPTH.replace(depth));
+    ask()
 }

@@ -37,7 +37,7 @@ impl Vm {
         known: &[&str],
         args: impl FnOnce(&Lua) -> mlua::Result<A>,
     ) -> Result<Vote, Failure> {
-        let mut vote = self.call_waiting(hook, args, |value, reason| Vote::read(value, reason, known)).await?;
+        let mut vote = self.call_waiting(hook, args, |value, reason| self.vote(hook, value, reason, known)).await?;
         self.place_deny(hook, &mut vote);
         Ok(vote)
     }

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use mlua::{Lua, ffi};
 use parking_lot::{Condvar, Mutex};
 
-const TICK: Duration = Duration::from_millis(1);
+/// How often it looks.
+pub const TICK: Duration = Duration::from_millis(1);
 /// Should processor time be read and stand still, a call is stopped after so many budgets of wall time all the same.
 const WALL_FACTOR: u32 = 200;
 
@@ -28,6 +29,8 @@ struct Slot {
     budget_micros: AtomicU32,
     /// The call to stop.
     doomed: AtomicU64,
+    /// The latest call that was met twice.
+    long: AtomicU64,
     /// Where Linux says how long the VM's thread has run.
     schedstat: Option<PathBuf>,
     /// Taken away before the VM closes; held while arming.
@@ -109,6 +112,7 @@ impl Watched {
             call: AtomicU64::new(0),
             budget_micros: AtomicU32::new(0),
             doomed: AtomicU64::new(0),
+            long: AtomicU64::new(0),
             schedstat: thread.map(|own| PathBuf::from("/proc").join(own).join("schedstat")),
             callbacks: Mutex::new(Some(Callbacks(callbacks))),
         });
@@ -123,6 +127,11 @@ impl Watched {
     /// How long the VM's thread has run, where the system says so.
     pub fn thread_time(&self) -> Option<Duration> {
         self.slot.thread_time()
+    }
+
+    /// Whether the latest call ran for at least a tick, as far as the watchdog has seen.
+    pub fn ran_long(&self) -> bool {
+        self.slot.long.load(Ordering::Relaxed) + 1 == self.slot.call.load(Ordering::Relaxed)
     }
 
     /// Runs `call`; says beside its answer whether it was stopped for using up `budget`.
@@ -219,6 +228,7 @@ fn look(slot: &Slot, sighting: &mut Option<Sighting>) {
     }
     match sighting {
         Some(seen) if seen.call == call => {
+            slot.long.store(call, Ordering::Relaxed);
             let wall = seen.since.elapsed();
             let now = slot.thread_time();
             let used = match (now, seen.thread_time) {

@@ -9,6 +9,7 @@ use super::Facts;
 use super::decision::{Allow, Asker, Decision, Vote};
 use super::generation::Event;
 use super::handles::Request;
+use super::lanes::Unheard;
 use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::shown::Shown;
@@ -35,7 +36,7 @@ impl Showing {
 }
 
 impl Rules {
-    pub async fn who(&self, request: &ConnectRequest) -> Result<Identity, Refusal> {
+    pub async fn who(self: &Arc<Self>, request: &ConnectRequest) -> Result<Identity, Refusal> {
         let (commons, counters) = (&self.generation.program.commons, &self.counters);
         let remembered = &commons.remembered;
         // A connection is asked about once anyway; requests come again and again with the same credential.
@@ -62,7 +63,7 @@ impl Rules {
     }
 
     /// Who `client` is from now on, having shown `token`. It stays the same user: its subscriptions go on.
-    pub async fn who_now(&self, client: &Client, token: &str) -> Result<Identity, Refusal> {
+    pub async fn who_now(self: &Arc<Self>, client: &Client, token: &str) -> Result<Identity, Refusal> {
         let asker = Asker { shown: Shown::Token(token), ..Asker::from(client) };
         let allow = if self.hooks_of(Event::Refresh).next().is_some() {
             let shown = Showing::Token(client.with(client.identity.clone()), token.to_owned());
@@ -82,11 +83,12 @@ impl Rules {
     }
 
     /// The first answer of the hooks of a kind.
-    async fn ask_who(&self, event: Event, asker: Asker<'_>, shown: &Showing) -> Result<Box<Allow>, Refusal> {
+    async fn ask_who(self: &Arc<Self>, event: Event, asker: Asker<'_>, shown: &Showing) -> Result<Box<Allow>, Refusal> {
         for hook in self.hooks_of(event) {
             let vote = match self.generation.waits(hook) {
-                false => self.ask_who_now(hook, shown).map_err(|failure| No::Broken(hook, failure)),
                 true => self.ask_who_waiting(hook, shown).await,
+                false if self.generation.is_slow(hook) => self.ask_who_beside(hook, shown).await,
+                false => self.ask_who_now(hook, shown).map_err(|failure| No::Broken(hook, failure)),
             };
             match vote {
                 Ok(Vote::None) => {}
@@ -110,6 +112,14 @@ impl Rules {
     fn ask_who_now(&self, hook: usize, shown: &Showing) -> Result<Vote, Failure> {
         let budget = self.generation.program.limits.connect;
         with_vm(&self.generation, |vm| vm.ask(hook, budget, &OPTIONS, |lua| shown.args(vm, lua)))
+    }
+
+    async fn ask_who_beside(self: &Arc<Self>, hook: usize, shown: &Showing) -> Result<Vote, No> {
+        let (rules, shown) = (self.clone(), shown.clone());
+        let ask = move || rules.ask_who_now(hook, &shown);
+        let asked = self.generation.program.commons.beside.run(&self.generation, hook, ask).await;
+        let asked = asked.and_then(|vote| vote.map_err(Unheard::Failed));
+        asked.map_err(|unheard| No::unheard(hook, unheard))
     }
 
     async fn ask_who_waiting(&self, hook: usize, shown: &Showing) -> Result<Vote, No> {

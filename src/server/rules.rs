@@ -16,8 +16,11 @@ use crate::config::{ChannelPattern, Config, Plugin};
 use crate::edges::frames::RESERVED_EVENTS;
 use crate::edges::operator::{Operator, Trouble};
 use crate::edges::routes::OWN_PATHS;
+use crate::edges::tail::{self, Tail};
+use crate::kernel::message::ChannelName;
 use crate::keys::Keys;
-use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse};
+use crate::plugins::testing::{Failed, Suite, Troupe};
+use crate::plugins::{self, Host, HostConfig, LoadError, PluginUse, Wanted};
 
 /// How often a watched directory is looked at. What has changed is loaded once it stands still for as long.
 const WATCH: Duration = Duration::from_millis(500);
@@ -38,8 +41,31 @@ pub fn host(config: &Config, keys: &Keys, again: Again) -> Result<Arc<Host>, Loa
         }
         let config = again().map_err(|error| LoadError(error.to_string().lines().map(str::to_owned).collect()))?;
         let keys = Keys::rehearse(&config).map_err(|error| LoadError(vec![format!("{error:#}")]))?;
+        if config.plugins.test_on_reload {
+            play_tests(&config)?;
+        }
         Ok(host_config(&config, &keys))
     }))
+}
+
+/// Plays the tests of the plugins in use and of the scripts; every case that fails is told.
+fn play_tests(config: &Config) -> Result<(), LoadError> {
+    let plugins = &config.plugins.dir;
+    let used = config.plugin.iter().map(|plugin| plugins.join(&plugin.name)).chain(config.scripts_dir());
+    let mut failed = Vec::new();
+    for dir in used.filter(|dir| dir.join("tests").is_dir()) {
+        let suite = Suite { is_plugin: dir.join("plugin.toml").is_file(), dir, plugins: plugins.clone() };
+        let troupe =
+            Troupe::new(suite, None).map_err(|error| LoadError(vec![format!("tests have no threads: {error}")]))?;
+        for file in troupe.files() {
+            troupe.play(&file, None, |played| {
+                if let Some(Failed { place, why, .. }) = played.failed {
+                    failed.push(format!("{place}: the case {:?} fails: {why}", played.case));
+                }
+            });
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(LoadError(failed)) }
 }
 
 fn host_config(config: &Config, keys: &Keys) -> HostConfig {
@@ -84,15 +110,33 @@ impl Operator for Desk {
         Box::pin(async move {
             let answered = tokio::task::spawn_blocking(move || host.answer(&verb, &with)).await;
             let answer = answered.map_err(|error| Trouble::Failed(vec![error.to_string()]))?;
-            let answer = answer.map_err(|trouble| match trouble {
-                plugins::Trouble::Unknown => Trouble::Unknown,
-                plugins::Trouble::Question(what) => Trouble::Question(what),
-                plugins::Trouble::Failed(problems) => Trouble::Failed(problems),
-            })?;
+            let answer = answer.map_err(told)?;
             let mut body = serde_json::to_vec(&answer).unwrap_or_default();
             body.push(b'\n');
             Ok(body)
         })
+    }
+
+    fn tail(&self, asked: &tail::Asked) -> Result<Tail, Trouble> {
+        let tail::Asked { channel, user, view, full } = asked.clone();
+        let wanted = Wanted { channel, user, view, full };
+        let plugins::Tail { decisions, lost } = self.0.tail(wanted.clone()).map_err(told)?;
+        // It must not keep the rules from going down.
+        let host = Arc::downgrade(&self.0);
+        let masked = self.0.mask();
+        let sight = Box::new(move |channel: &ChannelName| match host.upgrade() {
+            Some(host) => host.seen_by_tail(&wanted, channel),
+            None => Some(masked.clone()),
+        });
+        Ok(Tail { decisions, lost, sight })
+    }
+}
+
+fn told(trouble: plugins::Trouble) -> Trouble {
+    match trouble {
+        plugins::Trouble::Unknown => Trouble::Unknown,
+        plugins::Trouble::Question(what) => Trouble::Question(what),
+        plugins::Trouble::Failed(problems) => Trouble::Failed(problems),
     }
 }
 

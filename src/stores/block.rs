@@ -148,7 +148,8 @@ impl Reader {
         let content_type = has(CONTENT_TYPE).then(|| self.text()).transpose()?;
         let meta = has(META).then(|| self.bytes()).transpose()?;
         let payload = self.bytes()?;
-        Ok(Publication { offset, time, expires, once, message: Message { payload, media, content_type, event, meta } })
+        let message = Message { payload, media, content_type, event, meta, ..Message::default() };
+        Ok(Publication { offset, time, expires, once, message })
     }
 }
 
@@ -163,6 +164,7 @@ mod tests {
             content_type: Some("image/png".into()),
             event: (offset.is_multiple_of(2)).then(|| "tick".into()),
             meta: (offset.is_multiple_of(3)).then(|| Bytes::from_static(b"{\"a\":1}")),
+            ..Message::default()
         };
         Publication {
             offset,

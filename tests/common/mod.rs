@@ -30,6 +30,17 @@ pub use spawned::Spawned;
 pub use sse::{Event, SseClient};
 pub use ws::{End, WsClient};
 
+/// The first Lua and the first text below a heading of docs/operating.md.
+pub fn manual(heading: &str) -> (String, String) {
+    let page = std::fs::read_to_string(repository().join("docs/operating.md")).unwrap();
+    let part = page.split_once(&format!("{heading}\n")).unwrap_or_else(|| panic!("{heading}")).1;
+    let block = |language: &str| {
+        let from = part.split_once(&format!("```{language}\n")).unwrap().1;
+        from.split_once("```").unwrap().0.to_owned()
+    };
+    (block("lua"), block("text"))
+}
+
 /// How long anything may take. Generous: the machine may be busy, and nobody waits this long when all is well.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 

@@ -18,6 +18,12 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "channel, {joined?, left?}",
     gives: "boolean?, why?",
     doc: "Tells those who listen to a channel who came and who left, as frames join and leave: lists of sessions or of users, 1,000 at most. Nothing of it is stored. As publish, nil and \"busy\" or \"loop\".",
+    kind: "(channel: string, who: { joined: { any }?, left: { any }? }) -> (boolean?, string?)",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.on.join("room.*", { debounce = "5s" }, function(ch, sessions)
+	aether.announce(ch.name, { joined = sessions })
+end)"#,
     make: |lua, seat| {
         let may = seat.unit().sessions.as_ref().is_none_or(|may| may.iter().any(|one| one == "announce"));
         if may { function(lua, seat, announce) } else { Ok(Value::Nil) } // no permission: not there
@@ -40,7 +46,7 @@ fn announce(lua: &Lua, seat: &Rc<Seat>, (channel, what): (Value, Table)) -> mlua
     if drafts.is_empty() {
         return Ok((Some(true), None));
     }
-    let Some(client) = Voice::client(&seat.unit().name, None) else { return Ok((None, Some("loop"))) };
+    let Some(client) = Voice::announcer(&seat.unit().name) else { return Ok((None, Some("loop"))) };
     let Some(world) = seat.program.commons.world.get() else { return Ok((None, Some("busy"))) };
     Ok(if world.publish(Said { client, drafts }) { (Some(true), None) } else { (None, Some("busy")) })
 }

@@ -17,6 +17,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "table",
         doc: "The plugin's settings, checked against plugin.toml, with its defaults. Durations are seconds, sizes bytes.",
+        kind: "{ [string]: any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: "assert(aether.config.most == 5)",
         make: |lua, seat| {
             let table = lua.create_table()?;
             for (key, setting) in &seat.unit().config {
@@ -30,6 +34,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "{name, version}",
         doc: "Who is running.",
+        kind: "{ name: string, version: string }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.log.info(aether.plugin.name .. " " .. aether.plugin.version)"#,
         make: |lua, seat| {
             let table = lua.create_table()?;
             table.raw_set("name", seat.unit().name.as_str())?;

@@ -17,6 +17,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "data",
         gives: "string",
         doc: "SHA-256 in lower-case hex.",
+        kind: "(data: Data) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")"#,
         make: |lua, seat| function(lua, seat, |_, _, data: Bytes| Ok(hex(&Sha256::digest(&data.0)))),
     },
     Entry {
@@ -24,6 +28,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "key, data",
         gives: "string",
         doc: "HMAC with SHA-256, in lower-case hex.",
+        kind: "(key: Data, data: Data) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(#aether.crypto.hmac_sha256(aether.secret("signing_key"), "body") == 64)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (key, data): (Bytes, Bytes)| {
                 let mut mac = Hmac::<Sha256>::new_from_slice(&key.0).map_err(|error| raise(lua, error))?;
@@ -37,6 +45,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "data",
         gives: "string",
         doc: "MD5 in lower-case hex, for old protocols; not safe against anybody.",
+        kind: "(data: Data) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.md5("") == "d41d8cd98f00b204e9800998ecf8427e")"#,
         make: |lua, seat| function(lua, seat, |_, _, data: Bytes| Ok(hex(&Md5::digest(&data.0)))),
     },
     Entry {
@@ -44,6 +56,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "n",
         gives: "string",
         doc: "n random bytes, 1 to 65536, fit for keys.",
+        kind: "(n: number) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: "assert(#aether.crypto.random(16) == 16)",
         make: |lua, seat| {
             function(lua, seat, |lua, _, n: usize| {
                 if !(1..=65536).contains(&n) {
@@ -59,6 +75,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "string",
         doc: "A random UUID (version 4).",
+        kind: "() -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: "assert(#aether.crypto.uuid() == 36)",
         make: |lua, seat| {
             function(lua, seat, |lua, _, ()| {
                 let mut bytes = random(16).map_err(|error| raise(lua, error))?;
@@ -74,6 +94,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "data",
         gives: "string",
         doc: "Base64 with padding.",
+        kind: "(data: Data) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.base64.encode("hi?>") == "aGk/Pg==")"#,
         make: |lua, seat| function(lua, seat, |_, _, data: Bytes| Ok(STANDARD.encode(data.0))),
     },
     Entry {
@@ -81,6 +105,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "text",
         gives: "string?",
         doc: "The bytes, or nil if it is no base64.",
+        kind: "(text: string) -> string?",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.base64.decode("aGk/Pg==") == "hi?>")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, text: Bytes| {
                 STANDARD.decode(text.0).ok().map(|b| lua.create_string(b)).transpose()
@@ -92,6 +120,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "data",
         gives: "string",
         doc: "Base64 for URLs, without padding.",
+        kind: "(data: Data) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.base64.url_encode("hi?>") == "aGk_Pg")"#,
         make: |lua, seat| function(lua, seat, |_, _, data: Bytes| Ok(URL_SAFE_NO_PAD.encode(data.0))),
     },
     Entry {
@@ -99,6 +131,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "text",
         gives: "string?",
         doc: "The bytes of base64 for URLs, or nil.",
+        kind: "(text: string) -> string?",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.base64.url_decode("aGk_Pg") == "hi?>")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, text: Bytes| {
                 URL_SAFE_NO_PAD.decode(text.0).ok().map(|b| lua.create_string(b)).transpose()
@@ -110,6 +146,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "data",
         gives: "string",
         doc: "Lower-case hex.",
+        kind: "(data: Data) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.hex.encode("hi") == "6869")"#,
         make: |lua, seat| function(lua, seat, |_, _, data: Bytes| Ok(hex(&data.0))),
     },
     Entry {
@@ -117,6 +157,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "text",
         gives: "string?",
         doc: "The bytes, or nil if it is no hex.",
+        kind: "(text: string) -> string?",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.hex.decode("6869") == "hi")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, text: Bytes| unhex(&text.0).map(|b| lua.create_string(b)).transpose())
         },
@@ -126,6 +170,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "a, b",
         gives: "boolean",
         doc: "Whether two are the same, in a time that does not tell where they differ.",
+        kind: "(a: Data, b: Data) -> boolean",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.crypto.equal("same", "same"))"#,
         make: |lua, seat| function(lua, seat, |_, _, (a, b): (Bytes, Bytes)| Ok(bool::from(a.0.ct_eq(&b.0)))),
     },
     Entry {
@@ -133,6 +181,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "public_key, data, signature",
         gives: "boolean",
         doc: "Whether an Ed25519 signature (64 bytes) by a public key (32 bytes) fits.",
+        kind: "(public_key: Data, data: Data, signature: Data) -> boolean",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local key, signature = string.rep("k", 32), string.rep("s", 64)
+assert(not aether.crypto.ed25519_verify(key, "data", signature))"#,
         make: |lua, seat| {
             function(lua, seat, |_, _, (key, data, signature): (Bytes, Bytes, Bytes)| {
                 let key = <&[u8; 32]>::try_from(&key.0[..])

@@ -14,6 +14,10 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "{name = function or value, ..}",
     gives: "",
     doc: "What others get from require(\"@plugin\"): the table, frozen with all that is in it. Its functions run with this plugin's permissions and within the budget of the hook that calls them. Once per plugin.",
+    kind: "(exports: { [string]: any }) -> ()",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.export({ is_member = function(room, user) return user == "alice" end })"#,
     make: |lua, seat| function(lua, seat, export),
 }];
 

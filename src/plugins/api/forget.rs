@@ -14,6 +14,13 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "{user?, channel?, tag?, session?}",
     gives: "number",
     doc: "Drops the remembered answers that fit all that is given: votes, and with user alone its credentials too.",
+    kind: "(what: { user: string?, channel: any, tag: string?, session: string? }) -> number",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.on.publish("admin.room.{room}.changed", function(s, ch)
+	aether.forget({ tag = "room:" .. ch.room })
+	return nil
+end)"#,
     make: |lua, seat| {
         function(lua, seat, |lua, seat, what: Table| {
             let what = read(&what).map_err(|why| raise(lua, format!("aether.forget: {why}")))?;

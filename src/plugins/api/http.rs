@@ -23,6 +23,14 @@ pub const ENTRIES: &[Entry] = &[
         args: "url, {headers, timeout = \"3s\", max_body = 1048576, follow = false}?",
         gives: "res, or nil and why",
         doc: "Waits. res has status, headers (lower-case names), body and res:json().",
+        kind: "(url: string, options: HttpOptions?) -> (HttpAnswer?, string?)",
+        may_wait: true,
+        since: "0.1.0",
+        example: r#"aether.on.subscribe("team.{team}", function(s, ch)
+	local res, why = aether.http.get("https://auth.internal/teams/" .. ch.team, { timeout = "1s" })
+	if not res then return aether.deny("unavailable", why, { private = true }) end
+	return res.status == 200
+end)"#,
         make: |lua, seat| entry(lua, seat, "aether.http.get", Some(Method::GET)),
     },
     Entry {
@@ -30,6 +38,13 @@ pub const ENTRIES: &[Entry] = &[
         args: "url, {json or body, headers, timeout = \"3s\", max_body = 1048576, follow = false}?",
         gives: "res, or nil and why",
         doc: "Waits. json is a value that is sent as JSON, body the bytes themselves.",
+        kind: "(url: string, options: HttpOptions) -> (HttpAnswer?, string?)",
+        may_wait: true,
+        since: "0.1.0",
+        example: r#"aether.on.publish("order.*", { async = true }, function(s, ch, msg)
+	local res = aether.http.post("https://auth.internal/orders", { json = { user = s.user, order = msg:json() } })
+	return res ~= nil and res.status == 200
+end)"#,
         make: |lua, seat| entry(lua, seat, "aether.http.post", Some(Method::POST)),
     },
     Entry {
@@ -37,6 +52,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "url, {method, json or body, headers, timeout = \"3s\", max_body = 1048576, follow = false}?",
         gives: "res, or nil and why",
         doc: "Waits. Any method; GET if none is named.",
+        kind: "(url: string, options: HttpOptions?) -> (HttpAnswer?, string?)",
+        may_wait: true,
+        since: "0.1.0",
+        example: r#"aether.on.disconnect(function(s)
+	aether.http.request("https://auth.internal/online/" .. s.id, { method = "DELETE" })
+end)"#,
         make: |lua, seat| entry(lua, seat, "aether.http.request", None),
     },
 ];

@@ -16,6 +16,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "text, {null}?",
         gives: "value, why?",
         doc: "The value, or nil and why. Integers beyond 2^53 arrive as strings; null is an absent key, in a list json.null; with null = true it is json.null everywhere.",
+        kind: "(text: string, options: { null: boolean? }?) -> (any, string?)",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local order, why = aether.json.decode('{"items":[1,2]}')
+assert(order.items[2] == 2 and why == nil)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (text, options): (Bytes, Option<Table>)| {
                 let json = match text.0.len() {
@@ -38,6 +43,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "value",
         gives: "string",
         doc: "The text of a value of at most 1 MiB; what JSON does not know is an error.",
+        kind: "(value: any) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.json.encode({ ok = true }) == '{"ok":true}')"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, value: Value| {
                 let json = lua_to_json(&value).map_err(|why| raise(lua, format!("json.encode: {why}")))?;
@@ -50,6 +59,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "list?",
         gives: "list",
         doc: "Marks a table as a list, so that it is [] and not {} when it is empty.",
+        kind: "(list: { any }?) -> { any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.json.encode({ items = aether.json.array({}) }) == '{"items":[]}')"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, list: Option<Table>| {
                 let list = list.map_or_else(|| lua.create_table(), Ok)?;
@@ -68,6 +81,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "",
         gives: "null",
         doc: "A null, where an absent key is not the same.",
+        kind: "any",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"assert(aether.json.encode({ note = aether.json.null }) == '{"note":null}')"#,
         make: |_, _| Ok(Value::NULL),
     },
 ];

@@ -23,6 +23,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "{alg, key or jwks, iss?, aud?, leeway = \"30s\"?, require_exp = true?}",
         gives: "verifier",
         doc: "A verifier: verifier:verify(token) gives the claims, or nil and why. alg has no default. jwks is where the issuer publishes its keys; they are fetched beside everything, and verify never waits.",
+        kind: "(options: { [string]: any }) -> Verifier",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local tokens = aether.jwt.verifier({ alg = "HS256", key = aether.secret("signing_key"), iss = "shop" })
+local claims, why = tokens:verify("not.a.token")
+assert(claims == nil and why)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, options: Table| {
                 read_verifier(lua, seat, &options).map_err(|why| raise(lua, format!("jwt.verifier: {why}")))
@@ -34,6 +40,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "claims, {alg, key}",
         gives: "string",
         doc: "A signed token.",
+        kind: "(claims: { [string]: any }, options: { alg: string, key: Data }) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local token = aether.jwt.sign({ sub = "alice" }, { alg = "HS256", key = aether.secret("signing_key") })
+assert(#token:split(".") == 3)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (claims, options): (Table, Table)| {
                 sign(lua, claims, &options).map_err(|why| raise(lua, format!("jwt.sign: {why}")))

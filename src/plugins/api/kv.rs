@@ -21,6 +21,12 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "name",
     gives: "store",
     doc: "A store on disk, the plugin's own: get set delete incr cas update scan sync. Reads come from memory where they can.",
+    kind: "(name: string) -> Store",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"local members = aether.kv("members")
+members:set({ "42", "alice" }, { role = "mod" }, { ttl = "30d" })
+assert(members:get("42", "alice").role == "mod")"#,
     make: |lua, seat| {
         if seat.unit().kv.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Value::Nil); // no permission: not there

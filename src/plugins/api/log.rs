@@ -16,6 +16,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "message, fields?",
         gives: "",
         doc: "Logs for whoever looks closely.",
+        kind: "(message: any, fields: { [string]: any }?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.log.debug("looked", { room = "42" })"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::DEBUG, args)),
     },
     Entry {
@@ -23,6 +27,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "message, fields?",
         gives: "",
         doc: "Logs what happened.",
+        kind: "(message: any, fields: { [string]: any }?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.log.info("came", { room = "42" })"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::INFO, args)),
     },
     Entry {
@@ -30,6 +38,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "message, fields?",
         gives: "",
         doc: "Logs what somebody should look at.",
+        kind: "(message: any, fields: { [string]: any }?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.log.warn("strange", { room = "42" })"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::WARN, args)),
     },
     Entry {
@@ -37,6 +49,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "message, fields?",
         gives: "",
         doc: "Logs what went wrong.",
+        kind: "(message: any, fields: { [string]: any }?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.log.error("broken", { room = "42" })"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| say(lua, seat, tracing::Level::ERROR, args)),
     },
 ];

@@ -19,6 +19,17 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "fn, {name, ttl, stale = \"0s\", capacity = 10000}",
     gives: "function",
     doc: "The function, remembered by its arguments in all VMs for ttl; calls at once with the same arguments are one. Waits. For stale after ttl the old value does while a new one is fetched.",
+    kind: "(body: (...any) -> ...any, options: { name: string, ttl: Duration, stale: Duration?, capacity: number? }) -> (...any) -> ...any",
+    may_wait: true,
+    since: "0.1.0",
+    example: r#"local role = aether.memo(function(user)
+	local res = aether.http.get("https://auth.internal/roles/" .. user)
+	return res and res.body
+end, { name = "role", ttl = "30s" })
+
+aether.on.subscribe("team.{team}", function(s, ch)
+	return role(s.user or "") == "member"
+end)"#,
     make: |lua, seat| {
         function(lua, seat, |lua, seat, (body, options): (Value, Value)| {
             make(lua, seat, &body, &options).map_err(|why| raise(lua, format!("memo: {why}")))?

@@ -17,6 +17,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "name, {help, labels = {names}}?",
         gives: "counter",
         doc: "Something that only grows: counter:inc(n = 1, {label = value}?). On the page as aether_plugin_<plugin>_<name>.",
+        kind: "(name: string, options: { help: string?, labels: { string }? }?) -> Counter",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local taken = aether.metrics.counter("taken_total", { help = "Orders taken", labels = { "shop" } })
+taken:inc(1, { shop = "north" })"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| open(lua, seat, Kind::Counter, args)),
     },
     Entry {
@@ -24,6 +29,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "name, {help, labels = {names}}?",
         gives: "gauge",
         doc: "Something that goes up and down: gauge:set(n, {label = value}?), gauge:inc(n = 1, {label = value}?).",
+        kind: "(name: string, options: { help: string?, labels: { string }? }?) -> Gauge",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local open = aether.metrics.gauge("open_orders")
+open:set(3)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| open(lua, seat, Kind::Gauge, args)),
     },
     Entry {
@@ -31,6 +41,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "name, {help, labels = {names}, buckets = {numbers}}?",
         gives: "histogram",
         doc: "How large things are: histogram:observe(n, {label = value}?); buckets are upper bounds, for seconds if not said.",
+        kind: "(name: string, options: { help: string?, labels: { string }?, buckets: { number }? }?) -> Histogram",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local waits = aether.metrics.histogram("wait_seconds", { buckets = { 0.1, 1, 10 } })
+waits:observe(0.3)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, args| open(lua, seat, Kind::Histogram(SECONDS.to_vec()), args))
         },

@@ -1,5 +1,5 @@
-//! The global `aether`: one registry declares each function with its arguments, its result and a sentence, and yields
-//! the function.
+//! The global `aether`: one registry declares each function, and yields it, what editors know of it, its page in the
+//! reference and whether hooks that must not wait may call it.
 
 mod announce;
 mod config;
@@ -24,6 +24,7 @@ mod shared;
 mod store;
 mod timers;
 pub mod types;
+mod used;
 pub mod verdict;
 mod view;
 
@@ -31,11 +32,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use used::Used;
+
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
-use super::testing::{self, Stage};
+use super::schema::hint;
+use super::testing::{self, Coverage, Stage};
 use super::trace::{self, Told};
 use super::value::{frozen, raise};
 
@@ -46,6 +50,14 @@ pub struct Entry {
     pub args: &'static str,
     pub gives: &'static str,
     pub doc: &'static str,
+    /// Its type, in Luau's words; `types` has those that it names.
+    pub kind: &'static str,
+    /// Only hooks that may wait may call it.
+    pub may_wait: bool,
+    /// The version of the hub that brought it.
+    pub since: &'static str,
+    /// Luau that a test runs.
+    pub example: &'static str,
     pub make: fn(&Lua, &Rc<Seat>) -> mlua::Result<Value>,
 }
 
@@ -85,10 +97,15 @@ const OWN: &[Entry] = &[Entry {
     args: "",
     gives: "number",
     doc: "Milliseconds since the Unix epoch.",
+    kind: "() -> number",
+    may_wait: false,
+    since: "0.1.0",
+    example: "assert(aether.now_ms() > 1.7e12)",
     make: |lua, seat| {
         let nothing: Arc<str> = "".into();
-        let seat = seat.clone();
+        let (used, seat) = (seat.used(), seat.clone());
         let now = lua.create_function(move |lua, ()| {
+            used.now();
             let ask = || Ok((seat.program.commons.now() / 1000) as f64);
             trace::read("now_ms", &nothing, &[], Told::Nothing, ask).map_err(|why| raise(lua, why))
         });
@@ -107,6 +124,8 @@ pub struct Seat {
     pub errors: RefCell<Vec<String>>,
     /// Limiters that were made, by place.
     limiters: RefCell<FxHashMap<String, usize>>,
+    /// The entry that is being made.
+    making: Cell<&'static str>,
     /// What a test plays on; none in production.
     pub stage: Option<Rc<Stage>>,
 }
@@ -120,6 +139,7 @@ impl Seat {
             registered: RefCell::default(),
             errors: RefCell::default(),
             limiters: RefCell::default(),
+            making: Cell::default(),
             stage: None,
         }
     }
@@ -146,6 +166,16 @@ impl Seat {
         Err(raise(lua, format!("{thing} {name:?} is not in [permissions] {kind} of {plugin}'s plugin.toml")))
     }
 
+    /// Where it is counted what of the library is used, if somebody wants to know.
+    pub fn coverage(&self) -> Option<&Arc<Coverage>> {
+        self.program.commons.witness.as_ref()?.coverage.as_ref()
+    }
+
+    /// By which the entry that is being made tells that it was used.
+    pub fn used(&self) -> Used {
+        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get())))
+    }
+
     pub fn unit(&self) -> &Unit {
         &self.program.units[self.at]
     }
@@ -153,31 +183,64 @@ impl Seat {
 
 /// Puts `aether` and `print` into a unit's globals.
 pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
-    let aether = lua.create_table()?;
+    let aether = module(lua, "")?;
     let tests = seat.stage.is_some().then(testing::registry).into_iter().flatten();
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
+        seat.making.set(entry.name);
         let value = (entry.make)(lua, seat)?;
         if value.is_nil() {
             continue; // no permission: not there, nor its module
         }
-        let mut module = aether.clone();
+        let (mut home, mut end) = (aether.clone(), 0);
         for part in path {
-            module = match module.raw_get(part)? {
+            end += part.len() + 1;
+            home = match home.raw_get(part)? {
                 Value::Table(inner) => inner,
                 _ => {
-                    let inner = lua.create_table()?;
-                    module.raw_set(part, &inner)?;
+                    let inner = module(lua, &entry.name[..end - 1])?;
+                    home.raw_set(part, &inner)?;
                     inner
                 }
             };
         }
-        module.raw_set(name, value)?;
+        match seat.coverage() {
+            Some(_) if !value.is_function() => used::when_read(lua, &home, name, value, seat.used())?,
+            _ => home.raw_set(name, value)?,
+        }
     }
+    seat.making.set("");
     freeze(&aether)?;
     env.raw_set("aether", aether)?;
     env.raw_set("print", log::print(lua, seat)?)
+}
+
+/// A table of functions. A name that it never has is a slip of the pen, and is told where it is read; what is only not
+/// permitted is nil, so that a script may look.
+fn module(lua: &Lua, path: &'static str) -> mlua::Result<Table> {
+    let lookup = lua.create_function(move |lua, (_, name): (Value, Value)| {
+        let Value::String(name) = name else { return Ok(()) };
+        let name = name.to_string_lossy();
+        let known = || registry().chain(testing::registry()).filter_map(|entry| below(path, entry.name));
+        if known().any(|known| known == name) {
+            return Ok(());
+        }
+        let dot = if path.is_empty() { "" } else { "." };
+        Err(raise(lua, format!("aether{dot}{path} has no {name}{}", hint(&name, known()))))
+    })?;
+    let meta = lua.create_table()?;
+    meta.raw_set("__index", lookup)?;
+    meta.raw_set("__metatable", false)?;
+    let table = lua.create_table()?;
+    table.set_metatable(Some(meta))?;
+    Ok(table)
+}
+
+/// The name that stands directly below a path, if an entry lies there.
+fn below(path: &str, entry: &'static str) -> Option<&'static str> {
+    let rest = if path.is_empty() { entry } else { entry.strip_prefix(path)?.strip_prefix('.')? };
+    rest.split('.').next()
 }
 
 fn freeze(table: &Table) -> mlua::Result<()> {
@@ -198,6 +261,10 @@ where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,
 {
-    let seat = seat.clone();
-    lua.create_function(move |lua, args: A| body(lua, &seat, args)).map(Value::Function)
+    let (used, seat) = (seat.used(), seat.clone());
+    lua.create_function(move |lua, args: A| {
+        used.now();
+        body(lua, &seat, args)
+    })
+    .map(Value::Function)
 }

@@ -19,6 +19,13 @@ pub const ENTRIES: &[Entry] = &[
         args: "fn(req)",
         gives: "",
         doc: "Asked who somebody is; in order, and the first answer that is not nil counts.",
+        kind: "(hook: (req: Request) -> Vote) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.connect(function(req)
+	if req:bearer() == nil then return nil end
+	return aether.allow({ user = "alice", grants = { subscribe = { "news" } } })
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Connect, &args)),
     },
     Entry {
@@ -26,6 +33,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "fn(s, token)",
         gives: "",
         doc: "Asked when a connected session shows a new credential; answers as connect. Without one the connect hooks are asked.",
+        kind: "(hook: (s: Session, token: string) -> Vote) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.refresh(function(s, token)
+	return if token == "" then aether.deny("bad_token") else aether.allow({ user = s.user, ttl = "1m" })
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Refresh, &args)),
     },
     Entry {
@@ -33,6 +46,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
         doc: "Votes on whether a session may listen to a channel; req.again says that it does so already, and is asked about again.",
+        kind: "(pattern: string | Pattern, hook: ((s: Session, ch: Channel, req: { again: boolean }) -> Vote) | { async: boolean }, waiting: ((s: Session, ch: Channel, req: { again: boolean }) -> Vote)?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.subscribe("room.{room}", function(s, ch)
+	return if s.user then aether.allow() else aether.deny("sign_in", "sign in before you listen to " .. ch.room)
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Subscribe, &args)),
     },
     Entry {
@@ -40,6 +59,13 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, {async = false}?, fn(s, ch, msg)",
         gives: "",
         doc: "Votes on whether a session may publish a message to a channel. With {async = true} it may wait; a channel's drafts keep their order.",
+        kind: "(pattern: string | Pattern, hook: ((s: Session, ch: Channel, msg: Message) -> Vote) | { async: boolean }, waiting: ((s: Session, ch: Channel, msg: Message) -> Vote)?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.publish("room.{room}", function(s, ch, msg)
+	if msg.size > 4096 then return aether.deny("too_long", "at most 4096 bytes") end
+	return s.user ~= nil
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Publish, &args)),
     },
     Entry {
@@ -47,6 +73,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, {async}?, fn(s, ch, req)",
         gives: "",
         doc: "Votes on whether a session may read what a channel keeps; with req.resume it asks only for what it missed.",
+        kind: "(pattern: string | Pattern, hook: ((s: Session, ch: Channel, req: { resume: boolean }) -> Vote) | { async: boolean }, waiting: ((s: Session, ch: Channel, req: { resume: boolean }) -> Vote)?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.history("room.{room}", function(s, ch, req)
+	return req.resume or s.attrs.role == "mod"
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::History, &args)),
     },
     Entry {
@@ -54,6 +86,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, fn(ch, msg)",
         gives: "",
         doc: "Asked once about each message that was let in, before it is stored, in the order of registration: returns msg, changed or not, or nil to reject it.",
+        kind: "(pattern: string | Pattern, hook: (ch: Channel, msg: Message) -> any) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.transform("chat.{room}", function(ch, msg)
+	return msg:with_json({ text = msg:get("text"), by = msg.sender })
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Transform, &args)),
     },
     Entry {
@@ -61,6 +99,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, fn(ch, msg)",
         gives: "",
         doc: "Says of each message how long it is kept: true or nil as the channel keeps it, false not at all, {ttl = \"5m\"} no longer than this.",
+        kind: "(pattern: string | Pattern, hook: (ch: Channel, msg: Message) -> any) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.retain("chat.{room}", function(ch, msg)
+	return if msg.event == "typing" then false else { ttl = "30d" }
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Retain, &args)),
     },
     Entry {
@@ -68,6 +112,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, fn(ch)",
         gives: "",
         doc: "Says what a channel keeps and promises: {age, count, bytes, history, ack, lag, max_lag}; asked when it is first touched.",
+        kind: "(pattern: string | Pattern, hook: (ch: Channel) -> any) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.retention("iot.*", function(ch)
+	return { age = "1h", count = 1000, ack = "written" }
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Retention, &args)),
     },
     Entry {
@@ -75,6 +125,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, name, {drop, mask, pick} or fn(ch, msg)",
         gives: "",
         doc: "What those see who are allowed with view = name: paths of the payload dropped, masked or picked, or what the function leaves; nil withholds.",
+        kind: "(pattern: string | Pattern, name: string, view: any) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.view("room.{room}", "public", { drop = { "author.email" }, mask = { ["author.phone"] = "last4" } })"#,
         make: |lua, seat| function(lua, seat, view::register),
     },
     Entry {
@@ -82,6 +136,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, {debounce, async}?, fn(ch, sessions)",
         gives: "",
         doc: "Told who listens to a channel from now on, up to 100 at once; with debounce = \"2s\" nobody who was away for less than that.",
+        kind: "(pattern: string | Pattern, hook: ((ch: Channel, sessions: { Session }) -> ()) | { debounce: Duration?, async: boolean? }, later: ((ch: Channel, sessions: { Session }) -> ())?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.join("room.{room}", function(ch, sessions)
+	for _, s in sessions do aether.log.info("came", { room = ch.room, user = s.user }) end
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Join, &args)),
     },
     Entry {
@@ -89,6 +149,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "pattern, {debounce, async}?, fn(ch, sessions)",
         gives: "",
         doc: "Told who listens to a channel no more, up to 100 at once; with debounce = \"2s\" nobody who is back within that.",
+        kind: "(pattern: string | Pattern, hook: ((ch: Channel, sessions: { Session }) -> ()) | { debounce: Duration?, async: boolean? }, later: ((ch: Channel, sessions: { Session }) -> ())?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.leave("room.{room}", function(ch, sessions)
+	for _, s in sessions do aether.log.info("went", { room = ch.room, user = s.user }) end
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| on_channel(lua, seat, Event::Leave, &args)),
     },
     Entry {
@@ -96,6 +162,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "fn(s, why)",
         gives: "",
         doc: "Told after a session has ended; why is {cause, code, expected}.",
+        kind: "(hook: (s: Session, why: Farewell) -> ()) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.disconnect(function(s, why)
+	if not why.expected then aether.log.info("lost", { user = s.user, cause = why.cause }) end
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Disconnect, &args)),
     },
     Entry {
@@ -103,6 +175,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "fn(prev)",
         gives: "",
         doc: "Runs once when a generation takes charge; prev is what the unload hook of the one before has left, or nil. If it fails, the reload is refused.",
+        kind: "(hook: (prev: any) -> ()) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.load(function(prev)
+	aether.log.info("in charge", { before = prev })
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Load, &args)),
     },
     Entry {
@@ -110,6 +188,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "fn()",
         gives: "",
         doc: "Asked before another generation takes charge: what it returns, as JSON could say it, is given to that one's load hook.",
+        kind: "(hook: () -> any) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.unload(function()
+	return { since = aether.now_ms() }
+end)"#,
         make: |lua, seat| function(lua, seat, |lua, seat, args| plain(lua, seat, Event::Unload, &args)),
     },
 ];

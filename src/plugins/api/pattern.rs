@@ -12,6 +12,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "format, ...",
         gives: "pattern",
         doc: "A pattern whose {} are filled with values; a value is never a wildcard and may hold no separator.",
+        kind: "(format: string, ...any) -> Pattern",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local own = aether.pattern("user.{}.*", "alice")
+assert(own:matches("user.alice.inbox") and not own:matches("user.bob.inbox"))"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (format, values): (String, Variadic<Value>)| {
                 let values = values.iter().map(|value| text(lua, value)).collect::<mlua::Result<Vec<_>>>()?;
@@ -26,6 +31,11 @@ pub const ENTRIES: &[Entry] = &[
         args: "list",
         gives: "patterns",
         doc: "Strings as patterns, for lists of a trusted issuer. What is no pattern or begins with $ grants nothing.",
+        kind: "(list: any) -> Pattern",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local granted = aether.patterns({ "room.*", "news" })
+assert(granted:matches("room.42"))"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, list: Value| read_list(&list).map(LuaPatterns).map_err(|why| raise(lua, why)))
         },

@@ -25,6 +25,13 @@ const PUBLISH: Entry = Entry {
     args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, media, as}?",
     gives: "boolean?, why?",
     doc: "Publishes soon, in the order of the calls: a table as JSON, a string as text, a buffer as bytes. nil and \"busy\" if too much waits, nil and \"loop\" if hooks answer each other's publications without end.",
+    kind: "(channel: string | { string }, payload: any, options: { [string]: any }?) -> (boolean?, string?)",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.on.publish("room.{room}", function(s, ch, msg)
+	if msg.event == "alarm" then aether.publish("alarms", { room = ch.room, from = s.user }, { event = "alarm" }) end
+	return nil
+end)"#,
     make: |lua, seat| {
         if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
             return Ok(Value::Nil); // no permission: not there
@@ -38,6 +45,14 @@ const PUBLISH_NOW: Entry = Entry {
     args: "channel, payload, {event, meta, ttl, idempotency_key, fleeting, media, as}?",
     gives: "{seq_id, epoch, timestamp, duplicate}, or nil, code and why",
     doc: "Waits. Publishes to one channel and gives what the hub promised; timestamp in milliseconds. The code is a rule's word, \"bad_channel\", \"busy\", \"loop\", \"stopping\" or \"store\".",
+    kind: "(channel: string, payload: any, options: { [string]: any }?) -> ({ [string]: any }?, string?, string?)",
+    may_wait: true,
+    since: "0.1.0",
+    example: r#"aether.http.route("POST", "/rooms/{room}/say", { auth = "connect" }, function(req)
+	local receipt, code, why = aether.publish_now("room." .. req.params.room, req:json(), { as = req.user })
+	if not receipt then return aether.deny(code, why) end
+	return { json = receipt }
+end)"#,
     make: |lua, seat| {
         if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
             return Ok(Value::Nil); // no permission: not there

@@ -13,6 +13,13 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "pattern",
     gives: "",
     doc: "Asks the retention hooks again about the channels in use that match, soon after.",
+    kind: "(pattern: string | Pattern) -> ()",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.on.publish("admin.plan.{team}", function(s, ch)
+	aether.retention.refresh(aether.pattern("team.{}.*", ch.team))
+	return nil
+end)"#,
     make: |lua, seat| {
         function(lua, seat, |lua, seat, pattern: Value| {
             if seat.loading.get() {

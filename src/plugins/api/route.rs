@@ -17,6 +17,12 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "method, path, {auth}?, fn(req)",
     gives: "",
     doc: "Answers requests over HTTP with {status, headers, body or json}; auth is \"admin\" (if you do not say), \"connect\" or \"none\".",
+    kind: "(method: string, path: string, options: any, hook: ((req: Visit) -> any)?) -> ()",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"aether.http.route("GET", "/rooms/{room}", { auth = "none" }, function(req)
+	return { json = { room = req.params.room } }
+end)"#,
     make: |lua, seat| {
         if seat.unit().routes.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Value::Nil); // no permission: not there

@@ -11,6 +11,11 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "name",
     gives: "secret?",
     doc: "A secret that the operator set, nil if it is not set. It can be a key and go into crypto; it prints as <secret>.",
+    kind: "(name: string) -> Secret?",
+    may_wait: false,
+    since: "0.1.0",
+    example: r#"local key = aether.secret("signing_key")
+assert(tostring(key) == "<secret>")"#,
     make: |lua, seat| {
         if seat.unit().secrets.as_ref().is_some_and(Vec::is_empty) {
             return Ok(Value::Nil); // no permission: not there

@@ -22,6 +22,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "channel",
         gives: "list",
         doc: "Who listens to a channel: {id, user, tenant, ip, transport} each, at most 1,000.",
+        kind: "(channel: string) -> { any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.http.route("GET", "/rooms/{room}/who", function(req)
+	return { json = aether.json.array(aether.presence("room." .. req.params.room)) }
+end)"#,
         make: |lua, seat| {
             if seat.unit().may.as_ref().is_some_and(|may| may.is_empty()) {
                 return Ok(Value::Nil); // no permission: not there
@@ -38,6 +44,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "{user?, session?, tenant?, channel?}?",
         gives: "list",
         doc: "Who is connected and fits all that is given: as presence.",
+        kind: "(wanted: { [string]: string }?) -> { any }",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.http.route("GET", "/users/{user}/online", function(req)
+	return { json = { online = #aether.sessions({ user = req.params.user }) > 0 } }
+end)"#,
         make: |lua, seat| {
             permitted(
                 seat,
@@ -64,6 +76,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "{user?, session?, tenant?, why?}",
         gives: "number",
         doc: "Closes the connections that fit all that is given, with 4403 and why; how many.",
+        kind: "(meant: { [string]: string }) -> number",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.http.route("DELETE", "/users/{user}", function(req)
+	return { json = { closed = aether.kick({ user = req.params.user, why = "your account is closed" }) } }
+end)"#,
         make: |lua, seat| {
             permitted(
                 seat,
@@ -88,6 +106,13 @@ pub const ENTRIES: &[Entry] = &[
         args: "{channel, user?, session?, tenant?}",
         gives: "number",
         doc: "Ends the subscriptions to a channel of the connections that fit all that is given; of how many.",
+        kind: "(meant: { [string]: string }) -> number",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.http.route("DELETE", "/rooms/{room}/members/{user}", function(req)
+	aether.unsubscribe({ channel = "room." .. req.params.room, user = req.params.user })
+	return nil
+end)"#,
         make: |lua, seat| {
             permitted(
                 seat,

@@ -20,6 +20,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "name",
         gives: "table",
         doc: "A table in memory that all VMs see at once: get set incr cas push pop keys. Lost with the process.",
+        kind: "(name: string) -> Shared",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local muted = aether.shared("muted")
+muted:set("bob", true, { ttl = "10m" })
+assert(muted:get("bob"))"#,
         make: |lua, seat| {
             if seat.unit().shared.as_ref().is_some_and(Vec::is_empty) {
                 return Ok(Value::Nil); // no permission: not there
@@ -37,6 +43,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "{rate, per = \"1s\", burst = rate}",
         gives: "limiter",
         doc: "So many per time, and so many at once; limiter:take(key, n?) gives true, or false and the milliseconds to wait.",
+        kind: "(options: { rate: number, per: Duration?, burst: number? }) -> Limiter",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"local pace = aether.limiter({ rate = 5, per = "1s", burst = 10 })
+local ok, retry_ms = pace:take("bob")
+assert(ok)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, options: Table| {
                 make_limiter(lua, seat, &options).map_err(|why| raise(lua, format!("limiter: {why}")))

@@ -18,6 +18,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "period, {first = period}?, fn()",
         gives: "",
         doc: "Runs a function again and again, on one of the hub's threads; it may wait. A turn that comes while it still runs is left out.",
+        kind: "(period: Duration, ...any) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.every("30s", { first = "1s" }, function() aether.log.info("still here") end)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, args: MultiValue| {
                 register(lua, seat, "every", &args, &["first"], |spec, first| {
@@ -31,6 +35,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "time, fn()",
         gives: "",
         doc: "Runs a function once, so long after the rules took charge; it may wait.",
+        kind: "(time: Duration, hook: () -> ()) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.after("5s", function() aether.log.info("warm") end)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, args: MultiValue| {
                 register(lua, seat, "after", &args, &[], |spec, _| Schedule::after(duration(spec)?))
@@ -42,6 +50,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "line, fn()",
         gives: "",
         doc: "Runs a function at the minutes that a line of cron names (minute, hour, day of the month, month, day of the week; UTC); it may wait.",
+        kind: "(line: string, hook: () -> ()) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.cron("0 4 * * sun", function() aether.log.info("Sunday, four o'clock") end)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, seat, args: MultiValue| {
                 register(lua, seat, "cron", &args, &[], |spec, _| {

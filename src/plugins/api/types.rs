@@ -1,6 +1,6 @@
 //! The types of the library, in Luau's own words: what editors know of `aether`.
 //!
-//! They stand beside the registry, which has the names and the sentences; a test holds that every name has its type.
+//! What each function takes and gives stands with it in the registry; here are the types that several of them name.
 
 /// A type that others name: its fields, each with its type.
 pub struct Shape {
@@ -134,6 +134,18 @@ pub const SHAPES: &[Shape] = &[
             ("sync", "(self: Store) -> ()"),
         ],
     },
+    Shape { name: "Counter", fields: &[("inc", "(self: Counter, n: number?, labels: { [string]: string }?) -> ()")] },
+    Shape {
+        name: "Gauge",
+        fields: &[
+            ("set", "(self: Gauge, n: number, labels: { [string]: string }?) -> ()"),
+            ("inc", "(self: Gauge, n: number?, labels: { [string]: string }?) -> ()"),
+        ],
+    },
+    Shape {
+        name: "Histogram",
+        fields: &[("observe", "(self: Histogram, n: number, labels: { [string]: string }?) -> ()")],
+    },
     Shape { name: "PutOptions", fields: &[("ttl", "Duration?"), ("if_absent", "boolean?")] },
     Shape {
         name: "Answer",
@@ -155,6 +167,11 @@ pub const SHAPES: &[Shape] = &[
             ("expires", "number?"),
             ("grants", "any"),
             ("payload", "any"),
+            ("channel", "string?"),
+            ("ttl", "number?"),
+            ("stored", "boolean?"),
+            ("meta", "any"),
+            ("retry_ms", "number?"),
             ("text", "string?"),
             ("event", "string?"),
             ("status", "number?"),
@@ -164,112 +181,3 @@ pub const SHAPES: &[Shape] = &[
         ],
     },
 ];
-
-const HOOK: &str = "(pattern: string | Pattern, hook: (s: Session, ch: Channel) -> Vote) -> ()";
-const TEXT: &str = "(text: string) -> string?";
-const OF_DATA: &str = "(data: Data) -> string";
-const LOG: &str = "(message: any, fields: { [string]: any }?) -> ()";
-
-/// The type of each name of the registry, those of the tests behind.
-pub const TYPES: &[(&str, &str)] = &[
-    ("on.connect", "(hook: (req: Request) -> Vote) -> ()"),
-    ("on.refresh", "(hook: (s: Session, token: string) -> Vote) -> ()"),
-    ("on.subscribe", HOOK),
-    ("on.publish", "(pattern: string | Pattern, hook: (s: Session, ch: Channel, msg: Message) -> Vote) -> ()"),
-    (
-        "on.history",
-        "(pattern: string | Pattern, hook: (s: Session, ch: Channel, req: { resume: boolean }) -> Vote) -> ()",
-    ),
-    ("on.transform", "(pattern: string | Pattern, hook: (ch: Channel, msg: Message) -> any) -> ()"),
-    ("on.retain", "(pattern: string | Pattern, hook: (ch: Channel, msg: Message) -> any) -> ()"),
-    ("on.retention", "(pattern: string | Pattern, hook: (ch: Channel) -> any) -> ()"),
-    ("on.view", "(pattern: string | Pattern, name: string, view: any) -> ()"),
-    ("on.disconnect", "(hook: (s: Session, why: Farewell) -> ()) -> ()"),
-    ("on.load", "(hook: (prev: any) -> ()) -> ()"),
-    ("on.unload", "(hook: () -> any) -> ()"),
-    ("http.route", "(method: string, path: string, options: any, hook: ((req: Visit) -> any)?) -> ()"),
-    ("publish", "(channel: string | { string }, payload: any, options: { [string]: any }?) -> (boolean?, string?)"),
-    ("presence", "(channel: string) -> { any }"),
-    ("sessions", "(wanted: { [string]: string }?) -> { any }"),
-    ("kick", "(meant: { [string]: string }) -> number"),
-    ("unsubscribe", "(meant: { [string]: string }) -> number"),
-    ("retention.refresh", "(pattern: string | Pattern) -> ()"),
-    ("allow", "(options: { [string]: any }?) -> Verdict"),
-    ("deny", "(code: string, why: string?, options: { private: boolean? }?) -> Verdict"),
-    ("forget", "(what: { user: string?, channel: any, tag: string?, session: string? }) -> number"),
-    ("pattern", "(format: string, ...any) -> Pattern"),
-    ("patterns", "(list: any) -> Pattern"),
-    ("jwt.verifier", "(options: { [string]: any }) -> Verifier"),
-    ("jwt.sign", "(claims: { [string]: any }, options: { alg: string, key: Data }) -> string"),
-    ("crypto.sha256", OF_DATA),
-    ("crypto.md5", OF_DATA),
-    ("crypto.hmac_sha256", "(key: Data, data: Data) -> string"),
-    ("crypto.random", "(n: number) -> string"),
-    ("crypto.uuid", "() -> string"),
-    ("crypto.equal", "(a: Data, b: Data) -> boolean"),
-    ("crypto.ed25519_verify", "(public_key: Data, data: Data, signature: Data) -> boolean"),
-    ("crypto.base64.encode", OF_DATA),
-    ("crypto.base64.decode", TEXT),
-    ("crypto.base64.url_encode", OF_DATA),
-    ("crypto.base64.url_decode", TEXT),
-    ("crypto.hex.encode", OF_DATA),
-    ("crypto.hex.decode", TEXT),
-    ("export", "(exports: { [string]: any }) -> ()"),
-    ("http.get", "(url: string, options: HttpOptions?) -> (HttpAnswer?, string?)"),
-    ("http.post", "(url: string, options: HttpOptions) -> (HttpAnswer?, string?)"),
-    ("http.request", "(url: string, options: HttpOptions?) -> (HttpAnswer?, string?)"),
-    (
-        "memo",
-        "(body: (...any) -> ...any, options: { name: string, ttl: Duration, stale: Duration?, capacity: number? }) -> (...any) -> ...any",
-    ),
-    ("every", "(period: Duration, ...any) -> ()"),
-    ("after", "(time: Duration, hook: () -> ()) -> ()"),
-    ("cron", "(line: string, hook: () -> ()) -> ()"),
-    ("json.decode", "(text: string) -> (any, string?)"),
-    ("json.encode", "(value: any) -> string"),
-    ("json.array", "(list: { any }?) -> { any }"),
-    ("json.null", "any"),
-    ("shared", "(name: string) -> Shared"),
-    ("limiter", "(options: { rate: number, per: Duration?, burst: number? }) -> Limiter"),
-    ("kv", "(name: string) -> Store"),
-    ("log.debug", LOG),
-    ("log.info", LOG),
-    ("log.warn", LOG),
-    ("log.error", LOG),
-    ("config", "{ [string]: any }"),
-    ("plugin", "{ name: string, version: string }"),
-    ("secret", "(name: string) -> Secret?"),
-    ("now_ms", "() -> number"),
-    ("test.case", "(name: string, case: () -> ()) -> ()"),
-    ("test.config", "(settings: { [string]: any }) -> ()"),
-    ("test.secret", "(name: string, value: string) -> ()"),
-    ("test.use", "(plugin: string, settings: { [string]: any }?) -> ()"),
-    ("test.load", "() -> (boolean, string?)"),
-    ("test.reload", "(settings: { [string]: any }?) -> (boolean, string?)"),
-    ("test.connect", "(request: { [string]: any }?) -> Answer"),
-    ("test.refresh", "(who: Who, token: string) -> Answer"),
-    ("test.subscribe", "(who: Who, channel: string) -> Answer"),
-    ("test.publish", "(who: Who, channel: string, payload: any, options: { [string]: any }?) -> Answer"),
-    ("test.history", "(who: Who, channel: string, options: { resume: boolean? }?) -> Answer"),
-    ("test.disconnect", "(who: Who, why: { cause: string?, code: number? }?) -> ()"),
-    ("test.route", "(method: string, path: string, options: { [string]: any }?) -> Answer"),
-    ("test.view", "(channel: string, name: string, payload: any, options: { [string]: any }?) -> Answer?"),
-    ("test.retention", "(channel: string) -> { [string]: any }"),
-    ("test.published", "() -> { any }"),
-    ("test.kicked", "() -> { any }"),
-    ("test.logs", "() -> { any }"),
-    ("test.clock.now", "() -> number"),
-    ("test.clock.set", "(ms: number) -> ()"),
-    ("test.clock.advance", "(time: Duration) -> ()"),
-    ("test.allowed", "(answer: Answer) -> Answer"),
-    ("test.denied", "(answer: Answer, code: string?, why: string?) -> Answer"),
-    ("test.equal", "(got: any, expected: any, what: string?) -> ()"),
-    ("test.matches", "(text: string?, pattern: string) -> ()"),
-    ("test.raises", "(body: () -> (), text: string?) -> string"),
-    ("test.fail", "(why: string) -> ()"),
-];
-
-/// The type of a name; what has none yet may be anything.
-pub fn of(name: &str) -> &'static str {
-    TYPES.iter().find(|(known, _)| *known == name).map_or("any", |(_, kind)| kind)
-}

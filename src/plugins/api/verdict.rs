@@ -16,14 +16,24 @@ pub const ENTRIES: &[Entry] = &[
         args: "{user, tenant, expires, attrs, view, ttl, tags, grants = {subscribe, publish, history, admin}}?",
         gives: "verdict",
         doc: "Yes. Connect hooks say with the options who it is and what it may do without asking a rule again; with ttl an answer is remembered.",
-        make: |lua, _| {
+        kind: "(options: { [string]: any }?) -> Verdict",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.connect(function(req)
+	return aether.allow({ user = "alice", attrs = { role = "mod" }, grants = { publish = { "chat" } }, ttl = "1m" })
+end)"#,
+        make: |lua, seat| {
+            let used = seat.used();
             // Most rules say just yes, so that one is made once.
             let plain = lua.create_userdata(Verdict::Allow(Box::default()))?;
-            lua.create_function(move |lua, options: Option<Table>| match options {
-                None => Ok(plain.clone()),
-                Some(options) => {
-                    let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
-                    lua.create_userdata(Verdict::Allow(Box::new(allow)))
+            lua.create_function(move |lua, options: Option<Table>| {
+                used.now();
+                match options {
+                    None => Ok(plain.clone()),
+                    Some(options) => {
+                        let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
+                        lua.create_userdata(Verdict::Allow(Box::new(allow)))
+                    }
                 }
             })
             .map(Value::Function)
@@ -34,6 +44,12 @@ pub const ENTRIES: &[Entry] = &[
         args: "code, why?, {private, retry_ms}?",
         gives: "verdict",
         doc: "No, with a stable word for programs and a sentence for people; private keeps the sentence in the log; with retry_ms it is a matter of time, and the client is told of how much.",
+        kind: "(code: string, why: string?, options: { private: boolean? }?) -> Verdict",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"aether.on.publish("room.{room}", function(s, ch)
+	return aether.deny("too_fast", "wait a moment", { retry_ms = 500 })
+end)"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, args: (Value, Value, Option<Table>)| read_deny(lua, args).map(Verdict::Deny))
         },

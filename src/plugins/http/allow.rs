@@ -122,6 +122,10 @@ impl UrlPattern {
         Ok(UrlPattern { text, scheme: scheme.to_owned(), host: host.to_ascii_lowercase(), port, path })
     }
 
+    pub fn covers(&self, uri: &Uri) -> bool {
+        Target::of(uri).is_ok_and(|url| self.matches(&url))
+    }
+
     fn matches(&self, url: &Target<'_>) -> bool {
         let host = match self.host.strip_prefix("*.") {
             _ if self.host == "*" => true,

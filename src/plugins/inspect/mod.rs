@@ -15,9 +15,7 @@ use tokens::{Kind, tokens};
 
 use super::about::About;
 use super::generation::{Event, Generation, Registration, Unit};
-
-/// What `aether` has that waits: a hook that runs on the threads which serve everybody must not call it.
-const WAITS: [&str; 2] = ["aether.http", "aether.memo"];
+use super::registry;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Severity {
@@ -115,7 +113,7 @@ fn hooks(generation: &Generation, found: &mut Vec<Finding>) {
                 }
             }
             for call in functions.calls(function).iter().filter(|call| call.path.ends_with(":sync")) {
-                if !hook.event.may_wait() {
+                if !hook.event.may_sync() {
                     let place = format!("{file}:{}", call.line);
                     let why =
                         format!("{hook} must not wait, and sync waits for the disk: set what is to be kept without it");
@@ -126,10 +124,11 @@ fn hooks(generation: &Generation, found: &mut Vec<Finding>) {
                 continue;
             }
             for call in functions.calls(function) {
-                if let Some(waits) = WAITS.iter().find(|waits| is_below(&call.path, waits)) {
+                if let Some(waits) = registry().find(|entry| entry.may_wait && is_below(&call.path, entry.name)) {
                     let place = format!("{file}:{}", call.line);
                     let why = format!(
-                        "{hook} must not wait, and {waits} does: {}ask in on.subscribe, or look up what was asked before",
+                        "{hook} must not wait, and aether.{} does: {}ask in on.subscribe, or look up what was asked before",
+                        waits.name,
                         if hook.event == Event::Publish { "register it with {async = true}, " } else { "" }
                     );
                     found.push(Finding { severity: Severity::Error, place, why });
@@ -139,8 +138,11 @@ fn hooks(generation: &Generation, found: &mut Vec<Finding>) {
     }
 }
 
-fn is_below(path: &str, module: &str) -> bool {
-    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', ':']))
+/// Whether a call is one of `aether.<name>`, or of what that has made.
+fn is_below(path: &str, name: &str) -> bool {
+    path.strip_prefix("aether.")
+        .and_then(|path| path.strip_prefix(name))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', ':']))
 }
 
 /// It runs on the threads that serve everybody, and must not wait.

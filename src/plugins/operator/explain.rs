@@ -7,6 +7,7 @@ use super::{Trouble, read};
 use crate::plugins::asked::Question;
 use crate::plugins::effect::Effect;
 use crate::plugins::evidence::Evidence;
+use crate::plugins::generation::Event;
 use crate::plugins::record::Record;
 use crate::plugins::rehearsal::Rehearsal;
 use crate::plugins::rules::Rules;
@@ -35,13 +36,33 @@ impl Host {
         if let Some(question) = what_if.question(self, identity)? {
             let rehearsal = Rehearsal::at(self.commons.now());
             let (effect, followed) = rehearse(rehearsal, Effect::of(&rules, question.asked()));
-            answers.push(explained(&rules, question, followed, effect.ok()));
+            let keeps = self.keeps(&question);
+            let mut answer = explained(&rules, question, followed, effect.ok());
+            answer["keeps"] = keeps;
+            answers.push(answer);
         }
         if answers.is_empty() {
             let what = "say what to explain: decision, or connect, subscribe, publish or history";
             return Err(Trouble::Question(what.into()));
         }
         Ok(json!({"what_if": true, "decisions": answers}))
+    }
+
+    /// What the rules in charge say that the channel keeps.
+    fn keeps(&self, question: &Question) -> Json {
+        let Some(channel) = question.channel() else { return Json::Null };
+        let rules = self.rules();
+        let concerned = |hook: &usize| rules.is_concerned(*hook, channel.as_str());
+        let said_by = rules.hooks_of(Event::Retention).filter(concerned).map(|hook| {
+            let registration = &rules.generation.registrations[hook];
+            format!("{registration} ({})", registration.place)
+        });
+        let said_by: Vec<String> = said_by.collect();
+        let (policy, _) = rehearse(Rehearsal::at(self.commons.now()), async { rules.policy(channel) });
+        let kept = policy
+            .history
+            .map(|kept| json!({"count": kept.count, "age_s": kept.age.map(|age| age.as_secs()), "bytes": kept.bytes}));
+        json!({"history": kept, "said_by": said_by})
     }
 
     fn explain_made(&self, id: &str) -> Result<Json, Trouble> {
@@ -54,7 +75,11 @@ impl Host {
             return Err(Trouble::Failed(vec![why]));
         };
         let answer = match &kept.evidence {
-            Some(evidence) => explanation(&kept.record, evidence),
+            Some(evidence) => {
+                let mut answer = explanation(&kept.record, evidence);
+                answer["keeps"] = self.keeps(&evidence.question);
+                answer
+            }
             None => outcome(&kept.record, None),
         };
         Ok(json!({"what_if": false, "decisions": [answer]}))
@@ -62,7 +87,13 @@ impl Host {
 }
 
 fn explained(rules: &Rules, question: Question, followed: Option<Followed>, effect: Option<Effect>) -> Json {
-    let effect = effect.map(|effect| effect.to_json(&question));
+    let effect = effect.map(|effect| {
+        let mut shown = effect.to_json(&question);
+        if let Some(diff) = effect.diff(&question) {
+            shown["diff"] = diff.into();
+        }
+        shown
+    });
     let Some(Followed { steps, concluded }) = followed else {
         // Only a remembered credential is answered without a decision.
         return json!({"asked": question.to_json(), "allowed": true, "rule": "the credential is remembered: no hook was asked", "hooks": [], "gives": effect});

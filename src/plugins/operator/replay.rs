@@ -111,7 +111,7 @@ impl Host {
     }
 
     /// What the recorder keeps, with what was read then. And how many are not kept whole.
-    fn replay_decisions(&self, candidate: &Rules, run: &Run, wanted: &Patterns) -> (Found, u64) {
+    fn replay_decisions(&self, candidate: &Arc<Rules>, run: &Run, wanted: &Patterns) -> (Found, u64) {
         let (mut found, mut not_whole) = (Found::default(), 0);
         let filter = DecisionFilter { since: Some(run.since), ..DecisionFilter::default() };
         for kept in self.commons.recorder.find(&filter) {
@@ -140,7 +140,7 @@ impl Host {
     /// What the channels keep, the newest first, by the rules in charge and by the candidate.
     fn replay_messages(
         &self,
-        candidate: &Rules,
+        candidate: &Arc<Rules>,
         run: &mut Run,
         names: &[String],
         wanted: &Patterns,

@@ -13,6 +13,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "answer",
         gives: "answer",
         doc: "An answer is a yes. Gives it back.",
+        kind: "(answer: Answer) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.allowed(t.publish("alice", "room.42", "hello"))"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, answer: Value| match answer.as_table() {
                 Some(table) if table.raw_get::<Value>("allowed")?.as_boolean() == Some(true) => Ok(answer),
@@ -25,6 +29,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "answer, code?, why?",
         gives: "answer",
         doc: "An answer is a no with this code, and its sentence contains this text. A rule that broke is no denial. Gives it back.",
+        kind: "(answer: Answer, code: string?, why: string?) -> Answer",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.denied(t.publish(nil, "room.42", "hello"), "sign_in", "sign in")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (answer, code, why): (Value, Option<String>, Option<String>)| {
                 denied(&answer, code.as_deref(), why.as_deref()).map_err(|why| raise(lua, why))?;
@@ -37,6 +45,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "got, expected, what?",
         gives: "",
         doc: "Two values are the same, to their last field; a failure lists where they differ.",
+        kind: "(got: any, expected: any, what: string?) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.equal({ 1, { 2 } }, { 1, { 2 } }, "the lists")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (got, expected, what): (Value, Value, Option<String>)| {
                 let found = differences(&got, &expected);
@@ -53,6 +65,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "text, pattern",
         gives: "",
         doc: "A text fits a Lua pattern somewhere.",
+        kind: "(text: string?, pattern: string) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.matches("room.42", "^room%.%d+$")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (text, pattern): (Value, String)| {
                 let Value::String(found) = &text else {
@@ -73,6 +89,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "fn(), text?",
         gives: "string",
         doc: "A function raises an error whose first line contains this text. Gives the line.",
+        kind: "(body: () -> (), text: string?) -> string",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"t.raises(function() aether.pattern("user.{}", "a.b") end, "separator")"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (body, text): (Function, Option<String>)| match body.call::<()>(()) {
                 Ok(()) => Err(raise(lua, "expected an error, and there was none")),
@@ -93,6 +113,10 @@ pub const ENTRIES: &[Entry] = &[
         args: "why",
         gives: "",
         doc: "Fails.",
+        kind: "(why: string) -> ()",
+        may_wait: false,
+        since: "0.1.0",
+        example: r#"if aether.plugin.name == "" then t.fail("it has no name") end"#,
         make: |lua, seat| function(lua, seat, |lua, _, why: String| Err::<(), _>(raise(lua, why))),
     },
 ];

@@ -1,18 +1,22 @@
-//! Which lines of a plugin ran, as Luau counts them.
+//! Which lines of a plugin ran, as Luau counts them, and what of the library they used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mlua::{Function, Lua, Table};
 use parking_lot::Mutex;
 
-use crate::plugins::generation::Program;
+use crate::plugins::generation::{Event, Program};
 
 const CHUNKS: &str = "coverage";
 
-/// By file: the lines that can run, and whether they did.
 #[derive(Default)]
-pub struct Coverage(Mutex<BTreeMap<String, BTreeMap<usize, bool>>>);
+pub struct Coverage {
+    /// By file: the lines that can run, and whether they did.
+    files: Mutex<BTreeMap<String, BTreeMap<usize, bool>>>,
+    /// Names of the registry.
+    used: Mutex<BTreeSet<&'static str>>,
+}
 
 /// One file of it.
 pub struct Covered {
@@ -25,7 +29,7 @@ pub struct Covered {
 
 impl Coverage {
     fn count(&self, file: &str, line: usize, ran: bool) {
-        let mut files = self.0.lock();
+        let mut files = self.files.lock();
         match files.get_mut(file) {
             Some(lines) => *lines.entry(line).or_default() |= ran,
             None => {
@@ -34,8 +38,27 @@ impl Coverage {
         }
     }
 
+    /// A function of the library was called, or a value of it read.
+    pub fn touch(&self, name: &'static str) {
+        // Registering a hook is not yet a use of it: what counts is that it ran.
+        if !name.is_empty() && !name.starts_with("on.") {
+            self.used.lock().insert(name);
+        }
+    }
+
+    /// A hook ran.
+    pub fn hook_ran(&self, event: Event) {
+        self.used.lock().insert(event.name());
+    }
+
+    /// What of the library nothing has used.
+    pub fn untouched(&self) -> Vec<&'static str> {
+        let used = self.used.lock();
+        super::whole_library().map(|entry| entry.name).filter(|name| !used.contains(name)).collect()
+    }
+
     pub fn files(&self) -> Vec<Covered> {
-        let files = self.0.lock();
+        let files = self.files.lock();
         let covered = |(file, lines): (&String, &BTreeMap<usize, bool>)| Covered {
             file: file.clone(),
             lines: lines.len(),

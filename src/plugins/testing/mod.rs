@@ -13,6 +13,8 @@ mod answers;
 mod assert;
 pub mod coverage;
 mod diff;
+mod network;
+mod os;
 mod people;
 mod reading;
 mod stage;
@@ -24,6 +26,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use coverage::Coverage;
+pub use network::Network;
+pub use os::follow_clock;
 pub use stage::Stage;
 pub use troupe::Troupe;
 pub use witness::{Said, Witness};
@@ -32,7 +36,12 @@ use super::Entry;
 
 /// Everything that `aether.test` has.
 pub fn registry() -> impl Iterator<Item = &'static Entry> {
-    verbs::ENTRIES.iter().chain(assert::ENTRIES)
+    verbs::entries().chain(assert::ENTRIES)
+}
+
+/// Everything that `aether` has, in plugins and in their tests.
+pub fn whole_library() -> impl Iterator<Item = &'static Entry> {
+    super::registry().chain(registry())
 }
 
 /// What is tested.

@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,15 +13,18 @@ use mlua::Function;
 use parking_lot::Mutex;
 use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
 
+use super::network::{Call, Question};
 use super::people::People;
 use super::witness::Onlooker;
-use super::{Coverage, Suite, Witness};
+use super::{Coverage, Network, Suite, Witness};
 use crate::kernel::message::Micros;
 use crate::plugins::commons::{Clock, Commons};
+use crate::plugins::http::Answered;
 use crate::plugins::manifest::Manifest;
 use crate::plugins::timers::{Agenda, ring_here};
-use crate::plugins::{Host, HostConfig, LoadError, PluginUse};
+use crate::plugins::{Host, HostConfig, LoadError, PluginUse, Secrets};
 
 /// 2026-01-01T00:00:00Z: every case begins then, so that none depends on the day on which it runs.
 const BEGINNING: Micros = 1_767_225_600_000_000;
@@ -38,10 +43,24 @@ pub struct Stage {
     /// The timers of the generation that it was made for.
     agenda: RefCell<Option<(u64, Agenda)>>,
     pub people: People,
+    pub network: Arc<Network>,
+    /// What plugins ask of functions of the case; taken while somebody listens.
+    questions: RefCell<Option<mpsc::Receiver<Question>>>,
+    answering: RefCell<Vec<Answering>>,
     /// In the order in which the file tells them.
     pub cases: RefCell<Vec<(String, Function)>>,
     /// Cases are told while the file loads.
     pub loading: Cell<bool>,
+}
+
+/// A function of the case that answers for a server.
+type Answering = Rc<dyn Fn(&Call) -> Result<Answered, String>>;
+
+/// What happens next while a case waits.
+enum Step<T> {
+    Answered(T),
+    Asked(Question),
+    Over,
 }
 
 /// What a host is loaded with.
@@ -60,6 +79,8 @@ impl Stage {
         // The commons are new, so nobody was there before.
         let _ = commons.world.set(Box::new(Onlooker(witness.clone())));
         commons.witness = Some(witness);
+        let (network, questions) = Network::new();
+        let _ = commons.outside.instead.set(network.clone());
         Ok(Stage {
             suite: suite.clone(),
             commons: Arc::new(commons),
@@ -69,6 +90,9 @@ impl Stage {
             host: RefCell::default(),
             agenda: RefCell::default(),
             people: People::default(),
+            network,
+            questions: RefCell::new(Some(questions)),
+            answering: RefCell::default(),
             cases: RefCell::default(),
             loading: Cell::new(true),
         })
@@ -82,9 +106,12 @@ impl Stage {
         let (suite, settings) = (self.suite.clone(), self.settings.clone());
         let time = clock(&self.time);
         let sources = Arc::new(move || Ok(config(&suite, &settings, &time)));
-        let _inside = self.runtime.enter();
-        let host = Host::load_among(sources.clone(), sources()?, self.commons.clone())?;
-        host.begin()?;
+        let commons = self.commons.clone();
+        let host = self.aside(|| {
+            let host = Host::load_among(sources.clone(), sources()?, commons)?;
+            host.begin()?;
+            Ok(host)
+        })?;
         let generation = host.rules().generation.clone();
         *self.agenda.borrow_mut() = Some((generation.id, Agenda::new(&generation, self.now())));
         *self.host.borrow_mut() = Some(host.clone());
@@ -93,8 +120,81 @@ impl Stage {
 
     /// Waits for an answer, as the hub would.
     pub fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
-        let waited = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
-        waited.map_err(|_| format!("no answer came within {PATIENCE:?}"))
+        let mut answer = pin!(answer);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        // Who asks within a function that answers has nobody to ask.
+        let mut questions = self.questions.take();
+        let answered = loop {
+            let step = async {
+                let question = async {
+                    match &mut questions {
+                        Some(questions) => questions.recv().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    answer = &mut answer => Step::Answered(answer),
+                    Some(question) = question => Step::Asked(question),
+                    () = tokio::time::sleep_until(deadline) => Step::Over,
+                }
+            };
+            // The case's function runs outside of the runtime, where it may wait for others.
+            match self.runtime.block_on(step) {
+                Step::Answered(answer) => break Ok(answer),
+                Step::Asked(Question { function, call, reply }) => {
+                    let answering = self.answering.borrow().get(function).cloned();
+                    let answer = answering.map_or_else(|| Err("the case is over".into()), |answering| answering(&call));
+                    // Whoever asked may have given up.
+                    let _ = reply.send(answer);
+                }
+                Step::Over => break Err(format!("no answer came within {PATIENCE:?}")),
+            }
+        };
+        if questions.is_some() {
+            *self.questions.borrow_mut() = questions;
+        }
+        self.met()?;
+        answered
+    }
+
+    /// Does what may ask functions of the case and stands still until they answer.
+    pub fn aside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        if !self.network.asks_back() {
+            let _inside = self.runtime.enter();
+            return act();
+        }
+        let runtime = self.runtime.clone();
+        std::thread::scope(|scope| {
+            let (done, ended) = oneshot::channel::<()>();
+            let thread = scope.spawn(move || {
+                let _inside = runtime.enter();
+                let outcome = act();
+                // Who listened may have lost patience, and comes back below all the same.
+                let _ = done.send(());
+                outcome
+            });
+            let _ = self.wait(ended);
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// An error if something was asked of the network that nothing answers.
+    pub fn met(&self) -> Result<(), String> {
+        self.network.unmet().map_or(Ok(()), Err)
+    }
+
+    /// The number by which the network knows a function of the case.
+    pub fn answer_by(&self, answering: Answering) -> usize {
+        let mut all = self.answering.borrow_mut();
+        all.push(answering);
+        all.len() - 1
+    }
+
+    /// Lets go of everything that is the case's VM's.
+    pub fn leave(&self) {
+        self.cases.take();
+        self.answering.take();
+        self.people.leave();
     }
 
     pub fn witness(&self) -> &Witness {
@@ -111,6 +211,12 @@ impl Stage {
     /// Other settings for the next reload of what is loaded.
     pub fn prepare(&self, config: Map<String, Json>) {
         self.settings.lock().config = config;
+    }
+
+    /// The secrets that the test has set, whenever one is asked for.
+    pub fn secrets(&self) -> Secrets {
+        let settings = self.settings.clone();
+        Arc::new(move |wanted| known_secret(&settings.lock().secrets, wanted))
     }
 
     pub fn set_secret(&self, name: String, value: String) {
@@ -151,7 +257,9 @@ impl Stage {
             let due = timers.due(self.now());
             drop(agenda);
             for hook in due {
-                ring_here(&generation, hook).map_err(|failure| format!("a timer broke: {}", failure.why))?;
+                let rung = self.aside(|| ring_here(&generation, hook));
+                self.met()?;
+                rung.map_err(|failure| format!("a timer broke: {}", failure.why))?;
             }
             self.settle(&host)?;
         }
@@ -160,7 +268,9 @@ impl Stage {
 
     /// Tells join and leave hooks what has happened.
     pub fn settle(&self, host: &Host) -> Result<(), String> {
-        let broke = self.commons.attendance.settle(&host.rules().generation);
+        let commons = self.commons.clone();
+        let broke = self.aside(|| commons.attendance.settle(&host.rules().generation));
+        self.met()?;
         let broke: Vec<_> = broke.into_iter().map(|failure| failure.why).collect();
         if broke.is_empty() { Ok(()) } else { Err(format!("a join or leave hook broke: {}", broke.join("; "))) }
     }
@@ -188,12 +298,15 @@ fn config(suite: &Suite, settings: &Mutex<Settings>, clock: &Clock) -> HostConfi
     HostConfig {
         plugins,
         scripts: (!suite.is_plugin).then(|| suite.dir.clone()),
-        secrets: Arc::new(move |wanted| {
-            secrets.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
-        }),
+        secrets: Arc::new(move |wanted| known_secret(&secrets, wanted)),
         clock: clock.clone(),
         ..HostConfig::default()
     }
+}
+
+/// The latest that was set.
+fn known_secret(secrets: &[(String, String)], wanted: &str) -> Option<String> {
+    secrets.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
 }
 
 fn plugin(name: String, dir: PathBuf, config: &Map<String, Json>) -> PluginUse {

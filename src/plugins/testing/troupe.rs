@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mlua::Error;
 use tokio::runtime::Runtime;
 
-use super::{Coverage, Failed, Played, Stage, Suite};
+use super::{Coverage, Failed, Played, Stage, Suite, follow_clock};
 use crate::plugins::api::Seat;
 use crate::plugins::generation::{Program, Unit};
 use crate::plugins::manifest::Manifest;
@@ -122,10 +122,12 @@ impl Script {
     fn load(stage: &Rc<Stage>, dir: &Path, file: &str) -> Result<Script, Failed> {
         let manifest = Manifest::read(&dir.join("plugin.toml"), "plugin.toml").ok();
         let unit = Unit::tests(dir, file, manifest).map_err(Failed::plain)?;
-        let (config, counters) = (HostConfig::default(), Arc::new(Counters::default()));
+        let config = HostConfig { secrets: stage.secrets(), ..HostConfig::default() };
+        let counters = Arc::new(Counters::default());
         let (limits, program) = (config.limits, Program::new(vec![unit], &config, counters, stage.commons.clone()));
         let broken = |error: Error| Failed::of(&error, false);
         let (lua, base) = sandbox(limits.memory).map_err(broken)?;
+        follow_clock(&lua, &base, stage.commons.clone()).map_err(broken)?;
         let watched = Watched::new(&lua);
         let seat = Rc::new(Seat::on(stage, Arc::new(program)));
         let (loaded, stopped) = watched.run(BUDGET, |lua| {
@@ -153,8 +155,8 @@ impl Script {
         let case = case.ok_or_else(|| Failed::plain("the file tells other cases than a moment ago".into()))?;
         let (outcome, stopped) = self.watched.run(BUDGET, |_| case.call::<()>(()));
         match outcome {
-            Ok(()) if stopped => Err(Failed::plain(format!("it used up its {BUDGET:?} of processor time"))),
-            Ok(()) => Ok(()),
+            Ok(()) if !stopped => self.stage.met().map_err(Failed::plain),
+            Ok(()) => Err(Failed::plain(format!("it used up its {BUDGET:?} of processor time"))),
             Err(error) => Err(Failed::of(&error, stopped)),
         }
     }
@@ -163,8 +165,7 @@ impl Script {
 /// What the stage holds of the VM goes before the VM does.
 impl Drop for Script {
     fn drop(&mut self) {
-        self.stage.cases.take();
-        self.stage.people.leave();
+        self.stage.leave();
     }
 }
 

@@ -135,3 +135,16 @@ fn options_that_mean_nothing_are_told() {
         ["rules.lua:1: on.publish: debounce is not known here"]
     );
 }
+
+#[test]
+fn what_a_hook_answers_that_is_only_told_is_ignored() {
+    let code = "aether.on.join('a', function() return 7 end)
+        aether.on.leave('a', function() return { 'x' } end)";
+    let (host, clock, _dir) = attended(code);
+    let ann = user("ann");
+    host.joined(&ann, &name("a"));
+    host.left(&ann, &name("a"));
+    pass(&host, &clock, 1);
+    pass(&host, &clock, 0);
+    assert_eq!(host.counters().errors.load(Ordering::Relaxed), 0);
+}

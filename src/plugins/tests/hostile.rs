@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use super::safety::tireless;
 use super::*;
 use crate::kernel::hooks::{Farewell, RefusalKind};
+use crate::kernel::message::Publication;
+use crate::kernel::policy::Policy;
 
 const PROGRAMS: [(&str, &str); 24] = [
     ("a loop", "while true do end"),
@@ -23,7 +25,7 @@ const PROGRAMS: [(&str, &str); 24] = [
         "a table that holds itself many times",
         "local t = {} for i = 1, 60 do t = { a = t, b = t } end return aether.allow({ attrs = t })",
     ),
-    ("a string without end", "return string.rep('x', 2^31)"),
+    ("a string without end", "return string.rep('x', 2^30)"),
     ("a buffer without end", "return buffer.create(2^30)"),
     ("an error with a cyclic table", "local t = {} t.t = t error(t)"),
     ("an error whose text loops", "error(setmetatable({}, { __tostring = function() while true do end end }))"),
@@ -93,6 +95,89 @@ fn every_hostile_program_in_every_kind_of_hook_is_stopped_named_and_leaves_the_n
             let log = logged(|| answer = ask(&host, "good"));
             assert!(answer.is_ok(), "after {what} in {kind}: {log}");
         }
+    }
+}
+
+/// What answers with an empty table, which is an answer to some.
+const EMPTY: &str = "an answer that loops when looked at";
+
+#[test]
+fn every_hostile_program_in_a_hook_about_messages_is_stopped_named_and_leaves_the_next_message_unharmed() {
+    for (what, program) in PROGRAMS {
+        let (host, _dir) = tireless(&format!(
+            "aether.on.publish('*', function() return true end)
+aether.on.subscribe('seen', function(s) return aether.allow({{ view = 'v' }}) end)
+aether.on.transform('changed', function(ch, msg) if msg:text() == 'bad' then
+{program} end return msg end)
+aether.on.retain('kept', function(ch, msg) if msg:text() == 'bad' then
+{program} end return false end)
+aether.on.view('seen', 'v', function(ch, msg) if msg:text() == 'bad' then
+{program} end return msg end)"
+        ));
+        let names = |log: &str, kind: &str, line: usize| {
+            let (hook, line) = (format!("rules.lua:{line}: "), format!("rules.lua:{}: ", line + 1));
+            (log.contains(&line) || log.contains(&hook)) && log.contains(&format!("hook=\"{kind}")) && log.len() < 4096
+                || log.contains(&format!("hook={kind}")) && (log.contains(&line) || log.contains(&hook))
+        };
+        let log = logged(|| {
+            let refusal = publish(&host, &nobody(), "changed", "bad").expect_err(what);
+            assert_eq!((refusal.kind, &*refusal.code), (RefusalKind::Broken, "rule_error"), "{what}");
+        });
+        assert!(names(&log, "on.transform", 3), "{what}: {log}");
+        publish(&host, &nobody(), "changed", "good").unwrap_or_else(|no| panic!("after {what}: {no}"));
+
+        let log = logged(|| publish(&host, &nobody(), "kept", "bad").expect("it is let in all the same"));
+        assert!(
+            what == EMPTY || names(&log, "on.retain", 5) && log.contains("so the message is kept"),
+            "{what}: {log}"
+        );
+        let admission = now(host.publish(&nobody(), draft("kept", "good"))).map_err(|no| panic!("after {what}: {no}"));
+        assert!(admission.is_ok_and(|admission| admission.draft.fleeting), "after {what}");
+
+        let view = now(host.subscribe(&nobody(), &name("seen"))).map_err(|no| no.why).unwrap().unwrap();
+        let shows = |text: &str| {
+            let message = draft("seen", text).message;
+            view.render(&name("seen"), &Publication { offset: 1, time: 0, expires: None, once: None, message })
+        };
+        let log = logged(|| assert!(shows("bad").is_none(), "{what} is shown"));
+        assert!(names(&log, "on.view", 7), "{what}: {log}");
+        assert!(shows("good").is_some(), "after {what}");
+    }
+}
+
+#[test]
+fn every_hostile_program_in_a_retention_hook_is_stopped_named_and_the_settings_count() {
+    for (what, program) in PROGRAMS.into_iter().filter(|(what, _)| *what != EMPTY) {
+        let (host, _dir) = tireless(&format!(
+            "aether.on.retention('*', function(ch) if ch.name == 'bad' then
+{program} end return {{ count = 7 }} end)"
+        ));
+        let mut policy = None;
+        let log = logged(|| policy = Some(host.policy(&name("bad"))));
+        assert_eq!(policy, Some(Policy::default()), "{what}");
+        let named = log.contains("rules.lua:1: ") || log.contains("rules.lua:2: ");
+        assert!(named && log.contains("on.retention") && log.len() < 4096, "{what}: {log}");
+        assert_eq!(host.policy(&name("good")).history.and_then(|kept| kept.count), Some(7), "after {what}");
+    }
+}
+
+#[test]
+fn a_load_or_unload_hook_that_is_hostile_refuses_the_change_with_its_place() {
+    for (what, program) in PROGRAMS.into_iter().filter(|(_, program)| !program.contains("return ")) {
+        let limits = Limits { load: Duration::from_millis(50), ..Limits::default() };
+        let config = HostConfig { limits, ..HostConfig::default() };
+        let (host, dir) = script_with("aether.on.publish('a', function() return true end)", config);
+        let wrong = |errors: LoadError| {
+            let errors = errors.to_string();
+            assert!(errors.contains("rules.lua:") && errors.len() < 2048, "{what}: {errors}");
+        };
+        dir.write("rules.lua", format!("aether.on.load(function()\n{program} end)"));
+        wrong(host.reload().expect_err(what));
+        publish(&host, &nobody(), "a", "1").unwrap_or_else(|no| panic!("after {what}: {no}"));
+        dir.write("rules.lua", format!("aether.on.unload(function()\n{program} end)"));
+        host.reload().unwrap_or_else(|error| panic!("it does no harm yet: {error}"));
+        dir.write("rules.lua", "");
+        wrong(host.reload().expect_err(what));
     }
 }
 

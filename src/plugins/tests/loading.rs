@@ -31,7 +31,7 @@ fn all_faults_are_told_at_once_with_their_places() {
         "rules.lua:2: on.publish takes a pattern and a function, got the string \"a\"",
         "rules.lua:3: on.connect takes one function, got the string \"x\"",
         "rules.lua:4: on.publish: asinc is not known here; did you mean async?",
-        "rules.lua:5: attempt to call",
+        "rules.lua:5: aether.on has no subscribee; did you mean subscribe?",
     ];
     assert_eq!(found.len(), expected.len(), "{found:?}");
     found.iter().zip(expected).for_each(|(found, expected)| assert!(found.starts_with(expected), "{found}"));
@@ -153,4 +153,25 @@ fn everything_in_the_registry_has_a_name_of_its_own_and_a_sentence() {
     names.dedup();
     assert_eq!(names.len(), all);
     assert!(crate::plugins::registry().all(|entry| entry.doc.ends_with('.') && !entry.doc.is_empty()));
+}
+
+#[test]
+fn a_name_that_aether_never_has_is_told_and_one_that_is_not_permitted_is_nil() {
+    let told = |code: &str| complaints(code).concat();
+    assert_eq!(told("aether.alow()"), "rules.lua:1: aether has no alow; did you mean allow?");
+    assert_eq!(
+        told("local x = aether.crypto.base64.enc"),
+        "rules.lua:1: aether.crypto.base64 has no enc; did you mean encode?"
+    );
+    assert_eq!(errors("assert(aether.kv == nil and aether.test == nil and aether.presence)", |_| ()), [""; 0]);
+    let host = script("aether.on.publish('a', function() return aether.alow() end)").0;
+    let log = logged(|| drop(publish(&host, &nobody(), "a", "1").unwrap_err()));
+    assert!(log.contains("rules.lua:1: aether has no alow; did you mean allow?"), "{log}");
+}
+
+#[test]
+fn an_error_that_is_no_text_is_told_with_its_line_and_no_address() {
+    let (host, _dir) = script("aether.on.publish('a', function()\n\terror({ code = 1 })\nend)");
+    let log = logged(|| drop(publish(&host, &nobody(), "a", "1").unwrap_err()));
+    assert!(log.contains("error(..) was given no text") && !log.contains("0x"), "{log}");
 }

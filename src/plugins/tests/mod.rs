@@ -4,6 +4,7 @@ mod actions;
 mod attendance;
 mod auth;
 mod backend;
+mod beside;
 mod breaker;
 mod explain;
 mod exports;

@@ -6,10 +6,13 @@ use super::*;
 use crate::kernel::hooks::RefusalKind;
 use crate::plugins::BreakerLimits;
 
-/// A host whose breakers never open.
+/// A host whose breakers never open, and whose hooks all run on the thread that asks.
 pub fn tireless(code: &str) -> (Arc<Host>, Dir) {
     let breaker = BreakerLimits { failures: usize::MAX, ..BreakerLimits::default() };
-    script_with(code, HostConfig { limits: Limits { breaker, ..Limits::default() }, ..HostConfig::default() })
+    script_with(
+        code,
+        HostConfig { limits: Limits { breaker, slow: Duration::MAX, ..Limits::default() }, ..HostConfig::default() },
+    )
 }
 
 #[test]
@@ -50,7 +53,7 @@ aether.on.subscribe("good", function() local n = 0 for i = 1, 1000 do n += i end
 fn a_vm_whose_memory_stays_full_makes_room_for_a_new_one() {
     let dir = Dir::new();
     dir.write("rules.lua", "local kept = {} aether.on.subscribe('keep', function() kept[#kept + 1] = buffer.create(9000000) return true end)");
-    let limits = Limits { call: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits { call: Duration::from_secs(1), slow: Duration::MAX, ..Limits::default() };
     let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), limits, ..HostConfig::default() }).unwrap();
     let vms = || host.counters().vms.load(Ordering::Relaxed);
     assert!(subscribe(&host, &nobody(), "keep").is_ok() && vms() == 1);
