@@ -138,11 +138,15 @@ mod tests {
     #[test]
     fn a_slow_hook_stays_beside_for_some_time_and_some_calls() {
         let pace = Pace::default();
-        (0..3).for_each(|_| drop(pace.took(4 * MS, LIMIT)));
+        for _ in 0..3 {
+            pace.took(4 * MS, LIMIT);
+        }
         (0..100).for_each(|_| assert_eq!(pace.took(Duration::ZERO, LIMIT), None, "no sooner than after a while"));
         pace.state.lock().moved.1 = Some(Instant::now() - PROBATION.1);
         assert_eq!((pace.took(Duration::ZERO, LIMIT), pace.is_slow()), (Some(Move::Back), false));
-        (0..2).for_each(|_| drop(pace.took(4 * MS, LIMIT)));
+        for _ in 0..2 {
+            pace.took(4 * MS, LIMIT);
+        }
         assert!(matches!(pace.took(4 * MS, LIMIT), Some(Move::Beside(_, false))), "it is told once");
     }
 }

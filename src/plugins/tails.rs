@@ -186,8 +186,8 @@ impl Host {
         let rules = self.rules();
         let named = wanted.view.as_deref().and_then(|name| {
             let concern = rules.concern(channel);
-            let found = concern.views.iter().rev().filter_map(|hook| rules.views[*hook].as_ref());
-            found.filter(|view| view.name() == name).next().cloned()
+            let mut found = concern.views.iter().rev().filter_map(|hook| rules.views[*hook].as_ref());
+            found.find(|view| view.name() == name).cloned()
         });
         Some(named.unwrap_or_else(|| self.tails.mask.clone()))
     }
