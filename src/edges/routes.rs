@@ -24,6 +24,7 @@ pub const OWN_PATHS: &[&str] = &[
     "/api/v1/publish",
     "/api/v1/publish/batch",
     "/api/v1/rules",
+    "/api/v1/rules/tail",
     "/api/v1/rules/{verb}",
     "/api/v1/sessions",
     "/api/v1/unsubscribe",

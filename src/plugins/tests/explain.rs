@@ -364,7 +364,9 @@ aether.on.retain('a', function() return false end)",
     // And what comes of what is allowed.
     let grants = json!({"publish": ["a"], "history": []});
     let it = what_if(&host, json!({"grants": grants, "publish": "a", "payload": "{\"text\":\"x\"}"})).remove(0);
-    assert_eq!(it["gives"], json!({"changed": true, "kept": false, "payload": {"text": "x", "seen": true}}), "{it:#}");
+    let diff = ["  {", "+   \"seen\": \"<boolean>\",", "    \"text\": \"<string of 1>\"", "  }"];
+    let gives = json!({"changed": true, "diff": diff, "kept": false, "payload": {"text": "x", "seen": true}});
+    assert_eq!(it["gives"], gives, "{it:#}");
     assert_eq!((&it["hooks"][0]["verdict"], &it["hooks"][1]["hook"]), (&json!("passed"), &json!("on.retain a")));
     assert_eq!(what_if(&host, json!({"history": "a"}))[0]["gives"], json!({"view": "public"}));
 }
