@@ -12,9 +12,11 @@ local function at(body, path)
 	if body == json.null then return "null" end
 	if type(body) == "string" then return body end
 	if type(body) == "boolean" then return tostring(body) end
-	-- Integers with all their digits: 1e+06 is no channel.
-	if type(body) == "number" then return if body % 1 == 0 then string.format("%.0f", body) else tostring(body) end
-	return nil
+	if type(body) ~= "number" then return nil end
+	-- Digits were lost on the way: two such numbers could meet in one channel. Integers of 64 bits came as texts, with all of theirs.
+	if math.abs(body) >= 2 ^ 53 then return nil end
+	-- 1e+06 is no channel.
+	return if body % 1 == 0 then string.format("%.0f", body) else tostring(body)
 end
 
 -- The channel that a body goes to, or nil. What is filled in is not looked at again, so no value can ask for another; `one_segment` says

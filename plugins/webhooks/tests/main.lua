@@ -28,7 +28,7 @@ end)
 
 t.case("a template is filled with what stands in the body, exactly", function()
 	local body = aether.json.decode(
-		'{"repo":{"name":"core"},"n":1234567,"big":9007199254740993,"yes":true,"no":null,"f":1.5,"list":[1],"evil":"{n}","deep":"a.b"}',
+		'{"repo":{"name":"core"},"n":1234567,"big":9007199254740993,"huge":123456789012345678901,"yes":true,"no":null,"f":1.5,"list":[1],"evil":"{n}","deep":"a.b"}',
 		{ null = true }
 	)
 	local function fill(text) return template.fill(text, body, false) end
@@ -38,7 +38,7 @@ t.case("a template is filled with what stands in the body, exactly", function()
 	t.equal(fill("{yes}.{no}"), "true.null")
 	t.equal(fill("literal"), "literal")
 	t.equal(fill("x.{evil}.{n}"), "x.{n}.1234567")
-	for _, none in { "{missing}", "{repo}", "{list}", "{list.1}", "{repo.}", "{}", "{repo.name.x}", "{no.x}" } do
+	for _, none in { "{missing}", "{huge}", "{repo}", "{list}", "{list.1}", "{repo.}", "{}", "{repo.name.x}", "{no.x}" } do
 		t.equal(fill(none), nil, none)
 	end
 	t.equal(template.fill("a.{deep}", body, true), nil)
