@@ -1,5 +1,6 @@
 //! The hub: publish, read, forget, and a place where sessions begin.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -89,6 +90,17 @@ pub struct Past {
 pub enum ReadError {
     Refused(Refusal),
     Store(LogError),
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PublishError::Refused(refusal) => refusal.fmt(f),
+            PublishError::Stopping => f.write_str("the hub is going down"),
+            PublishError::Busy => f.write_str("too many publishes are waiting"),
+            PublishError::Store(error) => error.fmt(f),
+        }
+    }
 }
 
 impl std::convert::From<LogError> for PublishError {

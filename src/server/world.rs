@@ -126,7 +126,7 @@ async fn speak(hub: Weak<Hub>, mut waiting: mpsc::Receiver<Said>) {
             let channels: Vec<_> = drafts.iter().map(|draft| draft.channel.clone()).collect();
             let results = hub.publish_batch(&client, drafts).await;
             for (channel, error) in channels.iter().zip(results).filter_map(|(at, result)| Some((at, result.err()?))) {
-                tracing::warn!(target: "aether::plugin", %channel, by = client.id, "a plugin's message was not published: {error:?}");
+                tracing::warn!(target: "aether::plugin", %channel, by = client.id, "a plugin's message was not published: {error}");
             }
         }
     }

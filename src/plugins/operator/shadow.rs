@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{Trouble, read, told};
-use crate::plugins::generation::Generation;
+use crate::plugins::generation::{Generation, Unit};
 use crate::plugins::rules::Rules;
 use crate::plugins::shadow::Shadow;
 use crate::plugins::{Host, LoadError};
@@ -52,6 +52,11 @@ impl Host {
             config.plugins.iter_mut().for_each(|plugin| plugin.dir = plugins.join(&plugin.name));
         }
         let generation = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
+        // A slip in the path would put no scripts at all in charge.
+        if let Some(scripts) = other.scripts.as_ref().filter(|_| generation.program.units.iter().all(Unit::is_plugin)) {
+            let why = "there is no Lua file in it; name the directory that holds the scripts";
+            return Err(LoadError(vec![format!("{}: {why}", scripts.display())]));
+        }
         Ok(Arc::new(Rules::new(generation, config.policy)))
     }
 

@@ -168,6 +168,9 @@ fn a_candidate_is_put_in_charge_can_be_rolled_back_and_a_bad_one_never_starts() 
     let bad = host.answer("shadow_start", json!({"scripts": dir.path("bad")}).to_string().as_bytes());
     assert!(format!("{bad:?}").contains("bad/rules.lua:1:"), "{bad:?}");
     assert!(host.answer("shadow_start", br#"{"sample":0}"#).is_err());
+    std::fs::create_dir(dir.path("empty")).unwrap();
+    let empty = host.answer("shadow_start", json!({"scripts": dir.path("empty")}).to_string().as_bytes());
+    assert!(format!("{empty:?}").contains("there is no Lua file in it"), "{empty:?}");
     assert!(host.answer("shadow_diff", b"").is_err(), "none has started");
     ask(&host, "shadow_start", json!({"scripts": dir.path("next")}));
     assert!(publish(&host, &nobody(), "b", "{}").is_err(), "it is not in charge");
