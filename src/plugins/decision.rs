@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::Value as Json;
 
 use super::commons::Commons;
+use super::generation::Program;
 use super::record::Record;
 use super::shown::Shown;
 use super::trace;
@@ -180,8 +181,16 @@ impl LogRate {
 }
 
 impl Decision<'_> {
-    /// Gives the decision its id, writes it down and turns it into what the client hears.
-    pub fn refuse(self, commons: &Commons) -> Refusal {
+    /// Counts it, writes it down and turns it into what the client hears.
+    pub fn refuse(self, program: &Program) -> Refusal {
+        if !trace::is_rehearsal() {
+            program.counters.denied.fetch_add(1, Ordering::Relaxed);
+        }
+        self.write_down(&program.commons)
+    }
+
+    /// Gives the decision its id; somebody may hear it.
+    pub fn write_down(self, commons: &Commons) -> Refusal {
         let decision = new_id();
         let Decision { kind, hook, plugin, place, code, why, told, rests, channel, asker } = self;
         let (channel, user) = (channel.unwrap_or_default(), asker.user.unwrap_or_default());

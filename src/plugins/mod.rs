@@ -26,7 +26,7 @@
 //! Who is who:
 //! * From files to hooks: `manifest` `schema` read, `generation` holds, `roster` loads, `change` `handover` from one to the next.
 //! * One VM: `vm` `watchdog` `handles` `msg` (`scan`: one path of a JSON text) `value` `keys` `running`; `api`: what `aether` has.
-//! * A question: `host` -> `rules` (`who` for connecting, `admit` for what becomes of a message, `view` `redact`, `retention`) ->
+//! * A question: `host` -> `rules` (`votes`, `who` for connecting, `admit` for what becomes of a message, `view` `redact`, `retention`) ->
 //!   `decision`; `remembered` and `breaker` spare the asking; `resident`: a thread's VMs.
 //! * Waiting: `foresight` says who may, `lanes` are the threads, `waiting` `floor` a call, `turns` keeps a channel's order; for
 //!   them `http` `memo` `keysets`, and `timers` `schedule`.
@@ -105,6 +105,7 @@ mod view;
 mod visit;
 mod vm;
 mod voice;
+mod votes;
 mod waiting;
 mod watchdog;
 mod who;

@@ -19,6 +19,9 @@ const MAX_VOTES: usize = 100_000;
 /// About how much both may hold; an identity's attributes come from outside.
 const MAX_BYTES: usize = 64 << 20;
 
+/// A moment, as credentials and votes count it.
+pub type Mark = (u64, u64);
+
 pub struct Remembered {
     /// Random per process: what lies in memory, or in a core dump, tells no credential and cannot be looked up.
     salt: [u8; 32],
@@ -114,11 +117,11 @@ impl Remembered {
     }
 
     /// A moment before a hook is asked: what is forgotten from here on is not kept.
-    pub fn mark(&self) -> (u64, u64) {
+    pub fn mark(&self) -> Mark {
         (self.credentials.mark(), self.votes.mark())
     }
 
-    pub fn keep_identity(&self, mark: (u64, u64), name: [u8; 32], identity: &Identity, ttl: Duration, now: Micros) {
+    pub fn keep_identity(&self, mark: Mark, name: [u8; 32], identity: &Identity, ttl: Duration, now: Micros) {
         let until = ends(now, ttl).min(identity.expires.unwrap_or(Micros::MAX));
         if until > now && !is_rehearsal() {
             let entry = Entry { value: identity.clone(), until, weight: weigh(identity) };
@@ -140,7 +143,7 @@ impl Remembered {
 
     pub fn keep_vote(
         &self,
-        mark: (u64, u64),
+        mark: Mark,
         (hook, client, channel): ((u64, usize), &Client, &ChannelName),
         (tags, view): (Vec<String>, Option<Arc<str>>),
         ttl: Duration,

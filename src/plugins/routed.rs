@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 use super::about::About;
-use super::decision::{Asker, Decision};
+use super::decision::Asker;
 use super::generation::{Generation, Registration};
 use super::host::Host;
 use super::resident::with_vm;
@@ -15,7 +15,7 @@ use super::route::{Auth, Route};
 use super::rules::{No, Rules};
 use super::visit::{RouteAnswer, Visit, Visitor, read_answer};
 use super::vm::Failure;
-use crate::kernel::hooks::{Refusal, RefusalKind, Request};
+use crate::kernel::hooks::{Refusal, Request};
 
 /// Requests that may wait for their hook; beyond, they are told to come back.
 const QUEUE: usize = 1000;
@@ -121,19 +121,8 @@ impl Call {
         let reception = rules.routes.reception.get_or_init(|| Reception::open(&rules.generation)).as_ref();
         let registration = &rules.generation.registrations[hook];
         if !reception.is_some_and(|reception| reception.takes(letter)) {
-            let decision = Decision {
-                kind: RefusalKind::Busy,
-                hook: &registration.to_string(),
-                plugin: &rules.generation.unit_of(hook).name,
-                place: &registration.place,
-                code: "busy",
-                why: "too many requests wait for plugins: come back later",
-                told: None,
-                rests: false,
-                channel: None,
-                asker: asker(),
-            };
-            return Err(decision.refuse(&rules.generation.program.commons));
+            let why = format!("{QUEUE} requests wait for routes already");
+            return Err(rules.refuse(No::Busy(hook, why), None, asker()));
         }
         let gone = || {
             let why = format!("{}: the thread of the routes has ended", registration.place);

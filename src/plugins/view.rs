@@ -16,7 +16,6 @@ use super::resident::with_vm;
 use super::rules::{No, Rules};
 use super::schema::hint;
 use super::shown::Shown;
-use super::trace;
 use super::value::describe;
 use super::vm::Failure;
 use crate::kernel::format;
@@ -168,7 +167,7 @@ fn withheld(generation: &Generation, hook: usize, Failure { why, rests }: &Failu
         channel: Some(channel.as_str()),
         asker: Asker { user: None, ip: None, transport: "", shown: Shown::Nothing },
     };
-    decision.refuse(&generation.program.commons);
+    decision.write_down(&generation.program.commons);
 }
 
 /// Each registration's view, made once, so that sessions which see through the same one share its bytes.
@@ -272,9 +271,6 @@ impl Rules {
         }
         let facts = client.identity.attrs.as_ref().and_then(|attrs| attrs.downcast_ref::<Facts>());
         let place = facts.map_or("", |facts| facts.said_at.as_str());
-        if !trace::is_rehearsal() {
-            self.counters.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
         let decision = Decision {
             kind: RefusalKind::Broken,
             hook: &Event::Connect.to_string(),
@@ -287,7 +283,7 @@ impl Rules {
             channel: Some(channel.as_str()),
             asker: Asker::from(client),
         };
-        decision.refuse(&self.generation.program.commons)
+        decision.refuse(&self.generation.program)
     }
 
     fn broken(&self, hook: usize, why: String, channel: &ChannelName, client: &Client) -> Refusal {

@@ -141,9 +141,6 @@ impl Rules {
         channel: Option<&str>,
         asker: Asker<'_>,
     ) -> Refusal {
-        if !trace::is_rehearsal() {
-            self.counters.denied.fetch_add(1, Relaxed);
-        }
         let hook = &event.to_string();
         Decision {
             kind: RefusalKind::Denied,
@@ -157,7 +154,7 @@ impl Rules {
             channel,
             asker,
         }
-        .refuse(&self.generation.program.commons)
+        .refuse(&self.generation.program)
     }
 }
 
