@@ -40,8 +40,13 @@ pub enum Fault {
         refusal: Refusal,
         what: Option<String>,
     },
-    /// A plugin's route broke.
+    /// A plugin's route broke, or its dialect.
     Broken(Refusal),
+    /// A plugin's dialect says no, in its own words.
+    OfDialect {
+        code: String,
+        why: String,
+    },
     NotAdmin,
     Origin(String),
     Upgrade(&'static str),
@@ -99,6 +104,7 @@ impl Fault {
             Fault::Unauthorized { api: false, .. } => (401, 40102),
             Fault::Forbidden { .. } => (403, 40301),
             Fault::Broken(_) => (500, 50001),
+            Fault::OfDialect { .. } => (400, 40005),
             Fault::NotAdmin => (403, 40302),
             Fault::Origin(_) => (403, 40303),
             Fault::NoRoute => (404, 40400),
@@ -118,6 +124,7 @@ impl Fault {
     pub fn reason(&self) -> &str {
         match self {
             Fault::ChannelName(_) => "bad_channel",
+            Fault::OfDialect { code, .. } => code,
             Fault::Missing(_) => "missing_field",
             Fault::Json(_) => "bad_json",
             Fault::Parameter(_) => "bad_parameter",
@@ -152,6 +159,7 @@ impl Fault {
             Fault::Missing(field) => format!("{field} is required").into(),
             Fault::Json(what) => format!("invalid json: {what}").into(),
             Fault::Parameter(what) => what.as_str().into(),
+            Fault::OfDialect { why, .. } => why.as_str().into(),
             Fault::UnknownFrame(kind) => format!("unknown frame type: {kind}").into(),
             Fault::EmptyBatch => "messages array must not be empty".into(),
             Fault::LongBatch(max) => format!("too many messages in batch (max {max})").into(),
@@ -269,6 +277,8 @@ pub enum Ending {
     SentAway(Words),
     Lagged,
     Expired,
+    /// Its dialect closes it.
+    OfDialect(u16, Words),
     /// It asked in vain too often.
     Refused,
     /// It broke the rules of its transport.
@@ -302,6 +312,7 @@ impl Ending {
             Ending::Expired => Some(4401),
             Ending::Kicked | Ending::SentAway(_) => Some(4403),
             Ending::Refused => Some(4429),
+            Ending::OfDialect(code, _) => Some(code),
         }
     }
 
@@ -311,7 +322,7 @@ impl Ending {
             Ending::Closed => "",
             Ending::Draining => "server shutting down",
             Ending::Kicked => "disconnected by the operator",
-            Ending::SentAway(why) => why.as_str(),
+            Ending::SentAway(why) | Ending::OfDialect(_, why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
             Ending::TooLarge => "frame too large",
@@ -328,7 +339,7 @@ impl Ending {
             Ending::Gone | Ending::Closed => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
-            Ending::Expired | Ending::Kicked | Ending::SentAway(_) => "server",
+            Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
             Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }
