@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -73,13 +74,40 @@ impl Drop for Dir {
     }
 }
 
+/// How long anything may take. Generous: the machine may be busy, and nobody waits this long when all is well.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until the answer is yes.
+#[track_caller]
+fn until(what: &str, mut ask: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !ask() {
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Settings under which a machine may be slow: no hook is called so, and one that runs out of time has looped.
+fn calm() -> HostConfig {
+    let loops = Duration::from_millis(250);
+    let limits = Limits {
+        call: loops,
+        slow: Duration::MAX,
+        connect: loops,
+        waiting_time: DEADLINE,
+        waiting_budget: loops,
+        ..Limits::default()
+    };
+    HostConfig { limits, ..HostConfig::default() }
+}
+
 /// A host of one script, and the directory that it was read from.
 fn script(code: &str) -> (Arc<Host>, Dir) {
     try_script(code).map_err(|error| panic!("{error}")).unwrap()
 }
 
 fn try_script(code: &str) -> Result<(Arc<Host>, Dir), LoadError> {
-    try_script_with(code, HostConfig::default())
+    try_script_with(code, calm())
 }
 
 fn try_script_with(code: &str, config: HostConfig) -> Result<(Arc<Host>, Dir), LoadError> {
@@ -105,7 +133,7 @@ impl Hand {
 
     fn config(&self) -> HostConfig {
         let time = self.0.clone();
-        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..HostConfig::default() }
+        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..calm() }
     }
 
     fn pass(&self, seconds: u64) {
