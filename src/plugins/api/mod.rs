@@ -1,6 +1,7 @@
 //! The global `aether`: one registry declares each function, and yields it, what editors know of it, its page in the
 //! reference and whether hooks that must not wait may call it.
 
+pub mod absent;
 mod announce;
 mod config;
 mod crypto;
@@ -183,7 +184,7 @@ impl Seat {
 
 /// Puts `aether` and `print` into a unit's globals.
 pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
-    let aether = module(lua, "")?;
+    let aether = module(lua, seat, "")?;
     let tests = seat.stage.is_some().then(testing::registry).into_iter().flatten();
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
@@ -199,7 +200,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
             home = match home.raw_get(part)? {
                 Value::Table(inner) => inner,
                 _ => {
-                    let inner = module(lua, &entry.name[..end - 1])?;
+                    let inner = module(lua, seat, &entry.name[..end - 1])?;
                     home.raw_set(part, &inner)?;
                     inner
                 }
@@ -217,16 +218,18 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
 }
 
 /// A table of functions. A name that it never has is a slip of the pen, and is told where it is read; what is only not
-/// permitted is nil, so that a script may look.
-fn module(lua: &Lua, path: &'static str) -> mlua::Result<Table> {
+/// permitted is nil, so that a script may look, and told where it is used.
+fn module(lua: &Lua, seat: &Rc<Seat>, path: &'static str) -> mlua::Result<Table> {
+    let seat = seat.clone();
     let lookup = lua.create_function(move |lua, (_, name): (Value, Value)| {
         let Value::String(name) = name else { return Ok(()) };
         let name = name.to_string_lossy();
         let known = || registry().chain(testing::registry()).filter_map(|entry| below(path, entry.name));
+        let dot = if path.is_empty() { "" } else { "." };
         if known().any(|known| known == name) {
+            absent::read(lua, &seat, format!("{path}{dot}{name}"));
             return Ok(());
         }
-        let dot = if path.is_empty() { "" } else { "." };
         Err(raise(lua, format!("aether{dot}{path} has no {name}{}", hint(&name, known()))))
     })?;
     let meta = lua.create_table()?;
