@@ -35,14 +35,14 @@ use std::sync::Arc;
 
 pub use used::Used;
 
-use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
+use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, MultiValue, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
 use super::schema::hint;
 use super::testing::{self, Coverage, Stage};
 use super::trace::{self, Told};
-use super::value::{frozen, raise};
+use super::value::{frozen, raise, unfit};
 
 /// One name below `aether`.
 pub struct Entry {
@@ -126,7 +126,7 @@ pub struct Seat {
     /// Limiters that were made, by place.
     limiters: RefCell<FxHashMap<String, usize>>,
     /// The entry that is being made.
-    making: Cell<&'static str>,
+    making: Cell<Option<&'static Entry>>,
     /// What a test plays on; none in production.
     pub stage: Option<Rc<Stage>>,
 }
@@ -174,7 +174,7 @@ impl Seat {
 
     /// By which the entry that is being made tells that it was used.
     pub fn used(&self) -> Used {
-        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get())))
+        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get().map_or("", |entry| entry.name))))
     }
 
     pub fn unit(&self) -> &Unit {
@@ -189,7 +189,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
-        seat.making.set(entry.name);
+        seat.making.set(Some(entry));
         let value = (entry.make)(lua, seat)?;
         if value.is_nil() {
             continue; // no permission: not there, nor its module
@@ -211,7 +211,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
             _ => home.raw_set(name, value)?,
         }
     }
-    seat.making.set("");
+    seat.making.set(None);
     freeze(&aether)?;
     env.raw_set("aether", aether)?;
     env.raw_set("print", log::print(lua, seat)?)
@@ -264,9 +264,13 @@ where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,
 {
-    let (used, seat) = (seat.used(), seat.clone());
-    lua.create_function(move |lua, args: A| {
+    let (used, entry, seat) = (seat.used(), seat.making.get(), seat.clone());
+    lua.create_function(move |lua, args: MultiValue| {
         used.now();
+        let args = A::from_lua_multi(args, lua).map_err(|error| match (unfit(&error), entry) {
+            (Some(why), Some(entry)) => raise(lua, format!("aether.{}({}): {why}", entry.name, entry.args)),
+            _ => error,
+        })?;
         body(lua, &seat, args)
     })
     .map(Value::Function)

@@ -13,7 +13,7 @@ use super::{Coverage, Failed, Played, Stage, Suite, follow_clock};
 use crate::plugins::api::{Seat, absent};
 use crate::plugins::generation::{Program, Unit};
 use crate::plugins::manifest::Manifest;
-use crate::plugins::value::{caller_in, first_line, has_place};
+use crate::plugins::value::{caller_in, first_line, has_place, unfit};
 use crate::plugins::vm::{environment, load, sandbox};
 use crate::plugins::watchdog::Watched;
 use crate::plugins::{Counters, HostConfig};
@@ -184,7 +184,7 @@ impl Failed {
             Error::RuntimeError(text) | Error::SyntaxError { message: text, .. } | Error::MemoryError(text) => {
                 text.clone()
             }
-            other => other.to_string(),
+            other => unfit(other).unwrap_or_else(|| other.to_string()),
         };
         let (text, trace) = text.split_once("\nstack traceback:").unwrap_or((&text, trace));
         let budget = if stopped { format!(" (a case may take {BUDGET:?})") } else { String::new() };

@@ -242,6 +242,26 @@ fn every_name_that_a_plugin_without_permissions_lacks_is_known_by_its_permission
 }
 
 #[test]
+fn an_argument_that_does_not_fit_is_told_in_our_words() {
+    for (call, told) in [
+        ("aether.shared()", "aether.shared(name): expected a string, got nothing"),
+        ("aether.shared({})", "aether.shared(name): expected a string, got a table"),
+        ("aether.forget('bob')", "aether.forget({user?, channel?, tag?, session?}): expected a table, got a string"),
+        ("aether.crypto.sha256({})", "expected a string, a buffer or a secret, got a table"),
+        ("aether.allow(7)", "allow: expected a table of options, got the number 7"),
+        ("aether.shared('t'):keys(nil, 7)", "keys: argument 2: expected a table, got a number"),
+        ("aether.shared('t'):set('a', 1, 7)", "options: expected a table, got the number 7"),
+        ("aether.shared('t').get()", "get is called with a colon: `it:get(..)`"),
+        ("aether.patterns({'a'}):matches()", "matches: argument 1: expected a string, got nothing"),
+        ("error(select(2, pcall(aether.secret)))", "aether.secret(name): expected a string, got nothing"),
+    ] {
+        let found = complaints(call);
+        assert!(found.len() == 1 && found[0].ends_with(told), "{call}: {found:?}");
+        assert!(found[0].starts_with("rules.lua:1: ") || call.contains("pcall"), "{call}: {found:?}");
+    }
+}
+
+#[test]
 fn an_error_that_is_no_text_is_told_with_its_line_and_no_address() {
     let (host, _dir) = script("aether.on.publish('a', function()\n\terror({ code = 1 })\nend)");
     let log = logged(|| drop(publish(&host, &nobody(), "a", "1").unwrap_err()));
