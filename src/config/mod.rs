@@ -1,10 +1,12 @@
 //! Every setting, its default, and what a channel's policy comes to.
 //!
 //! `aether.toml` at the root of the repository says in words what each key is for; a test holds it against these defaults.
-//! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values.
+//! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values, `reload`
+//! what a running hub takes of them.
 
 mod check;
 mod read;
+mod reload;
 mod units;
 
 use std::collections::BTreeMap;
