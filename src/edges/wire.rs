@@ -40,8 +40,13 @@ pub enum Fault {
         refusal: Refusal,
         what: Option<String>,
     },
-    /// A plugin's route broke.
+    /// A plugin's route broke, or its dialect.
     Broken(Refusal),
+    /// A plugin's dialect says no, in its own words.
+    OfDialect {
+        code: String,
+        why: String,
+    },
     NotAdmin,
     /// Nothing was shown where an admin key is needed.
     NoCredential,
@@ -101,6 +106,7 @@ impl Fault {
             Fault::Unauthorized { api: false, .. } => (401, 40102),
             Fault::Forbidden { .. } => (403, 40301),
             Fault::Broken(_) => (500, 50001),
+            Fault::OfDialect { .. } => (400, 40005),
             Fault::NotAdmin => (403, 40302),
             Fault::NoCredential => (401, 40101),
             Fault::Origin(_) => (403, 40303),
@@ -121,6 +127,7 @@ impl Fault {
     pub fn reason(&self) -> &str {
         match self {
             Fault::ChannelName(_) => "bad_channel",
+            Fault::OfDialect { code, .. } => code,
             Fault::Missing(_) => "missing_field",
             Fault::Json(_) => "bad_json",
             Fault::Parameter(_) => "bad_parameter",
@@ -156,6 +163,7 @@ impl Fault {
             Fault::Missing(field) => format!("{field} is required").into(),
             Fault::Json(what) => format!("invalid json: {what}").into(),
             Fault::Parameter(what) => what.as_str().into(),
+            Fault::OfDialect { why, .. } => why.as_str().into(),
             Fault::UnknownFrame(kind) => format!("unknown frame type: {kind}").into(),
             Fault::EmptyBatch => "messages array must not be empty".into(),
             Fault::LongBatch(max) => format!("too many messages in batch (max {max})").into(),
@@ -277,6 +285,8 @@ pub enum Ending {
     SentAway(Words),
     Lagged,
     Expired,
+    /// Its dialect closes it.
+    OfDialect(u16, Words),
     /// It asked in vain too often.
     Refused,
     /// It broke the rules of its transport.
@@ -310,6 +320,7 @@ impl Ending {
             Ending::Expired => Some(4401),
             Ending::Kicked | Ending::SentAway(_) => Some(4403),
             Ending::Refused => Some(4429),
+            Ending::OfDialect(code, _) => Some(code),
         }
     }
 
@@ -319,7 +330,7 @@ impl Ending {
             Ending::Closed => "",
             Ending::Draining => "server shutting down",
             Ending::Kicked => "disconnected by the operator",
-            Ending::SentAway(why) => why.as_str(),
+            Ending::SentAway(why) | Ending::OfDialect(_, why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
             Ending::TooLarge => "frame too large",
@@ -336,7 +347,7 @@ impl Ending {
             Ending::Gone | Ending::Closed => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
-            Ending::Expired | Ending::Kicked | Ending::SentAway(_) => "server",
+            Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
             Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }

@@ -156,7 +156,7 @@ fn read_table(table: &Table) -> Result<RouteAnswer, String> {
 }
 
 /// Names with a value, or with a list of them.
-fn read_headers(table: &Table) -> Result<Vec<(String, String)>, String> {
+pub fn read_headers(table: &Table) -> Result<Vec<(String, String)>, String> {
     let mut headers = Vec::new();
     for pair in table.pairs::<Value, Value>() {
         let (key, value) = pair.map_err(|error| error.to_string())?;

@@ -2,8 +2,10 @@
 //! reference and whether hooks that must not wait may call it.
 
 mod announce;
+mod channel;
 mod config;
 mod crypto;
+mod dialect;
 mod export;
 mod forget;
 mod http;
@@ -15,12 +17,13 @@ mod memo;
 mod metrics;
 mod on;
 pub mod pattern;
-mod publish;
+pub mod publish;
 mod retention;
 mod route;
 pub mod secret;
 mod sessions;
 mod shared;
+mod sse;
 mod store;
 mod timers;
 pub mod types;
@@ -68,10 +71,13 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         verdict::ENTRIES,
         forget::ENTRIES,
         route::ENTRIES,
+        dialect::ENTRIES,
         publish::ENTRIES,
         sessions::ENTRIES,
         announce::ENTRIES,
         pattern::ENTRIES,
+        channel::ENTRIES,
+        sse::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
         json::ENTRIES,

@@ -195,6 +195,7 @@ fn connect_by(transport: &'static str, host: &Host, bearer: Option<&str>) -> Res
         headers.push(("cookie".into(), "a=1; b=2".into()));
     }
     let request = ConnectRequest {
+        dialect: "native",
         transport,
         method: "GET".into(),
         path: "/ws".into(),
