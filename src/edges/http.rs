@@ -142,7 +142,11 @@ impl Edge {
 
     pub async fn admin(&self, caller: &Caller) -> Result<Client, Fault> {
         let client = self.connect(caller).await?;
-        if client.identity.grants.admin { Ok(client) } else { Err(Fault::NotAdmin) }
+        match client.identity.grants.admin {
+            true => Ok(client),
+            false if client.credential => Err(Fault::NotAdmin),
+            false => Err(Fault::NoCredential),
+        }
     }
 }
 
@@ -345,6 +349,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     });
     let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(get_or_head()).and(api());
     let metrics = metrics.then(|edge, caller| answer(edge, |edge| metrics_page(edge, caller)));
+    let cache = warp::path!("debug" / "cache").and(get_or_head()).and(api());
+    let cache = cache.then(|edge, caller| answer(edge, |edge| cache_page(edge, caller)));
     let status = warp::path!("status")
         .and(get_or_head())
         .and(api())
@@ -356,7 +362,18 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
     let ruling = tail.or(asked).unify().or(rules).unify().boxed();
-    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
+    let operating = console
+        .or(metrics)
+        .unify()
+        .or(status)
+        .unify()
+        .or(cache)
+        .unify()
+        .or(administering)
+        .unify()
+        .or(ruling)
+        .unify()
+        .boxed();
     let taken = api().and(warp::method()).and_then(move |edge: Arc<Edge>, caller: Caller, method: Method| {
         let taken = routes::find(&edge, &method, &caller.request.path, surface);
         std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
@@ -522,6 +539,21 @@ async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// How often a credential was known, under the first Aether's names.
+async fn cache_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
+    operator(&edge, &caller).await?;
+    #[derive(Serialize)]
+    struct Cache {
+        ok: bool,
+        cache_hits: u64,
+        cache_misses: u64,
+        hit_rate_pct: f64,
+    }
+    let (hits, misses) = metrics::credentials(&edge.beside.counters);
+    let hit_rate_pct = hits as f64 * 100.0 / (hits + misses).max(1) as f64;
+    Ok(json(StatusCode::OK, &Cache { ok: true, cache_hits: hits, cache_misses: misses, hit_rate_pct }))
 }
 
 async fn status_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {

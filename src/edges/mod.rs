@@ -18,6 +18,7 @@ pub mod operator;
 pub mod origin;
 mod patience;
 pub mod poll;
+mod process;
 pub mod publish;
 pub mod roster;
 pub mod routes;

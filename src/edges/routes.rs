@@ -30,6 +30,7 @@ pub const OWN_PATHS: &[&str] = &[
     "/api/v1/sessions",
     "/api/v1/unsubscribe",
     "/api/v2/publish/batch",
+    "/debug/cache",
     "/healthz",
     "/metrics",
     "/metricsz",

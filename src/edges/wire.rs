@@ -48,6 +48,8 @@ pub enum Fault {
         why: String,
     },
     NotAdmin,
+    /// Nothing was shown where an admin key is needed.
+    NoCredential,
     Origin(String),
     Upgrade(&'static str),
     NoRoute,
@@ -106,6 +108,7 @@ impl Fault {
             Fault::Broken(_) => (500, 50001),
             Fault::OfDialect { .. } => (400, 40005),
             Fault::NotAdmin => (403, 40302),
+            Fault::NoCredential => (401, 40101),
             Fault::Origin(_) => (403, 40303),
             Fault::NoRoute => (404, 40400),
             Fault::Method => (405, 40500),
@@ -137,6 +140,7 @@ impl Fault {
                 &refusal.code
             }
             Fault::NotAdmin => "not_admin",
+            Fault::NoCredential => "no_credential",
             Fault::Origin(_) => "origin",
             Fault::Upgrade(_) => "upgrade_required",
             Fault::NoRoute => "not_found",
@@ -175,6 +179,7 @@ impl Fault {
                 format!("unauthorized channel: {channel}: {}", refusal.why).into()
             }
             Fault::NotAdmin => "admin access required".into(),
+            Fault::NoCredential => "invalid or missing api key: admin access required".into(),
             Fault::Origin(origin) => {
                 format!("origin not allowed: {origin} (the operator lists origins in websocket.allowed_origins)").into()
             }
@@ -222,6 +227,9 @@ impl Fault {
     pub fn refused(refusal: Refusal, credential: bool, api: bool, channel: &str) -> Fault {
         if credential || refusal.kind == RefusalKind::Busy {
             Fault::Forbidden { refusal, what: Some(channel.to_owned()) }
+        } else if api {
+            let why = format!("invalid or missing api key: {}", refusal.why);
+            Fault::Unauthorized { refusal: Refusal { why, ..refusal }, api }
         } else {
             Fault::Unauthorized { refusal, api }
         }

@@ -277,6 +277,8 @@ pub struct Counters {
     pub vms: AtomicU64,
     /// HTTP requests whose credential was known already.
     pub credentials_known: AtomicU64,
+    /// HTTP requests for whose credential the rules were asked.
+    pub credentials_asked: AtomicU64,
     /// Votes of subscribe hooks that were known already.
     pub votes_known: AtomicU64,
     /// Breakers that are open now.

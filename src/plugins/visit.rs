@@ -128,7 +128,8 @@ fn read_table(table: &Table) -> Result<RouteAnswer, String> {
             ("headers", Value::Table(headers)) => answer.headers = read_headers(headers)?,
             ("headers", _) => return Err(wrong("a table")),
             ("json", value) => {
-                answer.body = lua_to_json(value).map_err(|why| format!("json: {why}"))?.to_string().into();
+                let json = lua_to_json(value).map_err(|why| format!("json: {why}"))?;
+                answer.body = format!("{json}\n").into();
                 (kind, bodies) = (Some("application/json"), bodies + 1);
             }
             ("body", Value::String(text)) => {

@@ -56,6 +56,9 @@ impl Rules {
             counters.credentials_known.fetch_add(1, Relaxed);
             return Ok(identity);
         }
+        if name.is_some() {
+            counters.credentials_asked.fetch_add(1, Relaxed);
+        }
         let mark = remembered.mark();
         let shown = Showing::Request(request.clone());
         let allow = self.ask_who(Event::Connect, Asker::from(request), &shown).await?;

@@ -62,6 +62,9 @@ const ADMIN_CONNECTIONS: usize = 1000;
 /// Runs the hub until SIGINT or SIGTERM. A reload of the rules reads the settings `again`.
 pub fn run(config: Config, again: Again) -> anyhow::Result<()> {
     begin_logging(&config);
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
     let keys = Keys::prepare(&config)?;
     for warning in &keys.warnings {
         tracing::warn!("{warning}");
@@ -430,6 +433,11 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
             "aether_rules_credentials_known_total",
             "Requests with a remembered credential",
             get(&counters.credentials_known),
+        ),
+        (
+            "aether_rules_credentials_asked_total",
+            "Requests for whose credential the rules were asked",
+            get(&counters.credentials_asked),
         ),
         ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
         ("aether_shared_evicted_total", "Entries of shared tables that made room", evicted),
