@@ -82,6 +82,13 @@ impl Witness {
         is_fresh
     }
 
+    /// Somebody listens to a channel no more.
+    pub fn leaves(&self, client: &Client, channel: &ChannelName) {
+        let mut there = self.there.lock();
+        let known = there.iter_mut().filter(|(known, _)| known.id == client.id);
+        known.for_each(|(_, channels)| channels.retain(|one| one != channel));
+    }
+
     /// Somebody is there no more; the channels that it listened to.
     pub fn misses(&self, client: &Client) -> Vec<ChannelName> {
         let mut there = self.there.lock();
