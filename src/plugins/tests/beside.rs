@@ -1,7 +1,5 @@
 //! Slow hooks: beside the threads that serve, in order, bounded, and without harm to those that are fast.
 
-use std::time::Duration;
-
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::waiting::wait;

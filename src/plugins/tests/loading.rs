@@ -11,7 +11,7 @@ fn plugin(code: &str, with: impl FnOnce(&mut PluginUse)) -> (Dir, Result<Arc<Hos
     dir.write("acl/main.lua", code);
     let mut used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
     with(&mut used);
-    let host = Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() });
+    let host = Host::load(HostConfig { plugins: vec![used], ..calm() });
     (dir, host)
 }
 
@@ -99,9 +99,7 @@ fn require_finds_what_belongs_to_the_plugin_and_nothing_else() {
         #[cfg(unix)]
         std::os::unix::fs::symlink(dir.path("secret.lua"), dir.path("acl/lib/out.lua")).unwrap();
         let used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
-        Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() })
-            .map(drop)
-            .map_err(|error| error.to_string())
+        Host::load(HostConfig { plugins: vec![used], ..calm() }).map(drop).map_err(|error| error.to_string())
     };
     load("local a = require('./lib/a') assert(a.b == 7 and require('./lib/a.lua') == a and a.n == 1)").unwrap();
     for (wanted, why) in [
@@ -123,7 +121,7 @@ fn bytecode_is_refused() {
     let bytecode = mlua::chunk::Compiler::new().compile("return 1").unwrap();
     let dir = Dir::new();
     dir.write("rules.lua", &bytecode);
-    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() });
+    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() });
     assert!(load().is_err());
     // The same in bytes that are a text.
     dir.write("rules.lua", [6, 3, 0, 0, 1, 1, 0, 0]);
@@ -138,10 +136,10 @@ fn scripts_come_in_order_and_their_tests_are_left_out() {
     dir.write("lib/x.lua", "return 'a'");
     dir.write("tests/t.lua", "error('never')");
     dir.write("notes.txt", "error('never')");
-    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() }).unwrap();
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() }).unwrap();
     assert_eq!(connect(&host, Some("x")).unwrap().user.as_deref(), Some("a"));
-    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..HostConfig::default() }).is_err());
-    let empty = Host::load(HostConfig::default()).unwrap();
+    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..calm() }).is_err());
+    let empty = Host::load(calm()).unwrap();
     assert_eq!(connect(&empty, Some("x")).map(drop).unwrap_err().code, "unauthorized");
 }
 

@@ -1,6 +1,6 @@
 //! Verdicts, votes and what hooks are shown.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 use crate::kernel::hooks::{Farewell, RefusalKind};
