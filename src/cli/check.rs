@@ -35,9 +35,12 @@ impl Check {
         };
         let keys = Keys::rehearse(&config)?;
         crate::server::certificates(&config)?;
-        let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+        let (mut errors, mut warnings) = (Vec::new(), config.notes.clone());
+        if self.strict {
+            std::mem::swap(&mut errors, &mut warnings);
+        }
         match crate::server::load_plugins(&config, &keys) {
-            Err(error) => errors = error.0,
+            Err(error) => errors.extend(error.0),
             Ok(host) => {
                 let is_error = |finding: &Finding| self.strict || finding.severity == Severity::Error;
                 let (wrong, odd): (Vec<_>, Vec<_>) = host.findings().into_iter().partition(is_error);

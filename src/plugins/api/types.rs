@@ -21,7 +21,10 @@ pub const ALIASES: &[(&str, &str)] = &[
 pub const SHAPES: &[Shape] = &[
     Shape { name: "Verdict", fields: &[("__verdict", "true")] },
     Shape { name: "Secret", fields: &[("__secret", "true")] },
-    Shape { name: "Pattern", fields: &[("matches", "(self: Pattern, name: string) -> boolean")] },
+    Shape {
+        name: "Pattern",
+        fields: &[("matches", "(self: Pattern, name: string) -> boolean"), ("example", "(self: Pattern) -> string?")],
+    },
     Shape {
         name: "Session",
         fields: &[

@@ -10,6 +10,7 @@ mod examples;
 mod explain;
 mod exports;
 mod hostile;
+mod hostile_alone;
 mod http;
 mod keysets;
 mod library;
@@ -34,11 +35,12 @@ mod waiting;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{Host, HostConfig, Limits, LoadError, PluginUse};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Grants, Hooks, Identity, Refusal};
@@ -223,6 +225,7 @@ fn connect_by(transport: &'static str, host: &Host, bearer: Option<&str>) -> Res
         headers.push(("cookie".into(), "a=1; b=2".into()));
     }
     let request = ConnectRequest {
+        dialect: "native",
         transport,
         method: "GET".into(),
         path: "/ws".into(),
@@ -238,28 +241,51 @@ fn entries(host: &Host) -> u64 {
     host.counters().lua_entries.load(Ordering::Relaxed)
 }
 
-/// What is logged on this thread while `act` runs.
-fn logged(act: impl FnOnce()) -> String {
-    thread_local! {
-        static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+thread_local! {
+    static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+/// What any thread logs, for those who listen; each is told what names its file.
+static EARS: Mutex<Vec<(PathBuf, Weak<Mutex<String>>)>> = Mutex::new(Vec::new());
+
+struct Lines;
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.extend_from_slice(bytes)));
+        let line = String::from_utf8_lossy(bytes);
+        EARS.lock().retain(|(dir, ear)| {
+            let ear = ear.upgrade();
+            ear.iter().filter(|_| line.contains(&*dir.to_string_lossy())).for_each(|ear| *ear.lock() += &line);
+            ear.is_some()
+        });
+        Ok(bytes.len())
     }
-    struct Lines;
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.extend_from_slice(bytes)));
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
-    // One subscriber for all tests: with one per thread, what another thread meets first is switched off for all.
+}
+
+/// One subscriber for all tests: with one per thread, what another thread meets first is switched off for all.
+fn listen() {
     static SUBSCRIBER: Once = Once::new();
     SUBSCRIBER.call_once(|| {
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).finish();
         tracing::subscriber::set_global_default(subscriber).unwrap();
     });
+}
+
+/// What is logged on this thread while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    listen();
     LINES.set(Some(Vec::new()));
     act();
     String::from_utf8(LINES.take().unwrap_or_default()).unwrap()
+}
+
+/// What any thread logs about files in `dir` from now on.
+fn heard_about(dir: &Dir) -> Arc<Mutex<String>> {
+    listen();
+    let ear = Arc::default();
+    EARS.lock().push((dir.0.clone(), Arc::downgrade(&ear)));
+    ear
 }
