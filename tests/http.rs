@@ -52,7 +52,7 @@ async fn every_error_has_its_status_its_code_and_a_sentence_and_the_connection_g
         ("POST", publish, "{\"channel\":\"c\",\"payload\":1,\"ttl\":1e300}", (400, 40003)),
         ("POST", "/api/v1/publish?channel=a*", "1", (400, 40001)),
         ("POST", "/api/v1/publish?channel=c&ttl=soon", "1", (400, 40003)),
-        ("POST", batch, "{}", (400, 40003)),
+        ("POST", batch, "{}", (400, 40006)),
         ("POST", batch, "[]", (400, 40003)),
         ("POST", batch, "{\"messages\":[]}", (400, 40006)),
         ("POST", batch, &four, (400, 40002)),

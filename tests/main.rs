@@ -14,6 +14,7 @@ mod crash;
 mod docs;
 mod explain;
 mod fan_out;
+mod first_aether;
 mod fleeting;
 mod frames;
 mod fuzz;

@@ -1,6 +1,7 @@
 //! **A request is judged by the rules of one moment**: all that it asks them, it asks as one.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use aether::edges::roster::Roster;
 use aether::edges::routes::{Found, Routes};
 use aether::edges::session::{self, Frame, Pulse};
 use aether::edges::tail;
+use aether::kernel::dialect::{Dialects, Mount};
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};
 use aether::kernel::message::{ChannelName, Draft};
 use aether::kernel::policy::Policy;
@@ -83,8 +85,18 @@ impl Operator for Nobody {
     }
 }
 
+impl Dialects for Nobody {
+    fn mount(&self, _: Option<SocketAddr>, _: &str) -> Option<Mount> {
+        None
+    }
+
+    fn streams(&self) -> Vec<Vec<u8>> {
+        Vec::new()
+    }
+}
+
 impl Routes for Nobody {
-    fn find(&self, _: &str, _: &str) -> Found {
+    fn find(&self, _: Option<SocketAddr>, _: &str, _: &str) -> Found {
         Found::Nothing
     }
 }
@@ -113,7 +125,13 @@ async fn what_an_http_request_asks_it_asks_as_one() {
     };
     let delivery = tokio::runtime::Handle::current();
     let (counters, plugins_metrics) = (Arc::new(Vec::new), Arc::new(String::new));
-    let beside = Beside { counters, plugins_metrics, operator: Arc::new(Nobody), routes: Arc::new(Nobody) };
+    let beside = Beside {
+        counters,
+        plugins_metrics,
+        operator: Arc::new(Nobody),
+        routes: Arc::new(Nobody),
+        dialects: Arc::new(Nobody),
+    };
     let edge = Edge::new(kernel.hub.clone(), settings, shared(), shared(), delivery, beside);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut http = Http::connect(listener.local_addr().unwrap(), None).await;
@@ -138,7 +156,7 @@ async fn what_a_frame_asks_it_asks_as_one() {
     }
     let session = Session::new(kernel.hub.clone(), client("ann"), kernel.format.clone());
     let dialect = WsDialect::new(LIMITS, false);
-    let running = tokio::spawn(session::run(line.clone(), dialect, session, shared()));
+    let running = tokio::spawn(session::run(line.clone(), dialect, session, shared(), Vec::new()));
     until("the frames are answered", async || rules.asked.lock().len() == 4).await;
     running.abort();
     let asked = std::mem::take(&mut *rules.asked.lock());

@@ -53,7 +53,7 @@ async fn a_key_is_made_read_listed_and_opens_what_it_was_made_for() {
     shop.get("/api/v1/history?channel=r.1").await.ok();
     hub.ws_as(Some(&key)).await.subscribe(&["r.1"]).await;
     assert_eq!(shop.get("/api/v2/keys").await.error(), (403, 40302));
-    assert_eq!(hub.http_as(None).await.get("/api/v2/keys").await.error(), (403, 40302));
+    assert_eq!(hub.http_as(None).await.get("/api/v2/keys").await.error(), (401, 40101));
 
     let (admin, _) = make(&hub, json!({"name": "second", "admin": true})).await;
     hub.http_as(Some(&admin)).await.get("/api/v2/keys").await.ok();

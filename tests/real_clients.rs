@@ -122,7 +122,7 @@ fn assert_every_message_once(seen: &[String]) {
     assert!(seen == wanted, "{} of {LAST}; at {odd}: {:?}", seen.len(), seen.get(odd.saturating_sub(2)..odd + 3));
 }
 
-fn python() -> Option<&'static Path> {
+pub fn python() -> Option<&'static Path> {
     static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let advice = "Install python3 with pip (apt-get install python3 python3-pip), and let pip reach its index";
     there("Python with its packages", advice, &HOME, |home| {

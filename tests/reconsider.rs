@@ -44,9 +44,9 @@ async fn what_is_told(sse: bool) -> String {
     listen(&mut session, "b", Start::Now).await;
     let limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 10 };
     let running = if sse {
-        tokio::spawn(session::run(line.clone(), SseDialect { heartbeat: false }, session, shared.clone()))
+        tokio::spawn(session::run(line.clone(), SseDialect { heartbeat: false }, session, shared.clone(), Vec::new()))
     } else {
-        tokio::spawn(session::run(line.clone(), WsDialect::new(limits, false), session, shared.clone()))
+        tokio::spawn(session::run(line.clone(), WsDialect::new(limits, false), session, shared.clone(), Vec::new()))
     };
     kernel.say("a", &["1"]).await;
     kernel.say("b", &["1"]).await;

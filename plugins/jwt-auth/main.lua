@@ -31,6 +31,11 @@ local function text(claim)
 	return if claim == nil then nil else tostring(claim)
 end
 
+-- What is remembered of a request's token still ends with it.
+local function stays(req)
+	return not cfg.end_with_token and req.transport ~= "http"
+end
+
 aether.on.connect(function(req)
 	local raw = req:bearer()
 	if not raw or not is_token(raw) then return nil end -- not ours: let the next plugin look
@@ -49,7 +54,7 @@ aether.on.connect(function(req)
 	return allow({
 		user = text(claims.sub),
 		tenant = text(claims[cfg.tenant_claim]),
-		expires = claims.exp and claims.exp + cfg.leeway, -- what was let in within the leeway is not thrown out at once
+		expires = if stays(req) then nil else claims.exp and claims.exp + cfg.leeway, -- what was let in within the leeway is not thrown out at once
 		ttl = cfg.remember,
 		attrs = attrs,
 		grants = { subscribe = readable, history = readable, publish = aether.patterns(claims.publish) },

@@ -38,6 +38,7 @@ impl Check {
         };
         // A fault of the settings hides none of the plugins, as far as one can know.
         if let Some(config) = &config {
+            if self.strict { &mut errors } else { &mut warnings }.extend(config.notes.iter().cloned());
             errors.extend(crate::server::certificates(config).err().map(|error| format!("{error:#}")));
             self.check_rules(config, &mut errors, &mut warnings);
         }

@@ -2,9 +2,10 @@
 //!
 //! `aether.toml` at the root of the repository says in words what each key is for; a test holds it against these defaults.
 //! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values, `reload`
-//! what a running hub takes of them.
+//! what a running hub takes of them, `first_aether` the names that settings had there.
 
 mod check;
+mod first_aether;
 mod read;
 mod reload;
 mod units;
@@ -40,6 +41,9 @@ pub struct Config {
     pub plugins: Plugins,
     /// The plugins in use, in their order.
     pub plugin: Vec<Plugin>,
+    /// What was set and does nothing, each with its place: nothing that stops a start.
+    #[serde(skip)]
+    pub notes: Vec<String>,
 }
 
 impl Default for Config {
@@ -58,6 +62,7 @@ impl Default for Config {
             secrets: BTreeMap::new(),
             plugins: Plugins::default(),
             plugin: ["jwt-auth", "api-keys"].map(|name| Plugin { name: name.into(), ..Plugin::default() }).into(),
+            notes: Vec::new(),
         }
     }
 }
@@ -66,6 +71,7 @@ impl Default for Config {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
+    #[serde(deserialize_with = "units::address")]
     pub addr: SocketAddr,
     /// The payload of one publish.
     pub max_payload_size: Size,

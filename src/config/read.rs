@@ -15,6 +15,7 @@ use toml_edit::{ImDocument, Item, TableLike, Value};
 
 use super::Config;
 use super::check::check;
+use super::first_aether::{self, Became, Formerly};
 
 /// The file that is read when none is named; it may be absent.
 pub const DEFAULT_FILE: &str = "aether.toml";
@@ -205,6 +206,9 @@ struct Reading {
     places: BTreeMap<String, Place>,
     problems: Vec<Problem>,
     rules_touched: bool,
+    notes: Vec<String>,
+    /// What was said in the first Aether's words and is some plugin's.
+    formerly: Formerly,
 }
 
 impl Reading {
@@ -272,8 +276,45 @@ impl Reading {
         }
     }
 
-    /// Keeps a value if it is good, else says what is wrong with it.
+    /// Keeps a value under the name that it has now.
     fn put(&mut self, path: &[Step], value: Json) {
+        let at = || self.places.get(&dotted(path)).map_or(String::new(), |place| place.value.clone());
+        match (first_aether::became(&dotted(&path[..path.len().min(2)])), path) {
+            (Some(Became::Key(key)), [_, _]) => {
+                let at = at();
+                self.places.insert(key.to_owned(), Place { key: at.clone(), value: at });
+                self.keep(&steps(key), value);
+            }
+            (Some(Became::Plugin(plugin, name)), [_, _]) => {
+                let at = at();
+                self.formerly.setting(plugin, name, value, at);
+            }
+            (Some(Became::Nothing(why)), [_, _]) => {
+                let at = at();
+                self.notes.push(format!("{at}: {} does nothing here: {why}", spoken(path)));
+            }
+            (Some(Became::Keys), [_, _, Step::Index(index), Step::Key(field)]) => {
+                let at = at();
+                if let Err(wrong) = self.formerly.key(*index, field, &value, at.clone()) {
+                    self.problem(at, format!("{} {wrong}", spoken(path)));
+                }
+            }
+            // An empty section, or an empty list.
+            (None, [Step::Key(section)]) if ["auth", "database"].contains(&section.as_str()) => {}
+            (Some(Became::Keys), [_, _]) if value == Json::Array(Vec::new()) => {}
+            (None, [Step::Key(section), Step::Key(name)]) if ["auth", "database"].contains(&section.as_str()) => {
+                let names =
+                    first_aether::keys().filter_map(|key| key.strip_prefix(section.as_str())?.strip_prefix('.'));
+                let near = near(name, names);
+                let at = self.places.get(&dotted(path)).map_or(String::new(), |place| place.key.clone());
+                self.problem(at, format!("{} is not known here{near}", spoken(path)));
+            }
+            _ => self.keep(path, value),
+        }
+    }
+
+    /// Keeps a value if it is good, else says what is wrong with it.
+    fn keep(&mut self, path: &[Step], value: Json) {
         let Err(error) = try_alone(path, &value) else {
             return set(&mut self.said, path, value);
         };
@@ -322,6 +363,14 @@ impl Reading {
     fn text(&mut self, key: &str, value: &str, at: &str) {
         // A key has two parts here, and the second may be all digits: `secrets.1`.
         let path: Vec<Step> = key.splitn(2, '.').map(|part| Step::Key(part.to_owned())).collect();
+        match first_aether::became(key) {
+            Some(Became::Key(key)) => return self.text(key, value, at),
+            Some(_) => {
+                self.places.insert(key.to_owned(), Place { key: at.to_owned(), value: at.to_owned() });
+                return self.put(&path, Json::from(value));
+            }
+            None => {}
+        }
         self.places.insert(dotted(&path), Place { key: at.to_owned(), value: at.to_owned() });
         let list = value.split(',').map(|part| Json::from(part.trim())).collect();
         let readings = [
@@ -353,11 +402,15 @@ impl Reading {
         }
         let config = match figment.extract::<Config>() {
             Ok(mut config) => {
+                config.notes = std::mem::take(&mut self.notes);
                 for (index, plugin) in config.plugin.iter_mut().enumerate() {
                     plugin.at = self.places.get(&format!("plugin.{index}")).map_or(String::new(), |at| at.key.clone());
                     let below = format!("plugin.{index}.config.");
                     let own = self.places.range(below.clone()..).take_while(|(path, _)| path.starts_with(&below));
                     plugin.places = own.map(|(path, at)| (path[below.len()..].to_owned(), at.key.clone())).collect();
+                }
+                if let Err(wrong) = std::mem::take(&mut self.formerly).settle(&mut config) {
+                    wrong.into_iter().for_each(|(at, what)| self.problem(at, what));
                 }
                 self.ranges(&config);
                 Some(config)
@@ -506,10 +559,13 @@ fn hint(name: &str, known: &[&str]) -> String {
 /// The environment's name of each setting: `AETHER_SERVER_ADDR` for `server.addr`.
 fn known_variables() -> BTreeMap<String, String> {
     let defaults = defaults();
-    let mut known = BTreeMap::new();
+    let formerly = first_aether::keys().filter(|key| first_aether::became(key) != Some(Became::Keys));
+    let variable = |key: &str| format!("{ENV_PREFIX}{}", key.replace('.', "_")).to_ascii_uppercase();
+    let mut known: BTreeMap<_, _> = formerly.map(|key| (variable(key), key.to_owned())).collect();
     for (section, keys) in defaults.as_object().into_iter().flatten() {
         for key in keys.as_object().into_iter().flat_map(Map::keys) {
-            known.insert(format!("{ENV_PREFIX}{section}_{key}").to_ascii_uppercase(), format!("{section}.{key}"));
+            let key = format!("{section}.{key}");
+            known.insert(variable(&key), key);
         }
     }
     known

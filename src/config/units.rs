@@ -145,10 +145,24 @@ const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 const PERIOD_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const SIZE_UNITS: [(&str, u64); 5] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
 
+/// `":8080"`, as Go's programs write it, is every address of this machine.
+pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let whole = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text };
+    whole.parse().map_err(|_| de::Error::custom("invalid socket address"))
+}
+
 /// Splits a leading run of digits from the unit that follows it.
 fn number_and_rest(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     Some((text[..end].parse().ok()?, &text[end..]))
+}
+
+/// What follows a decimal point, as in `"1.5h"`: 0.5.
+fn fraction_and_rest(text: &str) -> Option<(f64, &str)> {
+    let Some(digits) = text.strip_prefix('.') else { return Some((0.0, text)) };
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    Some((format!("0.{}", &digits[..end]).parse().ok().filter(|_| end > 0)?, &digits[end..]))
 }
 
 impl std::str::FromStr for Period {
@@ -161,13 +175,15 @@ impl std::str::FromStr for Period {
         let mut last_unit = u64::MAX;
         loop {
             let (number, tail) = number_and_rest(rest).ok_or_else(wrong)?;
+            let (fraction, tail) = fraction_and_rest(tail).ok_or_else(wrong)?;
             let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let unit = PERIOD_UNITS.iter().find(|(name, _)| *name == &tail[..end]).ok_or_else(wrong)?.1;
             if unit >= last_unit {
                 return Err(wrong());
             }
             last_unit = unit;
-            total = number.checked_mul(unit).and_then(|ms| total.checked_add(ms)).ok_or_else(wrong)?;
+            let ms = number.checked_mul(unit).and_then(|ms| ms.checked_add((fraction * unit as f64) as u64));
+            total = ms.and_then(|ms| total.checked_add(ms)).ok_or_else(wrong)?;
             rest = &tail[end..];
             if rest.is_empty() {
                 break;
@@ -415,6 +431,8 @@ mod tests {
             ("5m", 300, "5m"),
             ("1h30m", 5400, "1h30m"),
             ("90m", 5400, "1h30m"),
+            ("1.5h", 5400, "1h30m"),
+            ("0.5m1.0s", 31, "31s"),
             ("720h", 2_592_000, "30d"),
             ("0s", 0, "0s"),
         ] {
@@ -426,8 +444,21 @@ mod tests {
 
     #[test]
     fn a_period_without_sense_is_refused() {
-        for bad in ["", "30", "s", "30 s", "-1s", "1.5h", "5m1h", "1s1s", "99999999999999999999s", "99999999d", "30sec"]
-        {
+        for bad in [
+            "",
+            "30",
+            "s",
+            "30 s",
+            "-1s",
+            "1.h",
+            "1..5h",
+            ".5h",
+            "5m1h",
+            "1s1s",
+            "99999999999999999999s",
+            "99999999d",
+            "30sec",
+        ] {
             assert!(bad.parse::<Period>().is_err(), "{bad}");
         }
     }

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{Stream, StreamExt};
+use hyper::upgrade::OnUpgrade;
 use serde::Serialize;
 use warp::filters::BoxedFilter;
 use warp::http::header::{self, HeaderMap, HeaderValue};
@@ -26,7 +27,8 @@ use super::routes::{self, Routes};
 use super::session;
 use super::tail::{self, TailFormat};
 use super::wire::{ErrorBody, Fault};
-use super::{admin, history, metrics, poll, publish, sse, upgrade};
+use super::{admin, foreign, history, metrics, poll, publish, sse, upgrade};
+use crate::kernel::dialect::{Dialects, Mount};
 use crate::kernel::format::Format;
 use crate::kernel::hooks::{Client, ConnectRequest};
 use crate::kernel::hub::Hub;
@@ -51,6 +53,7 @@ pub struct Beside {
     pub plugins_metrics: metrics::Page,
     pub operator: Arc<dyn Operator>,
     pub routes: Arc<dyn Routes>,
+    pub dialects: Arc<dyn Dialects>,
 }
 
 /// What all requests share.
@@ -64,6 +67,7 @@ pub struct Edge {
     pub ready: AtomicBool,
     pub beside: Beside,
     pub formats: Formats,
+    pub foreign: foreign::Formats,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
     run: u64,
@@ -109,6 +113,7 @@ impl Edge {
             ready: AtomicBool::new(false),
             beside,
             formats: Formats::new(),
+            foreign: foreign::Formats::default(),
             sessions: AtomicU64::new(0),
         })
     }
@@ -126,7 +131,7 @@ impl Edge {
         Ok(Client {
             id: format!("{:x}-{number:x}", self.run),
             ip: request.ip,
-            dialect: "native",
+            dialect: request.dialect,
             transport: request.transport,
             // A cookie may be anything; it was a credential if the rules knew somebody by it.
             credential: request.bearer.is_some() || identity.user.is_some(),
@@ -137,7 +142,11 @@ impl Edge {
 
     pub async fn admin(&self, caller: &Caller) -> Result<Client, Fault> {
         let client = self.connect(caller).await?;
-        if client.identity.grants.admin { Ok(client) } else { Err(Fault::NotAdmin) }
+        match client.identity.grants.admin {
+            true => Ok(client),
+            false if client.credential => Err(Fault::NotAdmin),
+            false => Err(Fault::NoCredential),
+        }
     }
 }
 
@@ -219,6 +228,7 @@ fn request_of(
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
     let mut request = ConnectRequest {
+        dialect: NATIVE,
         transport,
         method: method.to_string(),
         path: path.to_owned(),
@@ -260,7 +270,12 @@ pub enum Surface {
     Whole,
     /// All but the operator's part, which is on a listener of its own.
     Public,
+    /// Only what plugins have on a listener of their own.
+    OfPlugins(SocketAddr),
 }
+
+/// The dialect of this hub itself.
+const NATIVE: &str = "native";
 
 /// All that the hub answers to.
 pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
@@ -334,6 +349,8 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     });
     let metrics = warp::path!("metricsz").or(warp::path!("metrics")).unify().and(get_or_head()).and(api());
     let metrics = metrics.then(|edge, caller| answer(edge, |edge| metrics_page(edge, caller)));
+    let cache = warp::path!("debug" / "cache").and(get_or_head()).and(api());
+    let cache = cache.then(|edge, caller| answer(edge, |edge| cache_page(edge, caller)));
     let status = warp::path!("status")
         .and(get_or_head())
         .and(api())
@@ -345,7 +362,18 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
     let administering =
         channels.or(sessions).unify().or(presence).unify().or(disconnect).unify().or(unsubscribe).unify();
     let ruling = tail.or(asked).unify().or(rules).unify().boxed();
-    let operating = console.or(metrics).unify().or(status).unify().or(administering).unify().or(ruling).unify().boxed();
+    let operating = console
+        .or(metrics)
+        .unify()
+        .or(status)
+        .unify()
+        .or(cache)
+        .unify()
+        .or(administering)
+        .unify()
+        .or(ruling)
+        .unify()
+        .boxed();
     let taken = api().and(warp::method()).and_then(move |edge: Arc<Edge>, caller: Caller, method: Method| {
         let taken = routes::find(&edge, &method, &caller.request.path, surface);
         std::future::ready(taken.map(|taken| (edge, caller, taken)).ok_or_else(warp::reject::not_found))
@@ -355,11 +383,34 @@ pub fn routes(edge: Arc<Edge>, surface: Surface) -> BoxedFilter<(Response,)> {
         of_plugins.then(|edge, caller, taken, body| answer(edge, |edge| routes::serve(edge, caller, taken, body)));
     let of_plugins = of_plugins.boxed();
 
+    let spoken = warp::any().and(with.clone()).and(caller("ws")).and(warp::ext::optional::<OnUpgrade>());
+    let spoken = spoken.and_then(move |edge: Arc<Edge>, caller: Caller, upgrade: Option<OnUpgrade>| {
+        let mount = mounted(&edge, &caller, surface);
+        std::future::ready(mount.map(|mount| (edge, caller, mount, upgrade)).ok_or_else(warp::reject::not_found))
+    });
+    let spoken = spoken
+        .untuple_one()
+        .then(|edge, caller, mount, upgrade| answer(edge, |edge| foreign::open(edge, caller, mount, upgrade)));
+    let of_plugins = spoken.or(of_plugins).unify().boxed();
+
     let public = publishing.or(listening).unify().or(health).unify().or(ready).unify().boxed();
     match surface {
         Surface::Whole => public.or(operating).unify().or(of_plugins).unify().recover(unrouted).unify().boxed(),
         Surface::Public => public.or(of_plugins).unify().recover(unrouted).unify().boxed(),
+        Surface::OfPlugins(_) => of_plugins.recover(unrouted).unify().boxed(),
     }
+}
+
+/// The dialect that is spoken where a request goes. Where a route answers to its method, that does.
+fn mounted(edge: &Edge, caller: &Caller, surface: Surface) -> Option<Mount> {
+    let ConnectRequest { method, path, .. } = &caller.request;
+    let listener = match surface {
+        Surface::Whole | Surface::Public => None,
+        Surface::OfPlugins(address) => Some(address),
+    };
+    let mount = edge.beside.dialects.mount(listener, path)?;
+    let routed = || matches!(edge.beside.routes.find(listener, method, path), routes::Found::Route(_));
+    (method == "GET" || !routed()).then_some(mount)
 }
 
 /// A request is judged by the rules of one moment, from its first question to its last.
@@ -488,6 +539,21 @@ async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// How often a credential was known, under the first Aether's names.
+async fn cache_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
+    operator(&edge, &caller).await?;
+    #[derive(Serialize)]
+    struct Cache {
+        ok: bool,
+        cache_hits: u64,
+        cache_misses: u64,
+        hit_rate_pct: f64,
+    }
+    let (hits, misses) = metrics::credentials(&edge.beside.counters);
+    let hit_rate_pct = hits as f64 * 100.0 / (hits + misses).max(1) as f64;
+    Ok(json(StatusCode::OK, &Cache { ok: true, cache_hits: hits, cache_misses: misses, hit_rate_pct }))
 }
 
 async fn status_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {

@@ -82,6 +82,11 @@ const COURTESY_READ: u64 = 64 * 1024;
 
 /// The first bytes of a subscriber's request.
 const LISTENERS: [&[u8]; 3] = [b"GET /ws", b"GET /sse", b"GET /poll"];
+/// As much of them is looked at; the shortest request line there is has more.
+const LOOK: usize = 14;
+
+/// How the requests begin that others than the hub answer with streams.
+pub type Streams = Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
 
 /// What accepting and serving need to know.
 #[derive(Clone)]
@@ -94,6 +99,7 @@ pub struct Acceptor<S> {
     pub certificates: Option<Arc<Certificates>>,
     /// Where connections that listen are served.
     pub delivery: Handle,
+    pub streams: Streams,
     /// Takes no new connection from here on; those that are there finish the request at hand.
     pub stop: CancellationToken,
     /// The connections that are being served.
@@ -153,14 +159,15 @@ where
             let (config, timeout) = (certificates.current(), self.settings.header_timeout);
             let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
             let looked = self.in_time(timeout, stream.peek()).await;
-            let Some(Ok(listens)) = looked.map(|first| first.map(|first| begins_as_listener(first) == Some(true)))
+            let Some(Ok(listens)) =
+                looked.map(|first| first.map(|first| begins_as_listener(first, &(self.streams)()) == Some(true)))
             else {
                 return;
             };
             let at_home = TlsStream::at_home_here;
             return self.serve_at_home(stream, peer, listens, at_home).await;
         }
-        let looked = self.in_time(self.settings.header_timeout, will_listen(&stream)).await;
+        let looked = self.in_time(self.settings.header_timeout, will_listen(&stream, &self.streams)).await;
         let Some(Ok(listens)) = looked else { return };
         let at_home = |stream: TcpStream| TcpStream::from_std(stream.into_std()?);
         self.serve_at_home(stream, peer, listens, at_home).await;
@@ -257,8 +264,9 @@ async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Whether a connection's first request is a subscriber's. Waits until enough bytes are there to tell.
-async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; 10];
+async fn will_listen(stream: &TcpStream, streams: &Streams) -> io::Result<bool> {
+    let mut first = [0; LOOK];
+    let streams = streams();
     let mut pause = Duration::from_millis(5);
     loop {
         let seen = stream.peek(&mut first).await?;
@@ -266,7 +274,7 @@ async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
         if seen.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if let Some(listens) = begins_as_listener(seen) {
+        if let Some(listens) = begins_as_listener(seen, &streams) {
             return Ok(listens);
         }
         // A few bytes that may become either; peeking does not wait for more. Who dawdles is looked at ever more seldom.
@@ -276,10 +284,14 @@ async fn will_listen(stream: &TcpStream) -> io::Result<bool> {
 }
 
 /// None if these bytes may become either.
-fn begins_as_listener(seen: &[u8]) -> Option<bool> {
-    if LISTENERS.iter().any(|begin| seen.starts_with(begin)) {
+fn begins_as_listener(seen: &[u8], streams: &[Vec<u8>]) -> Option<bool> {
+    let mut all = LISTENERS.into_iter().chain(streams.iter().map(|begin| &begin[..begin.len().min(LOOK)]));
+    let mut may_become = false;
+    if all.any(|begin| {
+        may_become |= begin.starts_with(seen);
+        seen.starts_with(begin)
+    }) {
         return Some(true);
     }
-    let may_become = LISTENERS.iter().any(|begin| begin.starts_with(seen));
     (!may_become).then_some(false)
 }

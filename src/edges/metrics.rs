@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::process;
 use crate::kernel::hub::Hub;
 use crate::kernel::{BUCKETS, Histogram};
 
@@ -55,7 +56,18 @@ pub fn render(hub: &Hub, others: &Others, plugins: &Page) -> String {
     page.histogram("aether_publish_duration_seconds", "From the rules' yes to the answer", &counters.publish_seconds);
     page.histogram("aether_storage_write_duration_seconds", "One group: append and settle", &counters.store_seconds);
     page.0.push_str(&plugins());
+    for (name, kind, help, value) in process::figures() {
+        page.head(name, kind, help);
+        let _ = writeln!(page.0, "{name} {value}");
+    }
     page.0
+}
+
+/// Credentials that were known, and those that the rules were asked about.
+pub fn credentials(others: &Others) -> (u64, u64) {
+    let all = others();
+    let value = |wanted| all.iter().find(|(name, ..)| *name == wanted).map_or(0, |(.., value)| *value);
+    (value("aether_rules_credentials_known_total"), value("aether_rules_credentials_asked_total"))
 }
 
 struct Text(String);

@@ -46,10 +46,11 @@ fn spread(least: u64, most: u64) -> u64 {
     least + u64::from(u16::from_le_bytes(random)) * (most - least) / 65536
 }
 
-/// Any frame of a client: its kind, and what to call the answer. Unknown fields are ignored.
+/// Any frame of a client: its kind, and what to call the answer. Unknown fields are ignored. Go's structs are called with
+/// capitals where nobody tagged them.
 #[derive(Deserialize)]
 struct Asked<'a> {
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", alias = "Type", default)]
     kind: String,
     #[serde(default, borrow)]
     id: Option<&'a RawValue>,
@@ -57,7 +58,7 @@ struct Asked<'a> {
 
 #[derive(Deserialize)]
 struct Subscribe {
-    #[serde(default)]
+    #[serde(default, alias = "Channels")]
     channels: Option<Vec<String>>,
     #[serde(default)]
     after_seq: Option<HashMap<String, i64>>,
@@ -97,7 +98,7 @@ struct Refresh {
 
 #[derive(Deserialize)]
 struct Unsubscribe {
-    #[serde(default)]
+    #[serde(default, alias = "Channels")]
     channels: Option<Vec<String>>,
 }
 

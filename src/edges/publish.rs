@@ -18,13 +18,13 @@ use crate::kernel::hooks::Client;
 use crate::kernel::hub::{Receipt, Rehearsal};
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
 
-/// A message as publishers write it in JSON.
+/// A message as publishers write it in JSON. Go's structs are called with capitals where nobody tagged them.
 #[derive(Deserialize)]
 pub struct Written<'a> {
-    #[serde(default, borrow)]
+    #[serde(default, borrow, alias = "Channel")]
     channel: Option<Cow<'a, str>>,
     /// `null` is a payload; only its absence is none.
-    #[serde(default, borrow, deserialize_with = "present")]
+    #[serde(default, borrow, deserialize_with = "present", alias = "Payload")]
     payload: Option<&'a RawValue>,
     #[serde(default, borrow)]
     event: Option<Cow<'a, str>>,
@@ -227,8 +227,8 @@ pub async fn batch<B: Buf>(
 ) -> Result<Response, Fault> {
     #[derive(Deserialize)]
     struct Many<'a> {
-        #[serde(borrow)]
-        messages: Vec<&'a RawValue>,
+        #[serde(default, borrow, alias = "Messages")]
+        messages: Option<Vec<&'a RawValue>>,
     }
     if edge.hub.is_stopping() {
         return Err(Fault::Stopping);
@@ -236,9 +236,7 @@ pub async fn batch<B: Buf>(
     let client = edge.connect(&caller).await?;
     let body = read_body(&caller, body, edge.settings.max_batch_bytes, edge.settings.body_timeout).await?;
     let Many { messages } = object(&body)?;
-    if messages.is_empty() {
-        return Err(Fault::EmptyBatch);
-    }
+    let messages = messages.filter(|messages| !messages.is_empty()).ok_or(Fault::EmptyBatch)?;
     if messages.len() > edge.settings.max_batch {
         return Err(Fault::LongBatch(edge.settings.max_batch));
     }

@@ -1,6 +1,7 @@
 //! Requests that plugins answer: let in as their route asks, and bounded as any other.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ pub const OWN_PATHS: &[&str] = &[
     "/api/v1/sessions",
     "/api/v1/unsubscribe",
     "/api/v2/publish/batch",
+    "/debug/cache",
     "/healthz",
     "/metrics",
     "/metricsz",
@@ -41,7 +43,8 @@ pub const OWN_PATHS: &[&str] = &[
 
 /// What plugins answer to.
 pub trait Routes: Send + Sync + 'static {
-    fn find(&self, method: &str, path: &str) -> Found;
+    /// `listener`: one that plugins have for themselves.
+    fn find(&self, listener: Option<SocketAddr>, method: &str, path: &str) -> Found;
 }
 
 /// What a request is for.
@@ -93,7 +96,11 @@ pub enum Taken {
 
 /// The plugin's part of a request, if there is one on this listener.
 pub fn find(edge: &Edge, method: &Method, path: &str, surface: Surface) -> Option<Taken> {
-    match edge.beside.routes.find(method.as_str(), path) {
+    let listener = match surface {
+        Surface::Whole | Surface::Public => None,
+        Surface::OfPlugins(address) => Some(address),
+    };
+    match edge.beside.routes.find(listener, method.as_str(), path) {
         Found::Nothing => None,
         Found::Methods(methods) => Some(Taken::Methods(methods)),
         // What is the operator's is on the operator's listener.
@@ -143,7 +150,7 @@ async fn enter(edge: &Edge, caller: &Caller, auth: Auth) -> Result<Option<Client
     }
 }
 
-fn rendered(answer: Answer) -> Response {
+pub fn rendered(answer: Answer) -> Response {
     let mut response = Response::new(answer.body.into());
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // A browser must not take for a page what was not said to be one.

@@ -74,6 +74,12 @@ pub trait Dialect: Send {
     fn denied(&mut self, channel: ChannelName, refusal: Refusal, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
+    /// Whether it is still spoken here, now that the rules have changed.
+    fn still(&self) -> Result<(), Ending> {
+        Ok(())
+    }
+    /// The connection has ended, however it did.
+    fn ended(&mut self, _session: &Session, _why: &Farewell) {}
 }
 
 /// What the operator has set.
@@ -105,14 +111,15 @@ enum Event {
     Orders(Vec<Order>),
 }
 
-/// Serves one connection to its end, and tells the rules. Not an `async fn`: that would hold the arguments twice for life.
+/// Serves one connection to its end, and tells the rules; `hello` is said first. Not an `async fn`: that would hold the arguments twice for life.
 pub fn run<S: Socket, D: Dialect>(
     socket: S,
     dialect: D,
     session: Session,
     shared: Arc<Shared>,
+    hello: Vec<u8>,
 ) -> impl Future<Output = Ending> + Send {
-    let mut connection = Connection::new(socket, dialect, session, shared);
+    let mut connection = Connection::new(socket, dialect, session, shared, hello);
     async move {
         let Err(ending) = connection.serve().await;
         connection.ending = ending;
@@ -132,7 +139,7 @@ fn end_of_credential(session: &Session) -> (Option<Instant>, Option<Instant>) {
     (expires, expires.map(|at| at.checked_sub(EXPIRY_NOTICE).map_or(now, |warn| warn.max(now))))
 }
 
-struct Connection<S, D> {
+struct Connection<S, D: Dialect> {
     socket: S,
     dialect: D,
     session: Session,
@@ -154,16 +161,17 @@ struct Connection<S, D> {
 }
 
 /// Told however it ended: the loop of an event stream is dropped when its client goes.
-impl<S, D> Drop for Connection<S, D> {
+impl<S, D: Dialect> Drop for Connection<S, D> {
     fn drop(&mut self) {
         self.session.end();
         let why = Farewell { cause: self.ending.cause(), code: self.ending.code() };
         self.session.hub().hooks().disconnected(self.session.client(), &why);
+        self.dialect.ended(&self.session, &why);
     }
 }
 
 impl<S: Socket, D: Dialect> Connection<S, D> {
-    fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>) -> Self {
+    fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>, hello: Vec<u8>) -> Self {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
         let member = shared.roster.enter(session.client().clone());
@@ -173,7 +181,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             socket,
             dialect,
             session,
-            owed: Vec::new(),
+            owed: hello,
             blocked: None,
             beat_at,
             silent_until: None,
@@ -296,7 +304,10 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             match order {
                 Order::Leave => return Err(Ending::Kicked),
                 Order::Kick(why) => return Err(Ending::SentAway(Words::new(&why))),
-                Order::Reconsider => self.reconsider().await,
+                Order::Reconsider => {
+                    self.dialect.still()?;
+                    self.reconsider().await;
+                }
                 Order::Unsubscribe(channel) => {
                     if self.session.unsubscribe(channel.as_str()) {
                         self.dialect.unsubscribed(&channel, &mut self.owed);

@@ -124,8 +124,15 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
     let events = Events::new(hello, |socket| async move {
         let _permit = permit;
-        session::run(socket, SseDialect { heartbeat }, session, shared).await
+        session::run(socket, SseDialect { heartbeat }, session, shared, Vec::new()).await
     });
+    let mut response = stream(events);
+    allow_origin(&edge, &caller, &mut response);
+    Ok(response)
+}
+
+/// The answer whose body is the stream.
+pub fn stream(events: Events) -> Response {
     let mut response = warp::reply::stream(events).into_response();
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -135,8 +142,7 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    allow_origin(&edge, &caller, &mut response);
-    Ok(response)
+    response
 }
 
 /// A page from another origin that the operator lists may read the answer.

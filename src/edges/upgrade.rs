@@ -14,11 +14,10 @@ use super::deadline::{Deadline, TryWrite};
 use super::door::Permit;
 use super::http::{Caller, Edge, wants_heartbeat};
 use super::native::WsDialect;
-use super::session;
+use super::session::{self, Dialect, Shared};
 use super::tls::TlsStream;
 use super::wire::Fault;
 use super::ws::WsSocket;
-use crate::kernel::hooks::Client;
 use crate::kernel::session::Session;
 
 /// The subprotocol that names our frames.
@@ -30,28 +29,46 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     }
     caller.check_origin(&edge.settings.origins)?;
     let key = handshake_key(&caller)?.to_owned();
-    let on_upgrade = on_upgrade.ok_or(Fault::Upgrade("this connection cannot be upgraded"))?;
     let heartbeat = wants_heartbeat(&caller)?;
     let client = edge.connect(&caller).await?;
-
+    let voice = Voice {
+        dialect: WsDialect::new(edge.settings.limits, heartbeat),
+        session: Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone()),
+        shared: edge.ws.clone(),
+        max_message: edge.settings.max_message,
+        hello: Vec::new(),
+        permit: caller.peer.as_ref().map(|peer| peer.permit.clone()),
+    };
+    let mut response = switch(&edge, &key, on_upgrade, voice)?;
     let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
-    let speaks_ours = offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL);
-    let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
-    edge.delivery.clone().spawn(async move {
+    if offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL) {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    }
+    Ok(response)
+}
+
+/// Answers the handshake whose key this is; `voice` speaks as soon as the answer is out.
+pub fn switch<D: Dialect + 'static>(
+    edge: &Edge,
+    key: &str,
+    on_upgrade: Option<OnUpgrade>,
+    voice: Voice<D>,
+) -> Result<Response, Fault> {
+    let on_upgrade = on_upgrade.ok_or(Fault::Upgrade("this connection cannot be upgraded"))?;
+    edge.delivery.spawn(async move {
         // The peer may be gone before it has read our answer.
         let Ok(upgraded) = on_upgrade.await else { return };
-        let serving = Serving { edge, client, heartbeat, permit };
         match upgraded.downcast::<TokioIo<Deadline<TcpStream>>>() {
             Ok(parts) => {
                 let Ok(stream) = at_home_here(parts.io.into_inner().into_inner()) else { return };
-                serving.begin(stream, &parts.read_buf);
+                voice.begin(stream, &parts.read_buf);
             }
             Err(upgraded) => {
                 let Ok(parts) = upgraded.downcast::<TokioIo<Deadline<TlsStream>>>() else {
                     return tracing::error!("an upgraded connection is not of the kind that was accepted");
                 };
                 let Ok(stream) = parts.io.into_inner().into_inner().at_home_here() else { return };
-                serving.begin(stream, &parts.read_buf);
+                voice.begin(stream, &parts.read_buf);
             }
         }
     });
@@ -64,27 +81,25 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    if speaks_ours {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    }
     Ok(response)
 }
 
 /// What a connection is served with.
-struct Serving {
-    edge: Arc<Edge>,
-    client: Client,
-    heartbeat: bool,
-    permit: Option<Arc<Permit>>,
+pub struct Voice<D> {
+    pub dialect: D,
+    pub session: Session,
+    pub shared: Arc<Shared>,
+    pub max_message: usize,
+    /// Said first.
+    pub hello: Vec<u8>,
+    pub permit: Option<Arc<Permit>>,
 }
 
-impl Serving {
+impl<D: Dialect + 'static> Voice<D> {
     fn begin<S: TryWrite>(self, stream: S, early: &[u8]) {
-        let Serving { edge, client, heartbeat, permit } = self;
-        let socket = WsSocket::new(stream, edge.settings.max_message, early);
-        let session = Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone());
-        let dialect = WsDialect::new(edge.settings.limits, heartbeat);
-        let serving = session::run(socket, dialect, session, edge.ws.clone());
+        let Voice { dialect, session, shared, max_message, hello, permit } = self;
+        let socket = WsSocket::new(stream, max_message, early);
+        let serving = session::run(socket, dialect, session, shared, hello);
         // A task of its own: the one before is as large as the handshake needs, and that would stay for the connection's life.
         tokio::spawn(async move {
             serving.await;
@@ -94,7 +109,7 @@ impl Serving {
 }
 
 /// The request's key, if it is a WebSocket handshake (RFC 6455, 4.2.1).
-fn handshake_key(caller: &Caller) -> Result<&str, Fault> {
+pub fn handshake_key(caller: &Caller) -> Result<&str, Fault> {
     let lists = |name: &str, word: &str| {
         let value = caller.request.header(name).unwrap_or("");
         value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))

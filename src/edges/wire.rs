@@ -40,9 +40,16 @@ pub enum Fault {
         refusal: Refusal,
         what: Option<String>,
     },
-    /// A plugin's route broke.
+    /// A plugin's route broke, or its dialect.
     Broken(Refusal),
+    /// A plugin's dialect says no, in its own words.
+    OfDialect {
+        code: String,
+        why: String,
+    },
     NotAdmin,
+    /// Nothing was shown where an admin key is needed.
+    NoCredential,
     Origin(String),
     Upgrade(&'static str),
     NoRoute,
@@ -99,7 +106,9 @@ impl Fault {
             Fault::Unauthorized { api: false, .. } => (401, 40102),
             Fault::Forbidden { .. } => (403, 40301),
             Fault::Broken(_) => (500, 50001),
+            Fault::OfDialect { .. } => (400, 40005),
             Fault::NotAdmin => (403, 40302),
+            Fault::NoCredential => (401, 40101),
             Fault::Origin(_) => (403, 40303),
             Fault::NoRoute => (404, 40400),
             Fault::Method => (405, 40500),
@@ -118,6 +127,7 @@ impl Fault {
     pub fn reason(&self) -> &str {
         match self {
             Fault::ChannelName(_) => "bad_channel",
+            Fault::OfDialect { code, .. } => code,
             Fault::Missing(_) => "missing_field",
             Fault::Json(_) => "bad_json",
             Fault::Parameter(_) => "bad_parameter",
@@ -130,6 +140,7 @@ impl Fault {
                 &refusal.code
             }
             Fault::NotAdmin => "not_admin",
+            Fault::NoCredential => "no_credential",
             Fault::Origin(_) => "origin",
             Fault::Upgrade(_) => "upgrade_required",
             Fault::NoRoute => "not_found",
@@ -152,6 +163,7 @@ impl Fault {
             Fault::Missing(field) => format!("{field} is required").into(),
             Fault::Json(what) => format!("invalid json: {what}").into(),
             Fault::Parameter(what) => what.as_str().into(),
+            Fault::OfDialect { why, .. } => why.as_str().into(),
             Fault::UnknownFrame(kind) => format!("unknown frame type: {kind}").into(),
             Fault::EmptyBatch => "messages array must not be empty".into(),
             Fault::LongBatch(max) => format!("too many messages in batch (max {max})").into(),
@@ -167,6 +179,7 @@ impl Fault {
                 format!("unauthorized channel: {channel}: {}", refusal.why).into()
             }
             Fault::NotAdmin => "admin access required".into(),
+            Fault::NoCredential => "invalid or missing api key: admin access required".into(),
             Fault::Origin(origin) => {
                 format!("origin not allowed: {origin} (the operator lists origins in websocket.allowed_origins)").into()
             }
@@ -214,6 +227,9 @@ impl Fault {
     pub fn refused(refusal: Refusal, credential: bool, api: bool, channel: &str) -> Fault {
         if credential || refusal.kind == RefusalKind::Busy {
             Fault::Forbidden { refusal, what: Some(channel.to_owned()) }
+        } else if api {
+            let why = format!("invalid or missing api key: {}", refusal.why);
+            Fault::Unauthorized { refusal: Refusal { why, ..refusal }, api }
         } else {
             Fault::Unauthorized { refusal, api }
         }
@@ -269,6 +285,8 @@ pub enum Ending {
     SentAway(Words),
     Lagged,
     Expired,
+    /// Its dialect closes it.
+    OfDialect(u16, Words),
     /// It asked in vain too often.
     Refused,
     /// It broke the rules of its transport.
@@ -302,6 +320,7 @@ impl Ending {
             Ending::Expired => Some(4401),
             Ending::Kicked | Ending::SentAway(_) => Some(4403),
             Ending::Refused => Some(4429),
+            Ending::OfDialect(code, _) => Some(code),
         }
     }
 
@@ -311,7 +330,7 @@ impl Ending {
             Ending::Closed => "",
             Ending::Draining => "server shutting down",
             Ending::Kicked => "disconnected by the operator",
-            Ending::SentAway(why) => why.as_str(),
+            Ending::SentAway(why) | Ending::OfDialect(_, why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
             Ending::TooLarge => "frame too large",
@@ -328,7 +347,7 @@ impl Ending {
             Ending::Gone | Ending::Closed => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
-            Ending::Expired | Ending::Kicked | Ending::SentAway(_) => "server",
+            Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
             Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }

@@ -76,6 +76,8 @@ impl From<Draft> for Admission {
 /// What somebody who wants in has shown.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectRequest {
+    /// `native`, or the name of a plugin's dialect.
+    pub dialect: &'static str,
     /// `ws`, `sse`, `poll` or `http`.
     pub transport: &'static str,
     pub method: String,
@@ -92,7 +94,8 @@ impl ConnectRequest {
     /// What a connected client asks with when it shows a new credential.
     pub fn renewal(client: &Client, token: &str) -> ConnectRequest {
         let bearer = Some(token.to_owned());
-        ConnectRequest { transport: client.transport, ip: client.ip, bearer, ..ConnectRequest::default() }
+        let Client { dialect, transport, ip, .. } = *client;
+        ConnectRequest { dialect, transport, ip, bearer, ..ConnectRequest::default() }
     }
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())

@@ -23,8 +23,8 @@
 //!
 //! # Who is who
 //!
-//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format` the
-//! ports: rules, stores, what rules keep, dialects · `lane` the one owner of order, `inbox` the way to it · `tail` the newest part, shared, and
+//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format`, `dialect`
+//! the ports: rules, stores, what rules keep, bytes for readers, other protocols · `lane` the one owner of order, `inbox` the way to it · `tail` the newest part, shared, and
 //! `rendering` what a view leaves of it · `channel` one log in
 //! memory and who is woken · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
 //!
@@ -32,6 +32,7 @@
 
 mod channel;
 mod counters;
+pub mod dialect;
 mod foreseen;
 pub mod format;
 pub mod hooks;

@@ -1,7 +1,9 @@
 //! What a hook was registered with, beside its kind, its pattern and its function.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::dialect::Spec;
 use super::redact::Rule;
 use super::route::Route;
 use super::schedule::Schedule;
@@ -25,4 +27,6 @@ pub enum About {
         debounce: Duration,
         waits: Option<bool>,
     },
+    /// Shared by all hooks of the dialect.
+    Dialect(Arc<Spec>),
 }

@@ -8,14 +8,21 @@ use std::time::{Duration, Instant};
 
 use mlua::Lua;
 
+use super::dialect;
 use super::generation::{Event, Generation};
 use super::handles::farewell;
 use super::lanes::Unheard;
 use super::resident::with_vm;
 use super::vm::Failure;
+use crate::kernel::dialect::Memory;
 use crate::kernel::hooks::{Client, Farewell};
 
-type Departure = (Arc<Client>, Farewell);
+/// Who has gone, and the hook of its dialect that is to hear of it, with what that keeps.
+pub struct Departure {
+    pub client: Arc<Client>,
+    pub why: Farewell,
+    pub of_dialect: Option<(usize, Memory)>,
+}
 
 /// Farewells that may wait. When it is full the newest is counted and dropped: nobody waits for a disconnect hook.
 const QUEUE: usize = 1024;
@@ -31,7 +38,8 @@ pub struct Departures {
 impl Departures {
     /// None if no hook listens.
     pub fn start(generation: &Arc<Generation>) -> Option<Departures> {
-        generation.registrations.iter().find(|hook| hook.event == Event::Disconnect)?;
+        let listens = |event: Event| matches!(event, Event::Disconnect | Event::DialectClose);
+        generation.registrations.iter().find(|hook| listens(hook.event))?;
         let (queue, waiting) = sync_channel(QUEUE);
         let closing = Arc::new(AtomicBool::new(false));
         let (generation, flag) = (generation.clone(), closing.clone());
@@ -46,9 +54,9 @@ impl Departures {
     }
 
     /// Whether there was room.
-    pub fn tell(&self, client: &Arc<Client>, why: &Farewell) -> bool {
+    pub fn tell(&self, departure: Departure) -> bool {
         let Some(queue) = &self.queue else { return false };
-        !matches!(queue.try_send((client.clone(), why.clone())), Err(TrySendError::Full(_)))
+        !matches!(queue.try_send(departure), Err(TrySendError::Full(_)))
     }
 }
 
@@ -66,9 +74,17 @@ impl Drop for Departures {
 fn run(generation: &Arc<Generation>, farewells: &Receiver<Departure>, closing: &AtomicBool) {
     let (waiting, hot) = hooks(generation);
     let mut end = None;
-    while let Ok((client, why)) = farewells.recv() {
+    while let Ok(Departure { client, why, of_dialect }) = farewells.recv() {
         if closing.load(Ordering::Acquire) && Instant::now() > *end.get_or_insert_with(|| Instant::now() + LAST) {
             break;
+        }
+        if let Some((hook, memory)) = of_dialect {
+            if let Err(failure) = dialect::tell_gone(generation, hook, &client, memory, &why)
+                && !failure.rests
+            {
+                tracing::error!(target: "aether::plugin", why = failure.why, "a dialect's on_close broke");
+            }
+            continue;
         }
         for &hook in &waiting {
             tell_waiting(generation, hook, &client, &why);

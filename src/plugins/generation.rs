@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::about::About;
 use super::breaker::Breaker;
 use super::commons::Commons;
+use super::dialect;
 use super::foresight::can_wait;
 use super::http::allow::{Allow, UrlPattern};
 use super::manifest::Manifest;
@@ -95,6 +96,10 @@ pub struct Unit {
     pub routes: Option<Vec<PathPattern>>,
     /// What it may of `list`, `kick` and `announce`.
     pub sessions: Option<Vec<String>>,
+    /// The dialects that it may speak; scripts may any.
+    pub dialects: Option<Vec<String>>,
+    /// Whether it may have listeners of its own.
+    pub listens: bool,
     pub config: BTreeMap<String, Setting>,
 }
 
@@ -114,6 +119,11 @@ pub enum Event {
     Disconnect,
     Timer,
     Route,
+    DialectOpen,
+    DialectFrame,
+    DialectEncode,
+    DialectClose,
+    DialectRefuse,
     Load,
     Unload,
 }
@@ -121,23 +131,42 @@ pub enum Event {
 impl Event {
     /// Whether what its hooks answer is ignored.
     pub fn is_only_told(self) -> bool {
-        matches!(self, Event::Join | Event::Leave | Event::Disconnect | Event::Load | Event::Timer)
+        matches!(
+            self,
+            Event::Join | Event::Leave | Event::Disconnect | Event::Load | Event::Timer | Event::DialectClose
+        )
     }
 
     /// Whether hooks of this kind may wait without being told to. Publish hooks may if they are told to.
     pub fn may_wait(self) -> bool {
         use Event::{Connect, Disconnect, History, Join, Leave, Load, Refresh, Route, Subscribe, Timer, Unload};
+        use Event::{DialectClose, DialectFrame, DialectOpen};
         matches!(
             self,
-            Timer | Route | Join | Leave | Connect | Refresh | Subscribe | History | Disconnect | Load | Unload
+            DialectOpen
+                | DialectFrame
+                | DialectClose
+                | Timer
+                | Route
+                | Join
+                | Leave
+                | Connect
+                | Refresh
+                | Subscribe
+                | History
+                | Disconnect
+                | Load
+                | Unload
         )
     }
 
     /// Whether the hook may stop its thread for the disk: the others are asked again and again, by threads that serve
     /// everybody.
     pub fn may_sync(self) -> bool {
+        use Event::{DialectEncode, DialectFrame, DialectRefuse};
         use Event::{History, Publish, Retain, Retention, Subscribe, Transform, View};
-        !matches!(self, Subscribe | Publish | History | Transform | Retain | Retention | View)
+        let often = matches!(self, Subscribe | Publish | History | Transform | Retain | Retention | View);
+        !(often || matches!(self, DialectEncode | DialectFrame | DialectRefuse))
     }
 }
 
@@ -159,6 +188,11 @@ impl Event {
             Event::Disconnect => "on.disconnect",
             Event::Timer => "timer",
             Event::Route => "http.route",
+            Event::DialectOpen => "dialect.on_open",
+            Event::DialectFrame => "dialect.on_frame",
+            Event::DialectEncode => "dialect.encode",
+            Event::DialectClose => "dialect.on_close",
+            Event::DialectRefuse => "dialect.refuse",
             Event::Load => "on.load",
             Event::Unload => "on.unload",
         }
@@ -200,6 +234,7 @@ impl fmt::Display for Registration {
             About::Nothing | About::Waits(_) | About::Timer(_) | About::Attendance { .. } => Ok(()),
             About::View { name, .. } => write!(f, " {name}"),
             About::Route(route) => write!(f, " {route}"),
+            About::Dialect(spec) => write!(f, " {}", spec.name),
         }
     }
 }
@@ -240,6 +275,7 @@ impl Generation {
         let registrations = match Vm::build(&program) {
             Ok(vm) => {
                 errors.extend(routed::clashes(vm.registrations()));
+                errors.extend(dialect::clashes(vm.registrations()));
                 vm.registrations().to_vec()
             }
             Err(wrong) => {
@@ -282,6 +318,7 @@ impl Generation {
         match &registration.about {
             About::Waits(waits) | About::Attendance { waits: Some(waits), .. } => *waits,
             About::Timer(_) => true,
+            About::Dialect(spec) if spec.waits.is_some() => registration.event.may_wait() && spec.waits == Some(true),
             _ => registration.event.may_wait() && self.program.units[registration.unit].waits,
         }
     }
@@ -352,6 +389,8 @@ impl Unit {
             waits,
             routes: Some(manifest.permissions.routes),
             sessions: Some(manifest.permissions.sessions),
+            dialects: Some(manifest.permissions.dialects),
+            listens: manifest.permissions.listen,
             config,
         })
     }
@@ -377,6 +416,8 @@ impl Unit {
             waits: Unit::can_wait(&root, &sources, entry),
             routes: None,
             sessions: None,
+            dialects: None,
+            listens: true,
             config: BTreeMap::new(),
         };
         Ok(sources.keys().filter(|path| !path.contains('/')).map(unit).collect())
@@ -394,6 +435,8 @@ impl Unit {
             shared: may.map(|may| may.shared.clone()),
             routes: may.map(|may| may.routes.clone()),
             sessions: may.map(|may| may.sessions.clone()),
+            dialects: may.map(|may| may.dialects.clone()),
+            listens: may.is_none_or(|may| may.listen),
             name: tested.map_or_else(|| "tests".to_owned(), |tested| tested.name),
             version: String::new(),
             root: dir.display().to_string(),
@@ -411,15 +454,21 @@ impl Unit {
     /// What it may beside what every unit may, as `(kind, permission)`; none of a script, which may everything.
     pub fn permissions(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         let channels = self.may.iter().flat_map(|may| may.iter()).map(|pattern| ("channels", pattern.to_string()));
-        let lists =
-            [("secrets", &self.secrets), ("kv", &self.kv), ("shared", &self.shared), ("sessions", &self.sessions)];
+        let lists = [
+            ("secrets", &self.secrets),
+            ("kv", &self.kv),
+            ("shared", &self.shared),
+            ("sessions", &self.sessions),
+            ("dialects", &self.dialects),
+        ];
         let named = lists
             .into_iter()
             .flat_map(|(kind, list)| list.iter().flatten().map(move |permission| (kind, permission.clone())));
         let http = self.may.is_some().then_some(self.http.as_ref()).flatten();
         let urls = http.into_iter().flat_map(|http| http.patterns.iter().map(|url| ("http", url.as_str().to_owned())));
         let routes = self.routes.iter().flatten().map(|path| ("routes", path.to_string()));
-        channels.chain(named).chain(routes).chain(urls)
+        let listen = (self.is_plugin() && self.listens).then(|| ("listen", "true".to_owned()));
+        channels.chain(named).chain(routes).chain(urls).chain(listen)
     }
 
     pub fn is_plugin(&self) -> bool {

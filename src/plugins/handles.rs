@@ -210,6 +210,7 @@ pub fn add_request_fields<R: AsRef<ConnectRequest>, F: UserDataFields<R>>(fields
     fields.add_field_method_get("path", |lua, req| lua.create_string(&req.as_ref().path));
     fields.add_field_method_get("method", |lua, req| lua.create_string(&req.as_ref().method));
     fields.add_field_method_get("transport", |_, req| Ok(req.as_ref().transport));
+    fields.add_field_method_get("dialect", |_, req| Ok(req.as_ref().dialect));
     fields.add_field_method_get("query", |lua, req| {
         let table = lua.create_table()?;
         // The first of several counts, as it does for the hub itself.

@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, ready};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,6 +19,8 @@ use serde_json::Value as Json;
 use super::asked::Asked;
 use super::change::{self, Change};
 use super::commons::Commons;
+use super::departures::Departure;
+use super::dialect;
 use super::duty::Duty;
 use super::effect::Effect;
 use super::evidence::Evidence;
@@ -137,6 +140,7 @@ impl Host {
         let mut past = self.past.lock();
         let before = self.current.load_full();
         let built = build().and_then(|next| {
+            self.open_listeners(&next)?;
             handover::take(&next.generation, &handover::leave(&before.generation)?)?;
             Ok(next)
         });
@@ -170,7 +174,8 @@ impl Host {
             ]));
         };
         let before = self.current.load_full();
-        let left = handover::leave(&before.generation).and_then(|left| handover::take(&next.generation, &left));
+        let left = self.open_listeners(&next).and_then(|()| handover::leave(&before.generation));
+        let left = left.and_then(|left| handover::take(&next.generation, &left));
         if let Err(error) = left {
             past.push_back(next);
             return Err(error);
@@ -197,9 +202,21 @@ impl Host {
         latest.reloads += 1;
         drop(latest);
         if let Some(world) = self.commons.world.get() {
-            world.rules_changed();
+            world.rules_changed(&self.listeners());
         }
         Change { took: began.elapsed(), ..change }
+    }
+
+    /// Before anything changes: a port that is taken refuses the change.
+    fn open_listeners(&self, next: &Rules) -> Result<(), LoadError> {
+        let Some(world) = self.commons.world.get() else { return Ok(()) };
+        let opened = world.open(&dialect::listeners(&next.generation));
+        opened.map_err(|why| LoadError(vec![why]))
+    }
+
+    /// The listeners that the rules in charge have for themselves.
+    pub fn listeners(&self) -> Vec<SocketAddr> {
+        dialect::listeners(&self.current.load().generation)
     }
 
     /// The rules that judge what happens now.
@@ -256,6 +273,19 @@ impl Host {
         let dropped = self.counters.moves_dropped.fetch_add(1, Relaxed) + 1;
         if dropped.is_power_of_two() {
             tracing::warn!(dropped, "join and leave hooks are too slow, some are not told");
+        }
+    }
+
+    /// Tells the hooks of `rules` that somebody has gone.
+    pub(super) fn departed(&self, rules: &Rules, departure: Departure) {
+        let duty = rules.duty.read();
+        if let Some(departures) = duty.as_ref().and_then(|duty| duty.departures.as_ref())
+            && !departures.tell(departure)
+        {
+            let dropped = self.counters.farewells_dropped.fetch_add(1, Relaxed) + 1;
+            if dropped.is_power_of_two() {
+                tracing::warn!(dropped, "disconnect hooks are too slow, farewells are dropped");
+            }
         }
     }
 
@@ -427,16 +457,8 @@ impl Hooks for Host {
     }
 
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell) {
-        let rules = self.rules();
-        let duty = rules.duty.read();
-        if let Some(departures) = duty.as_ref().and_then(|duty| duty.departures.as_ref())
-            && !departures.tell(client, why)
-        {
-            let dropped = self.counters.farewells_dropped.fetch_add(1, Relaxed) + 1;
-            if dropped.is_power_of_two() {
-                tracing::warn!(dropped, "disconnect hooks are too slow, farewells are dropped");
-            }
-        }
+        let departure = Departure { client: client.clone(), why: why.clone(), of_dialect: None };
+        self.departed(&self.rules(), departure);
     }
 
     fn policy(&self, channel: &ChannelName) -> Policy {

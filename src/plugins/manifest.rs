@@ -30,10 +30,15 @@ pub struct Permissions {
     pub http: Vec<UrlPattern>,
     pub routes: Vec<PathPattern>,
     pub sessions: Vec<String>,
+    /// The dialects that it may speak.
+    pub dialects: Vec<String>,
+    /// Whether it may have listeners of its own.
+    pub listen: bool,
 }
 
 /// Known to the manifest's grammar; the later ones wait for the modules they open.
-const PERMISSIONS: [&str; 7] = ["http", "kv", "shared", "secrets", "channels", "routes", "sessions"];
+const PERMISSIONS: [&str; 9] =
+    ["http", "kv", "shared", "secrets", "channels", "routes", "sessions", "dialects", "listen"];
 /// What a plugin may do with sessions.
 const SESSIONS: [&str; 3] = ["list", "kick", "announce"];
 
@@ -82,6 +87,13 @@ impl Manifest {
             self.permissions.secrets = names("secrets");
             self.permissions.kv = names("kv");
             self.permissions.shared = names("shared");
+            self.permissions.dialects = names("dialects");
+            if let Some(listen) = permissions.get("listen") {
+                self.permissions.listen = listen.as_bool().unwrap_or_else(|| {
+                    reader.error(listen.span(), "permissions.listen: expected true or false");
+                    false
+                });
+            }
             for (word, span) in reader.strings(permissions, "sessions") {
                 if SESSIONS.contains(&word.as_str()) {
                     self.permissions.sessions.push(word);

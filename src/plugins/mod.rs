@@ -30,6 +30,7 @@
 //!   `decision`; `remembered` and `breaker` spare the asking; `resident`: a thread's VMs.
 //! * Waiting: `foresight` says who may, `lanes` are the threads, `waiting` `floor` a call, `turns` keeps a channel's order; for
 //!   them `http` `memo` `keysets`, and `timers` `schedule`.
+//! * `dialect`: wire protocols that plugins speak, behind the kernel's port of the same name.
 //! * Beside the questions: `duty`, with `departures` and `attendance` (`crowd`); `routed` `route` `visit` answer HTTP; `world`
 //!   is how rules act, `voice` who speaks then; `kv` `shared` `tallies` what they keep and count.
 //! * Why: `trace` while deciding, `record` `evidence` afterwards, `asked` `rehearsal` to ask again without consequences, `shadow`
@@ -50,6 +51,7 @@ mod commons;
 mod crowd;
 mod decision;
 mod departures;
+mod dialect;
 mod diff;
 mod duty;
 pub mod editor;
@@ -126,6 +128,7 @@ pub use bench::Bench;
 pub use breaker::BreakerLimits;
 pub use change::Change;
 pub use commons::Clock;
+pub use dialect::Spoken;
 pub use host::{Host, Latest};
 pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
@@ -274,6 +277,8 @@ pub struct Counters {
     pub vms: AtomicU64,
     /// HTTP requests whose credential was known already.
     pub credentials_known: AtomicU64,
+    /// HTTP requests for whose credential the rules were asked.
+    pub credentials_asked: AtomicU64,
     /// Votes of subscribe hooks that were known already.
     pub votes_known: AtomicU64,
     /// Breakers that are open now.

@@ -1,6 +1,7 @@
 //! A route: the requests over HTTP that a plugin answers, by method and path.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 /// Which requests, and who may make them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -8,6 +9,8 @@ pub struct Route {
     pub method: &'static str,
     pub path: PathPattern,
     pub auth: Auth,
+    /// A listener of its own; none: the hub's.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Who may use a route.
@@ -46,7 +49,8 @@ impl Route {
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method, self.path)
+        write!(f, "{} {}", self.method, self.path)?;
+        self.listen.map_or(Ok(()), |listen| write!(f, " on {listen}"))
     }
 }
 
@@ -92,6 +96,8 @@ impl PathPattern {
                     names.push(name);
                     Segment::Capture(name.to_owned())
                 }
+                // "/", or a slash at the end.
+                ("", _) if parts.peek().is_none() => Segment::Literal(String::new()),
                 ("" | "." | "..", _) => return wrong("no segment is empty, . or .."),
                 (literal, _) if literal.bytes().all(|b| b.is_ascii_graphic() && !b"*{}?#%\\".contains(&b)) => {
                     Segment::Literal(literal.to_owned())
@@ -113,14 +119,16 @@ impl PathPattern {
         let mut rest = path.strip_prefix('/')?;
         for (at, segment) in self.segments.iter().enumerate() {
             if *segment == Segment::Rest {
-                let whole = decoded(rest).filter(|whole| !whole.is_empty())?;
+                // Alone it is every path, the shortest too.
+                let whole = decoded(rest).filter(|whole| at == 0 || !whole.is_empty())?;
                 captured.push((REST, whole));
                 return Some(captured);
             }
             let (part, below) = rest.split_once('/').map_or((rest, None), |(part, below)| (part, Some(below)));
-            let part = decoded(part).filter(|part| !part.is_empty())?;
+            let part = decoded(part)?;
             match segment {
                 Segment::Literal(literal) if *literal != part => return None,
+                Segment::Capture(_) if part.is_empty() => return None,
                 Segment::Literal(_) | Segment::Rest => {}
                 Segment::Capture(name) => captured.push((name.as_str(), part)),
             }
@@ -167,6 +175,12 @@ impl PathPattern {
                 (None, Some(_)) | (Some(_), None) => return false,
             }
         }
+    }
+
+    /// How its paths begin, as far as that is the same for all.
+    pub fn literal(&self) -> &str {
+        let end = self.text.find(['{', '*']).unwrap_or(self.text.len());
+        &self.text[..end]
     }
 
     /// Those that say more come first: at the first difference a literal before a capture before `*`.
@@ -232,6 +246,12 @@ mod tests {
             ("/files/*", "/files/a/b%20c", Some("rest=a/b c")),
             ("/files/*", "/files/", None),
             ("/files/*", "/files", None),
+            ("/", "/", Some("")),
+            ("/", "/a", None),
+            ("/status/", "/status/", Some("")),
+            ("/status/", "/status", None),
+            ("/*", "/", Some("rest=")),
+            ("/*", "/a/b", Some("rest=a/b")),
         ] {
             assert_eq!(captured(pattern, of).as_deref(), expected, "{pattern} {of}");
         }
@@ -239,9 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_no_path_is_named() {
-        for bad in
-            ["rooms", "/", "/a//b", "/a/", "/a/*/b", "/a*", "/{}", "/{a}/{a}", "/{rest}/*", "/a?b", "/..", "/%41"]
-        {
+        for bad in ["rooms", "/a//b", "//", "/a/*/b", "/a*", "/{}", "/{a}/{a}", "/{rest}/*", "/a?b", "/..", "/%41"] {
             assert!(PathPattern::parse(bad).unwrap_err().contains(bad), "{bad}");
         }
     }

@@ -1,5 +1,6 @@
 //! Requests that plugins answer: which route one is for, and the thread that runs the hooks, with a VM of its own.
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -51,7 +52,9 @@ pub fn clashes(registrations: &[Registration]) -> Vec<String> {
     let routes: Vec<_> = registrations.iter().filter_map(|hook| Some((hook, route_of(hook)?))).collect();
     for (at, (hook, route)) in routes.iter().enumerate() {
         let clash = routes[..at].iter().find(|(other, taken)| {
-            taken.path.equals(&route.path) && (other.unit != hook.unit || taken.method == route.method)
+            taken.listen == route.listen
+                && taken.path.equals(&route.path)
+                && (other.unit != hook.unit || taken.method == route.method)
         });
         if let Some((other, taken)) = clash {
             let why = if other.unit == hook.unit { "is there already" } else { "belongs to another plugin" };
@@ -79,12 +82,12 @@ impl Routes {
 
 impl Host {
     /// The route that a request is for.
-    pub fn route(&self, method: &str, path: &str) -> Routed {
+    pub fn route(&self, listener: Option<SocketAddr>, method: &str, path: &str) -> Routed {
         let rules = self.rules();
         let mut methods = Vec::new();
         for &hook in &rules.routes.order {
             let Some(route) = route_of(&rules.generation.registrations[hook]) else { continue };
-            let Some(captures) = route.path.captures(path) else { continue };
+            let Some(captures) = route.path.captures(path).filter(|_| route.listen == listener) else { continue };
             if route.answers(method) {
                 let params = captures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
                 let auth = route.auth;

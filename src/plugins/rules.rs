@@ -12,6 +12,7 @@ use rustc_hash::FxBuildHasher;
 use super::attendance::is_attended;
 use super::beside::IN_LINE;
 use super::decision::{Asker, Decision, Deny, new_id};
+use super::dialect::Dialects;
 use super::duty::Duty;
 use super::generation::{Event, Generation};
 use super::lanes::Unheard;
@@ -41,6 +42,7 @@ pub struct Rules {
     /// Settings that were not taken when these rules were read.
     pub need_restart: Vec<String>,
     pub routes: Routes,
+    pub dialects: Dialects,
     pub counters: Arc<Counters>,
     /// What runs beside the questions, while this generation is in charge.
     pub duty: RwLock<Option<Duty>>,
@@ -95,6 +97,7 @@ impl Rules {
             policy,
             need_restart,
             routes: Routes::of(&generation),
+            dialects: Dialects::of(&generation),
             counters: generation.program.counters.clone(),
             duty: RwLock::default(),
             generation,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Facts;
 use super::about::About;
@@ -27,17 +27,18 @@ pub const FULL: &str = "full";
 
 /// What `aether.announce` says, which views leave as it is: whoever listens may see who else does. Nobody else can publish
 /// these events, and their form is looked at all the same, since a log may be older than that.
-fn is_announced(message: &Message) -> bool {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only the form counts")]
-    struct Announced {
-        users: Vec<String>,
-        sessions: u64,
-    }
-    matches!(message.event.as_deref(), Some("join" | "leave"))
-        && message.media == Media::Json
-        && serde_json::from_slice::<Announced>(&message.payload).is_ok()
+pub fn announced(message: &Message) -> Option<(&'static str, Announced)> {
+    let kind = ["join", "leave"].into_iter().find(|kind| message.event.as_deref() == Some(kind))?;
+    let who = serde_json::from_slice(&message.payload).ok().filter(|_| message.media == Media::Json)?;
+    Some((kind, who))
+}
+
+/// Who came or went.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Announced {
+    users: Vec<String>,
+    sessions: u64,
 }
 
 /// That a hook which said yes named a view.
@@ -61,7 +62,7 @@ impl format::View for Declared {
 
     fn render(&self, _: &ChannelName, publication: &Publication) -> Option<Message> {
         let message = &publication.message;
-        if is_announced(message) {
+        if announced(message).is_some() {
             return Some(message.clone());
         }
         if message.media != Media::Json {
@@ -98,14 +99,14 @@ impl Scripted {
                 Ok(seen) => return seen,
                 Err(Unheard::Busy(_)) => tokio::time::sleep(BETWEEN_TRIES).await,
                 Err(Unheard::Failed(failure)) => {
-                    withheld(&self.generation, self.hook, &failure, channel);
+                    withheld(&self.generation, self.hook, &failure, Some(channel));
                     return None;
                 }
             }
         }
         let place = &self.generation.registrations[self.hook].place;
         let why = format!("{place}: this view is slow, and too many wait for it");
-        withheld(&self.generation, self.hook, &Failure { why, rests: false }, channel);
+        withheld(&self.generation, self.hook, &Failure { why, rests: false }, Some(channel));
         None
     }
 }
@@ -116,7 +117,7 @@ impl format::View for Scripted {
     }
 
     fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message> {
-        if is_announced(&publication.message) {
+        if announced(&publication.message).is_some() {
             return Some(publication.message.clone());
         }
         let seen = with_vm(&self.generation, |vm| {
@@ -136,7 +137,7 @@ impl format::View for Scripted {
             Ok(stays.then(|| lease.back().message))
         });
         seen.unwrap_or_else(|failure| {
-            withheld(&self.generation, self.hook, &failure, channel);
+            withheld(&self.generation, self.hook, &failure, Some(channel));
             None
         })
     }
@@ -152,8 +153,8 @@ impl format::View for Scripted {
     }
 }
 
-/// Writes down that a view broke; nobody is there to be told.
-fn withheld(generation: &Generation, hook: usize, Failure { why, rests }: &Failure, channel: &ChannelName) {
+/// Writes down that what makes a message visible broke; nobody is there to be told.
+pub fn withheld(generation: &Generation, hook: usize, Failure { why, rests }: &Failure, channel: Option<&ChannelName>) {
     let registration = &generation.registrations[hook];
     let decision = Decision {
         kind: RefusalKind::Broken,
@@ -164,7 +165,7 @@ fn withheld(generation: &Generation, hook: usize, Failure { why, rests }: &Failu
         why,
         told: None,
         rests: *rests,
-        channel: Some(channel.as_str()),
+        channel: channel.map(ChannelName::as_str),
         asker: Asker { user: None, ip: None, transport: "", shown: Shown::Nothing },
     };
     decision.write_down(&generation.program.commons);

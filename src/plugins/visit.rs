@@ -128,7 +128,8 @@ fn read_table(table: &Table) -> Result<RouteAnswer, String> {
             ("headers", Value::Table(headers)) => answer.headers = read_headers(headers)?,
             ("headers", _) => return Err(wrong("a table")),
             ("json", value) => {
-                answer.body = lua_to_json(value).map_err(|why| format!("json: {why}"))?.to_string().into();
+                let json = lua_to_json(value).map_err(|why| format!("json: {why}"))?;
+                answer.body = format!("{json}\n").into();
                 (kind, bodies) = (Some("application/json"), bodies + 1);
             }
             ("body", Value::String(text)) => {
@@ -155,7 +156,7 @@ fn read_table(table: &Table) -> Result<RouteAnswer, String> {
 }
 
 /// Names with a value, or with a list of them.
-fn read_headers(table: &Table) -> Result<Vec<(String, String)>, String> {
+pub fn read_headers(table: &Table) -> Result<Vec<(String, String)>, String> {
     let mut headers = Vec::new();
     for pair in table.pairs::<Value, Value>() {
         let (key, value) = pair.map_err(|error| error.to_string())?;

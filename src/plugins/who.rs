@@ -27,6 +27,13 @@ enum Showing {
 }
 
 impl Showing {
+    fn dialect(&self) -> &'static str {
+        match self {
+            Showing::Request(request) => request.dialect,
+            Showing::Token(client, _) => client.dialect,
+        }
+    }
+
     fn args(&self, vm: &Vm, lua: &Lua) -> mlua::Result<MultiValue> {
         match self {
             Showing::Request(request) => Request(request.clone()).into_lua_multi(lua),
@@ -48,6 +55,9 @@ impl Rules {
             trace::known_credential();
             counters.credentials_known.fetch_add(1, Relaxed);
             return Ok(identity);
+        }
+        if name.is_some() {
+            counters.credentials_asked.fetch_add(1, Relaxed);
         }
         let mark = remembered.mark();
         let shown = Showing::Request(request.clone());
@@ -82,9 +92,18 @@ impl Rules {
         Ok(identity)
     }
 
+    /// The hooks of a kind; who comes in a plugin's dialect shows what that plugin understands, so it is asked first.
+    fn order_for(&self, event: Event, dialect: &str) -> Vec<usize> {
+        let mut hooks: Vec<_> = self.hooks_of(event).collect();
+        if let Some(own) = self.dialects.named(dialect) {
+            hooks.sort_by_key(|hook| self.generation.registrations[*hook].unit != own.unit);
+        }
+        hooks
+    }
+
     /// The first answer of the hooks of a kind.
     async fn ask_who(self: &Arc<Self>, event: Event, asker: Asker<'_>, shown: &Showing) -> Result<Box<Allow>, Refusal> {
-        for hook in self.hooks_of(event) {
+        for hook in self.order_for(event, shown.dialect()) {
             let vote = match self.generation.waits(hook) {
                 true => self.ask_who_waiting(hook, shown).await,
                 false if self.generation.is_slow(hook) => self.ask_who_beside(hook, shown).await,

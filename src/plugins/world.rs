@@ -1,6 +1,7 @@
 //! What lies outside of the rules: the host's port to channels, sessions and publishing.
 
 use std::future::{Future, ready};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -14,8 +15,13 @@ use crate::kernel::pattern::Patterns;
 pub trait World: Send + Sync {
     /// The channels that are in use.
     fn channels(&self) -> Vec<ChannelName>;
-    /// Other rules are in charge: whoever was let in by the old ones is to be asked about again.
-    fn rules_changed(&self);
+    /// Opens these listeners, where they are not open yet, for rules that are about to take charge.
+    fn open(&self, _listeners: &[SocketAddr]) -> Result<(), String> {
+        Ok(())
+    }
+    /// Other rules are in charge, which want these listeners and no others: whoever was let in by the old ones is to be asked
+    /// about again.
+    fn rules_changed(&self, listeners: &[SocketAddr]);
     /// What these channels keep and promise is to be asked again. Must not block.
     fn policies_changed(&self, channels: Patterns);
     /// Publishes soon, after what was given before. False if too much waits already.
@@ -62,7 +68,7 @@ impl World for Nowhere {
     fn channels(&self) -> Vec<ChannelName> {
         Vec::new()
     }
-    fn rules_changed(&self) {}
+    fn rules_changed(&self, _: &[SocketAddr]) {}
     fn policies_changed(&self, _: Patterns) {}
     fn publish(&self, _: Said) -> bool {
         false

@@ -3,6 +3,7 @@
 //! The one place that names every layer. Two runtimes: the front accepts, speaks HTTP, asks the rules and publishes; the
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
+mod listeners;
 mod routes;
 mod rules;
 mod world;
@@ -40,10 +41,11 @@ use crate::kernel::TailLimit;
 use crate::kernel::hub::{Hub, Parts};
 use crate::kernel::message::Micros;
 use crate::keys::Keys;
-use crate::plugins::Host;
+use crate::plugins::{Host, Spoken};
 use crate::stores::memory::MemoryLog;
 use crate::stores::sled::SledLog;
 
+use listeners::Listeners;
 use routes::OfPlugins;
 pub use rules::load_plugins;
 use rules::{Desk, Watch};
@@ -60,6 +62,9 @@ const ADMIN_CONNECTIONS: usize = 1000;
 /// Runs the hub until SIGINT or SIGTERM. A reload of the rules reads the settings `again`.
 pub fn run(config: Config, again: Again) -> anyhow::Result<()> {
     begin_logging(&config);
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
     let keys = Keys::prepare(&config)?;
     for warning in &keys.warnings {
         tracing::warn!("{warning}");
@@ -114,6 +119,7 @@ pub struct Running {
     hub: Arc<Hub>,
     edge: Arc<Edge>,
     roster: Arc<Roster>,
+    listeners: Arc<Listeners>,
     door: Arc<Door>,
     admin_door: Arc<Door>,
     certificates: Option<Arc<Certificates>>,
@@ -156,7 +162,9 @@ impl Running {
             async move { hub.herald().await }
         });
         let roster = Arc::new(Roster::default());
-        let (outside, speaking) = Outside::new(&hub, &roster, front.handle().clone());
+        let listeners = Listeners::new(front.handle().clone());
+        listeners.open(&host.listeners()).map_err(anyhow::Error::msg)?;
+        let (outside, speaking) = Outside::new(&hub, &roster, front.handle().clone(), listeners.clone());
         front.spawn(speaking);
         host.live_in(outside);
         let door = Door::new(door::Limits {
@@ -171,6 +179,7 @@ impl Running {
             counters: counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]),
             operator: Arc::new(Desk(host.clone())),
             routes: Arc::new(OfPlugins(host.clone())),
+            dialects: Arc::new(Spoken(host.clone())),
         };
         let edge = edge(config, hub.clone(), &roster, beside, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
@@ -193,6 +202,7 @@ impl Running {
             hub,
             edge,
             roster,
+            listeners,
             door,
             admin_door,
             certificates,
@@ -219,6 +229,7 @@ impl Running {
             admin_listener,
             edge,
             roster,
+            listeners,
             door,
             admin_door,
             certificates,
@@ -242,9 +253,11 @@ impl Running {
             trusted: trusted(&config),
             certificates: certificates.clone(),
             delivery: delivery.handle().clone(),
+            streams: streams(&edge),
             stop: no_more.clone(),
             tasks: tasks.clone(),
         };
+        listeners.serve(of_plugins(&acceptor, &edge, front.handle().clone()));
         let following = certificates.map(|certificates| front.spawn(certificates.follow(no_more.clone())));
         if let Some(listener) = admin_listener {
             let alone = Acceptor {
@@ -273,6 +286,7 @@ impl Running {
                 }
             };
             let _ = tokio::time::timeout_at(deadline.into(), everybody_left).await;
+            listeners.close();
             no_more.cancel();
             let _ = accepting.await;
             let _ = reloading.await;
@@ -330,6 +344,45 @@ fn edge(
     Edge::new(hub, settings, ws, sse, delivery, beside)
 }
 
+/// Serves a listener that plugins have for themselves as the main one is served. What does not leave the machine needs no
+/// TLS.
+fn of_plugins<S>(
+    acceptor: &Acceptor<S>,
+    edge: &Arc<Edge>,
+    front: tokio::runtime::Handle,
+) -> Box<dyn Fn(TcpListener, CancellationToken) + Send> {
+    let Acceptor { settings, door, trusted, certificates, delivery, streams, tasks, stop, .. } = acceptor;
+    let (settings, door, trusted, certificates) = (*settings, door.clone(), trusted.clone(), certificates.clone());
+    let (delivery, streams, tasks, all) = (delivery.clone(), streams.clone(), tasks.clone(), stop.clone());
+    let edge = edge.clone();
+    Box::new(move |listener, stop| {
+        let Ok(address) = listener.local_addr() else { return };
+        let routes = http::routes(edge.clone(), Surface::OfPlugins(address));
+        let acceptor = Acceptor {
+            service: TowerToHyperService::new(warp::service(routes)),
+            settings,
+            door: door.clone(),
+            trusted: trusted.clone(),
+            certificates: certificates.clone().filter(|_| !address.ip().is_loopback()),
+            delivery: delivery.clone(),
+            streams: streams.clone(),
+            stop: all.clone(),
+            tasks: tasks.clone(),
+        };
+        let accepting = async move {
+            // Without the listener its connections go on.
+            stop.run_until_cancelled(acceptor.run(listener)).await;
+        };
+        tasks.spawn_on(accepting, &front);
+    })
+}
+
+/// How the requests begin that plugins answer with event streams.
+fn streams(edge: &Arc<Edge>) -> listen::Streams {
+    let edge = edge.clone();
+    Arc::new(move || edge.beside.dialects.streams())
+}
+
 /// The certificate that the settings name, if they name one.
 pub fn certificates(config: &Config) -> anyhow::Result<Option<Certificates>> {
     let (Some(cert), Some(key)) = (&config.server.tls_cert.0, &config.server.tls_key.0) else { return Ok(None) };
@@ -380,6 +433,11 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
             "aether_rules_credentials_known_total",
             "Requests with a remembered credential",
             get(&counters.credentials_known),
+        ),
+        (
+            "aether_rules_credentials_asked_total",
+            "Requests for whose credential the rules were asked",
+            get(&counters.credentials_asked),
         ),
         ("aether_rules_votes_known_total", "Remembered votes that answered", get(&counters.votes_known)),
         ("aether_shared_evicted_total", "Entries of shared tables that made room", evicted),

@@ -1,6 +1,7 @@
 //! The routes of the plugins, as the edges ask for them.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use crate::plugins::{self, Call, Host, Routed};
 pub struct OfPlugins(pub Arc<Host>);
 
 impl Routes for OfPlugins {
-    fn find(&self, method: &str, path: &str) -> Found {
-        match self.0.route(method, path) {
+    fn find(&self, listener: Option<SocketAddr>, method: &str, path: &str) -> Found {
+        match self.0.route(listener, method, path) {
             Routed::Nothing => Found::Nothing,
             Routed::Methods(methods) => Found::Methods(methods),
             Routed::Route(call) => Found::Route(Box::new(OfPlugin(call))),

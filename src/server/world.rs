@@ -1,11 +1,13 @@
 //! The hub, as the rules act on it.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::listeners::Listeners;
 use crate::edges::roster::{Order, Roster};
 use crate::kernel::hooks::Client;
 use crate::kernel::hub::{Hub, PublishError};
@@ -30,6 +32,7 @@ pub struct Outside {
     hub: Weak<Hub>,
     roster: Arc<Roster>,
     front: Handle,
+    listeners: Arc<Listeners>,
     said: mpsc::Sender<Said>,
 }
 
@@ -39,10 +42,11 @@ impl Outside {
         hub: &Arc<Hub>,
         roster: &Arc<Roster>,
         front: Handle,
+        listeners: Arc<Listeners>,
     ) -> (Outside, impl Future<Output = ()> + Send + 'static) {
         let (said, waiting) = mpsc::channel(QUEUE);
         let hub = Arc::downgrade(hub);
-        (Outside { hub: hub.clone(), roster: roster.clone(), front, said }, speak(hub, waiting))
+        (Outside { hub: hub.clone(), roster: roster.clone(), front, listeners, said }, speak(hub, waiting))
     }
 }
 
@@ -64,7 +68,12 @@ impl World for Outside {
         hub.map_or_else(Vec::new, |hub| hub.channels(|_| true).iter().map(|channel| channel.name.clone()).collect())
     }
 
-    fn rules_changed(&self) {
+    fn open(&self, listeners: &[SocketAddr]) -> Result<(), String> {
+        self.listeners.open(listeners)
+    }
+
+    fn rules_changed(&self, listeners: &[SocketAddr]) {
+        self.listeners.keep(listeners);
         self.resolve_again(|_| true);
         let roster = self.roster.clone();
         self.front.spawn(async move {

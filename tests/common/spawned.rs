@@ -72,7 +72,9 @@ impl Spawned {
         };
         let address = address.parse().unwrap();
         std::thread::spawn(move || std::io::copy(&mut banner, &mut std::io::sink()));
-        let key = |name: &str| std::fs::read_to_string(dir.join("data/keys").join(name)).unwrap().trim().to_owned();
+        // A key that stands in the settings has no file.
+        let file = |name: &str| std::fs::read_to_string(dir.join("data/keys").join(name));
+        let key = |name: &str| file(name).unwrap_or_default().trim().to_owned();
         Spawned { address, admin_key: key("admin_key"), signing_key: key("signing_key"), child, stderr: Some(stderr) }
     }
 

@@ -3,8 +3,10 @@
 
 pub mod absent;
 mod announce;
+mod channel;
 mod config;
 mod crypto;
+mod dialect;
 mod export;
 mod forget;
 mod http;
@@ -16,12 +18,13 @@ mod memo;
 mod metrics;
 mod on;
 pub mod pattern;
-mod publish;
+pub mod publish;
 mod retention;
 mod route;
 pub mod secret;
 mod sessions;
 mod shared;
+mod sse;
 mod store;
 mod timers;
 pub mod types;
@@ -69,10 +72,13 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         verdict::ENTRIES,
         forget::ENTRIES,
         route::ENTRIES,
+        dialect::ENTRIES,
         publish::ENTRIES,
         sessions::ENTRIES,
         announce::ENTRIES,
         pattern::ENTRIES,
+        channel::ENTRIES,
+        sse::ENTRIES,
         jwt::ENTRIES,
         crypto::ENTRIES,
         json::ENTRIES,

@@ -105,49 +105,86 @@ fn read(
     payload: &Value,
     options: Option<&Table>,
 ) -> Result<(Vec<Draft>, Option<String>), String> {
-    let mut message = read_payload(payload)?;
-    let (mut ttl, mut key, mut user, mut once, mut fleeting) = (None, None, None, false, false);
-    for pair in options.into_iter().flat_map(Table::pairs::<Value, Value>) {
-        let (name, value) = pair.map_err(|error| error.to_string())?;
-        let name = name.as_string().map(|name| name.to_string_lossy()).unwrap_or_else(|| describe(&name));
-        let wrong = |what: &str| format!("{name}: expected {what}, got {}", describe(&value));
+    let written = Written::read(seat.program.reserved_events, &KEYS, payload, options)?;
+    // A connection gets one copy of all that carry the same number.
+    let once = written.once.then(|| COPIES.fetch_add(1, Ordering::Relaxed));
+    let names = read_channels(seat, channels)?;
+    let drafts = names.into_iter().map(|channel| written.draft(channel, once)).collect();
+    Ok((drafts, written.user))
+}
+
+/// A payload and its options, read.
+pub struct Written {
+    message: Message,
+    ttl: Option<Duration>,
+    key: Option<Box<str>>,
+    user: Option<String>,
+    once: bool,
+    fleeting: bool,
+}
+
+impl Written {
+    /// `known` are the options that there are.
+    pub fn read(
+        reserved_events: &[&str],
+        known: &[&str],
+        payload: &Value,
+        options: Option<&Table>,
+    ) -> Result<Written, String> {
+        let message = read_payload(payload)?;
+        let mut written = Written { message, ttl: None, key: None, user: None, once: false, fleeting: false };
+        for pair in options.into_iter().flat_map(Table::pairs::<Value, Value>) {
+            let (name, value) = pair.map_err(|error| error.to_string())?;
+            let name = name.as_string().map(|name| name.to_string_lossy()).unwrap_or_else(|| describe(&name));
+            if !known.contains(&name.as_str()) {
+                return Err(format!("{name} is not known here{}", hint(&name, known)));
+            }
+            written.set(reserved_events, &name, &value, payload)?;
+        }
+        Ok(written)
+    }
+
+    fn set(&mut self, reserved_events: &[&str], name: &str, value: &Value, payload: &Value) -> Result<(), String> {
+        let wrong = |what: &str| format!("{name}: expected {what}, got {}", describe(value));
         let text = |max: usize| {
             let text = value.as_string().and_then(|text| text.to_str().ok().map(|text| text.to_owned()));
             let fits = |text: &String| !text.is_empty() && text.len() <= max && !text.chars().any(char::is_control);
             text.filter(fits).ok_or_else(|| wrong(&format!("a text of at most {max} bytes")))
         };
         let flag = || value.as_boolean().ok_or_else(|| wrong("true or false"));
-        match name.as_str() {
+        match name {
             "event" => {
                 let event = text(MAX_NAME)?;
-                if seat.program.reserved_events.contains(&event.as_str()) {
+                if reserved_events.contains(&event.as_str()) {
                     return Err(format!("event: {event} is a name that the stream itself uses; choose another"));
                 }
-                message.event = Some(event.into());
+                self.message.event = Some(event.into());
             }
             "meta" => {
-                let meta = lua_to_json(&value).map_err(|why| format!("meta: {why}"))?;
-                message.meta = Some(meta.to_string().into());
+                let meta = lua_to_json(value).map_err(|why| format!("meta: {why}"))?;
+                self.message.meta = Some(meta.to_string().into());
             }
-            "ttl" => ttl = Some(read_ttl(&value).ok_or_else(|| wrong("a duration like \"5m\""))?),
-            "idempotency_key" => key = Some(text(MAX_KEY)?.into()),
-            "as" => user = Some(text(MAX_KEY)?),
-            "once" => once = flag()?,
-            "fleeting" => fleeting = flag()?,
+            "ttl" => self.ttl = Some(read_ttl(value).ok_or_else(|| wrong("a duration like \"5m\""))?),
+            "idempotency_key" => self.key = Some(text(MAX_KEY)?.into()),
+            "as" => self.user = Some(text(MAX_KEY)?),
+            "once" => self.once = flag()?,
+            "fleeting" => self.fleeting = flag()?,
             "media" => {
                 let word = text(MAX_NAME)?;
-                message.media = read_media(&word, &message.payload, payload)
+                self.message.media = read_media(&word, &self.message.payload, payload)
                     .ok_or_else(|| wrong("\"json\", \"text\" or \"binary\", for a string or a buffer that is such"))?;
             }
-            _ => return Err(format!("{name} is not known here{}", hint(&name, KEYS))),
+            // Read by whoever knows it.
+            _ => {}
         }
+        Ok(())
     }
-    // A connection gets one copy of all that carry the same number.
-    let once = once.then(|| COPIES.fetch_add(1, Ordering::Relaxed));
-    let names = read_channels(seat, channels)?;
-    let draft =
-        |channel| Draft { idempotency_key: key.clone(), ttl, fleeting, once, ..Draft::new(channel, message.clone()) };
-    Ok((names.into_iter().map(draft).collect(), user))
+
+    pub fn draft(&self, channel: ChannelName, once: Option<u64>) -> Draft {
+        let Written { key, ttl, fleeting, .. } = self;
+        let (idempotency_key, ttl, fleeting) = (key.clone(), *ttl, *fleeting);
+        Draft { idempotency_key, ttl, fleeting, once, ..Draft::new(channel, self.message.clone()) }
+    }
 }
 
 /// What a string or a buffer is said to be, if it is.

@@ -1,5 +1,6 @@
 //! `aether.http.route`: a plugin answers requests.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use mlua::{Lua, MultiValue, Table, Value};
@@ -14,9 +15,9 @@ use crate::plugins::value::{caller, describe};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "http.route",
-    args: "method, path, {auth}?, fn(req)",
+    args: "method, path, {auth, listen}?, fn(req)",
     gives: "",
-    doc: "Answers requests over HTTP with {status, headers, body or json}; auth is \"admin\" (if you do not say), \"connect\" or \"none\".",
+    doc: "Answers requests over HTTP with {status, headers, body or json}; auth is \"admin\" (if you do not say), \"connect\" or \"none\"; listen = \"127.0.0.1:9000\" is a listener of its own.",
     kind: "(method: string, path: string, options: any, hook: ((req: Visit) -> any)?) -> ()",
     may_wait: false,
     since: "0.1.0",
@@ -62,25 +63,45 @@ fn read(method: &Value, path: &Value, options: Option<&Table>, seat: &Seat) -> R
     let method = METHODS.into_iter().find(|known| *known == word);
     let method = method.ok_or_else(|| format!("{word} is none of {}", METHODS.join(", ")))?;
     let path = PathPattern::parse(&text.to_string_lossy())?;
-    let unit = seat.unit();
-    if unit.routes.as_ref().is_some_and(|may| !may.iter().any(|may| may.covers(&path))) {
-        let path = path.to_string();
-        return Err(format!("{path} is not within [permissions] routes of plugin.toml; add {path:?} there"));
-    }
-    let taken = |own: &&&str| PathPattern::parse(own).is_ok_and(|own| own.overlaps(&path));
-    if let Some(own) = seat.program.own_paths.iter().find(taken) {
-        return Err(format!("{path} would take {own}, a path of the hub itself; choose another"));
-    }
-    let mut auth = Auth::default();
+    let (mut auth, mut listen) = (Auth::default(), None);
     for pair in options.into_iter().flat_map(Table::pairs::<Value, Value>) {
         let (key, value) = pair.map_err(|error| error.to_string())?;
         let key = key.as_string().map(|key| key.to_string_lossy()).unwrap_or_else(|| describe(&key));
-        if key != "auth" {
-            return Err(format!("{key} is not known here{}", hint(&key, ["auth"])));
+        match key.as_str() {
+            "auth" => {
+                let word = value.as_string().map(|word| word.to_string_lossy());
+                let wrong = || format!("auth: expected one of {}, got {}", Auth::WORDS.join(", "), describe(&value));
+                auth = word.and_then(|word| Auth::parse(&word)).ok_or_else(wrong)?;
+            }
+            "listen" => listen = Some(read_listen(seat, &value)?),
+            _ => return Err(format!("{key} is not known here{}", hint(&key, ["auth", "listen"]))),
         }
-        let word = value.as_string().map(|word| word.to_string_lossy());
-        let wrong = || format!("auth: expected one of {}, got {}", Auth::WORDS.join(", "), describe(&value));
-        auth = word.and_then(|word| Auth::parse(&word)).ok_or_else(wrong)?;
     }
-    Ok(Route { method, path, auth })
+    check_path(seat, &path, listen)?;
+    Ok(Route { method, path, auth, listen })
+}
+
+/// Whether a unit may answer at a path.
+pub fn check_path(seat: &Seat, path: &PathPattern, listen: Option<SocketAddr>) -> Result<(), String> {
+    if seat.unit().routes.as_ref().is_some_and(|may| !may.iter().any(|may| may.covers(path))) {
+        let path = path.to_string();
+        return Err(format!("{path} is not within [permissions] routes of plugin.toml; add {path:?} there"));
+    }
+    // On a listener of its own there is nothing else.
+    let taken = |own: &&&str| PathPattern::parse(own).is_ok_and(|own| own.overlaps(path));
+    match seat.program.own_paths.iter().find(taken).filter(|_| listen.is_none()) {
+        Some(own) => Err(format!("{path} would take {own}, a path of the hub itself; choose another")),
+        None => Ok(()),
+    }
+}
+
+/// The address of a listener of its own, if the unit may have one.
+pub fn read_listen(seat: &Seat, value: &Value) -> Result<SocketAddr, String> {
+    let text = value.as_string().map(|text| text.to_string_lossy());
+    let wrong = || format!("listen: expected an address like \"127.0.0.1:9000\", got {}", describe(value));
+    let address = text.and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+    match seat.unit().listens {
+        true => Ok(address),
+        false => Err("listen: add listen = true to [permissions] of plugin.toml for a listener of its own".into()),
+    }
 }

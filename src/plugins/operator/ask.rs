@@ -65,6 +65,7 @@ impl WhatIf {
         headers.extend(self.bearer.iter().map(|bearer| ("authorization".to_owned(), format!("Bearer {bearer}"))));
         let transport = self.transport()?;
         Ok(Some(ConnectRequest {
+            dialect: "native",
             transport,
             method: "GET".into(),
             path: self.path.clone().unwrap_or_else(|| format!("/{transport}")),

@@ -1,6 +1,7 @@
 //! What a test sees of the plugins under test, in place of the world.
 
 use std::future::ready;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -116,7 +117,7 @@ impl World for Onlooker {
         self.0.there.lock().iter().flat_map(|(_, channels)| channels.clone()).collect()
     }
 
-    fn rules_changed(&self) {}
+    fn rules_changed(&self, _: &[SocketAddr]) {}
 
     fn policies_changed(&self, _channels: Patterns) {}
 

@@ -25,7 +25,7 @@ impl World for Ear {
     fn channels(&self) -> Vec<ChannelName> {
         Vec::new()
     }
-    fn rules_changed(&self) {}
+    fn rules_changed(&self, _: &[std::net::SocketAddr]) {}
     fn policies_changed(&self, _channels: Patterns) {}
     fn publish(&self, said: Said) -> bool {
         let full = self.full.load(Ordering::Relaxed);

@@ -78,7 +78,7 @@ fn every_hostile_program_that_nobody_waits_for_is_stopped_and_named_and_the_next
 }
 
 fn answer(host: &Arc<Host>, path: &str) -> Result<RouteAnswer, Refusal> {
-    let Routed::Route(call) = host.route("GET", path) else { panic!("{path} is no route") };
+    let Routed::Route(call) = host.route(None, "GET", path) else { panic!("{path} is no route") };
     let request = ConnectRequest { transport: "http", path: path.into(), ..ConnectRequest::default() };
     let client = (call.auth() != Auth::None).then(nobody);
     wait(call.answer(Visit { request, body: Bytes::new(), client }))

@@ -37,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -75,13 +76,40 @@ impl Drop for Dir {
     }
 }
 
+/// How long anything may take. Generous: the machine may be busy, and nobody waits this long when all is well.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until the answer is yes.
+#[track_caller]
+fn until(what: &str, mut ask: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !ask() {
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Settings under which a machine may be slow: no hook is called so, and one that runs out of time has looped.
+fn calm() -> HostConfig {
+    let loops = Duration::from_millis(250);
+    let limits = Limits {
+        call: loops,
+        slow: Duration::MAX,
+        connect: loops,
+        waiting_time: DEADLINE,
+        waiting_budget: loops,
+        ..Limits::default()
+    };
+    HostConfig { limits, ..HostConfig::default() }
+}
+
 /// A host of one script, and the directory that it was read from.
 fn script(code: &str) -> (Arc<Host>, Dir) {
     try_script(code).map_err(|error| panic!("{error}")).unwrap()
 }
 
 fn try_script(code: &str) -> Result<(Arc<Host>, Dir), LoadError> {
-    try_script_with(code, HostConfig::default())
+    try_script_with(code, calm())
 }
 
 fn try_script_with(code: &str, config: HostConfig) -> Result<(Arc<Host>, Dir), LoadError> {
@@ -107,7 +135,7 @@ impl Hand {
 
     fn config(&self) -> HostConfig {
         let time = self.0.clone();
-        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..HostConfig::default() }
+        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..calm() }
     }
 
     fn pass(&self, seconds: u64) {
@@ -197,6 +225,7 @@ fn connect_by(transport: &'static str, host: &Host, bearer: Option<&str>) -> Res
         headers.push(("cookie".into(), "a=1; b=2".into()));
     }
     let request = ConnectRequest {
+        dialect: "native",
         transport,
         method: "GET".into(),
         path: "/ws".into(),

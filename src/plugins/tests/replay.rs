@@ -33,7 +33,7 @@ impl World for Past {
         let below: Vec<_> = self.0.iter().filter(|publication| publication.offset < before).cloned().collect();
         Ok(below[below.len().saturating_sub(7)..].to_vec())
     }
-    fn rules_changed(&self) {}
+    fn rules_changed(&self, _: &[std::net::SocketAddr]) {}
     fn policies_changed(&self, _: Patterns) {}
     fn publish(&self, _: crate::plugins::Said) -> bool {
         false

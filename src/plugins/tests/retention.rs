@@ -94,7 +94,7 @@ impl World for Seen {
     fn channels(&self) -> Vec<ChannelName> {
         Vec::new()
     }
-    fn rules_changed(&self) {}
+    fn rules_changed(&self, _: &[std::net::SocketAddr]) {}
     fn policies_changed(&self, channels: Patterns) {
         self.0.lock().extend(channels.iter().map(|pattern| pattern.to_string()));
     }

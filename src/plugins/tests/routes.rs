@@ -8,8 +8,9 @@ const OWN: &[&str] = &["/", "/ws", "/api/v1/rules/{verb}"];
 
 /// What a route answers; `Pending` is waited for, because its hook has a thread of its own.
 fn ask(host: &Host, method: &str, path: &str, body: &str) -> Result<RouteAnswer, Refusal> {
-    let Routed::Route(call) = host.route(method, path) else { panic!("{method} {path} is no route") };
+    let Routed::Route(call) = host.route(None, method, path) else { panic!("{method} {path} is no route") };
     let request = ConnectRequest {
+        dialect: "native",
         transport: "http",
         method: method.into(),
         path: path.into(),
@@ -79,8 +80,8 @@ fn the_path_that_says_most_answers_and_other_methods_are_named() {
         assert_eq!(text(&ask(&host, "GET", path, "").unwrap()), by);
     }
     assert_eq!(text(&ask(&host, "DELETE", "/a/list", "").unwrap()), "gone");
-    assert!(matches!(host.route("GET", "/b"), Routed::Nothing));
-    let Routed::Methods(methods) = host.route("PUT", "/a/7/8") else { panic!("it has no PUT") };
+    assert!(matches!(host.route(None, "GET", "/b"), Routed::Nothing));
+    let Routed::Methods(methods) = host.route(None, "PUT", "/a/7/8") else { panic!("it has no PUT") };
     assert_eq!(methods, ["GET"]);
 }
 

@@ -52,7 +52,7 @@ fn request(lua: &Lua, stage: &Stage, method: &str, path: &str, options: Option<&
     asks.raw_set("path", path)?;
     asks.raw_set("transport", "http")?;
     let request = read_request(Some(&asks)).map_err(wrong)?;
-    let call = match host.route(method, path) {
+    let call = match host.route(None, method, path) {
         Routed::Route(call) => call,
         Routed::Methods(methods) => return Err(wrong(format!("{path} answers only to {}", methods.join(" ")))),
         Routed::Nothing => return Err(wrong(format!("no route of the plugin is for {path}"))),

@@ -1,0 +1,146 @@
+//! Transcripts: what is said to the hub and what it answers, byte for byte, in `tests/golden/first-aether`.
+//!
+//! A line `> frame` is sent on one WebSocket, `< frame` must come on it. `GET path`, `POST path body` and `DELETE path` are asked with
+//! the admin key, `SIGNED path body` as a webhook's sender does, and `= status body` is the answer. What differs from run to run (times,
+//! epochs, ids, secrets) stands as `<name>`, and what came last under a name can be said again as `$name`.
+
+use std::collections::BTreeMap;
+
+use super::webhooks::{CONFIG, sign};
+use crate::common::*;
+
+/// Fields whose values are another's in every run.
+const CHANGING: [&str; 11] = [
+    "timestamp",
+    "epoch",
+    "decision",
+    "created_at",
+    "updated_at",
+    "expires_at",
+    "id",
+    "key",
+    "key_prefix",
+    "secret",
+    "url",
+];
+
+#[tokio::test]
+async fn publishing_one_message_and_many() {
+    play("publish").await;
+}
+
+#[tokio::test]
+async fn reading_history() {
+    play("history").await;
+}
+
+#[tokio::test]
+async fn subscribing_and_unsubscribing() {
+    play("subscribe").await;
+}
+
+#[tokio::test]
+async fn resuming_and_a_gap() {
+    play("resume").await;
+}
+
+#[tokio::test]
+async fn errors_on_a_connection() {
+    play("errors").await;
+}
+
+#[tokio::test]
+async fn keys_from_their_making_to_their_end() {
+    play("keys").await;
+}
+
+#[tokio::test]
+async fn a_webhook_from_its_making_to_its_end() {
+    play("webhooks").await;
+}
+
+/// Plays a transcript. With `GOLDEN=write` what the hub says is written into it instead.
+async fn play(name: &str) {
+    let path = repository().join(format!("tests/golden/first-aether/{name}.txt"));
+    let written = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let hub = TestHub::plan().toml(&format!("{CONFIG}\n[store]\nsweep_interval = \"100ms\"")).start();
+    let mut stage = Stage {
+        http: hub.http().await,
+        ws: hub.ws_as(Some(&hub.token(&["o.*", "few"]))).await,
+        known: BTreeMap::new(),
+        answer: None,
+    };
+    let (mut played, rewrites) = (String::new(), std::env::var("GOLDEN").as_deref() == Ok("write"));
+    for (number, line) in written.lines().enumerate() {
+        let said = stage.line(line).await.unwrap_or_else(|| line.to_owned());
+        assert!(rewrites || said == line, "{name}.txt:{}\n  written {line}\n  said    {said}", number + 1);
+        played += &format!("{said}\n");
+    }
+    assert!(stage.answer.is_none(), "{name}.txt: the last answer is not looked at");
+    stage.ws.assert_silent().await;
+    if rewrites {
+        std::fs::write(&path, played).unwrap();
+    }
+}
+
+struct Stage {
+    http: Http,
+    ws: WsClient,
+    known: BTreeMap<&'static str, String>,
+    answer: Option<Response>,
+}
+
+impl Stage {
+    /// Does what a line says; what should stand there, if it tells of something that the hub said.
+    async fn line(&mut self, line: &str) -> Option<String> {
+        let said = line.split_once(' ').unwrap_or((line, ""));
+        match said {
+            ("#" | "", _) => {}
+            (">", frame) => self.ws.send_text(&self.filled(frame)).await,
+            ("<", _) => {
+                let frame = self.ws.next_text().await;
+                let frame = frame.strip_suffix('\n').expect("a frame ends in a newline");
+                return Some(format!("< {}", self.masked(frame)));
+            }
+            ("=", _) => {
+                let answer = self.answer.take().expect("something was asked");
+                let body = answer.text().strip_suffix('\n').expect("an answer ends in a newline");
+                assert_eq!(answer.header("content-type"), Some("application/json"));
+                return Some(format!("= {} {}", answer.status, self.masked(body)));
+            }
+            (method, rest) => {
+                assert!(self.answer.is_none(), "the answer before this is not looked at: {line}");
+                let (path, body) = rest.split_once(' ').unwrap_or((rest, ""));
+                let (path, body) = (self.filled(path), self.filled(body));
+                let signature = sign(self.known.get("secret").map_or("", String::as_str), body.as_bytes());
+                let (method, headers) = match method {
+                    "SIGNED" => ("POST", vec![("x-signature-256", signature.as_str())]),
+                    method => (method, Vec::new()),
+                };
+                self.answer = Some(self.http.send(method, &path, &headers, body.as_bytes()).await);
+            }
+        }
+        None
+    }
+
+    fn filled(&self, text: &str) -> String {
+        self.known.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${name}"), value))
+    }
+
+    /// The text without what changes, which is kept under its name.
+    fn masked(&mut self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for name in CHANGING {
+            let begin = format!("\"{name}\":\"");
+            let mut from = 0;
+            while let Some(at) = text[from..].find(&begin) {
+                let value = from + at + begin.len();
+                let end = value + text[value..].find('"').expect("a string ends");
+                self.known.insert(name, text[value..end].to_owned());
+                text.replace_range(value..end, &format!("<{name}>"));
+                from = value;
+            }
+        }
+        text
+    }
+}
