@@ -148,3 +148,9 @@ aether.http.route("POST", "/say/{channel}", { auth = "none" }, function(req)
 	if not receipt then return aether.deny(code, why) end
 	return { json = receipt }
 end)
+local function tell(room)
+	aether.http.post("https://auth.internal/rooms", { json = { room = room } })
+end
+aether.http.route("PUT", "/rooms/{room}", { auth = "none" }, function(req)
+	return { json = { sent = aether.errand(tell, req.params.room) } }
+end)
