@@ -219,3 +219,9 @@ aether.dialect("lines", {
 	end,
 })
 aether.http.route("GET", "/status", { auth = "none", listen = "127.0.0.1:22999" }, function() return { body = "up" } end)
+local function tell(room)
+	aether.http.post("https://auth.internal/rooms", { json = { room = room } })
+end
+aether.http.route("PUT", "/rooms/{room}", { auth = "none" }, function(req)
+	return { json = { sent = aether.errand(tell, req.params.room) } }
+end)
