@@ -242,7 +242,7 @@ fn a_host_that_stops_does_not_wait_for_hooks_that_do() {
         aether.on.subscribe('a', function() return aether.http.get('URL/good', {timeout = '30s'}) ~= nil end)";
     let config = with_limits(|limits| limits.waiting_time = Duration::from_secs(60));
     let (host, _dir) = script_with(&code.replace("URL", &backend.url), config);
-    let gone = crate::kernel::hooks::Farewell { cause: "client", code: None };
+    let gone = crate::kernel::hooks::Farewell { cause: "client", code: None, reason: String::new() };
     host.disconnected(&Arc::new(nobody()), &gone);
     let until = Instant::now() + Duration::from_secs(5);
     while backend.requests() == 0 {
