@@ -21,7 +21,7 @@ use crate::kernel::message::ChannelName;
 use crate::kernel::policy;
 
 pub use check::SHORTEST_KEY;
-pub use read::{ConfigError, DEFAULT_FILE, Problem, Setting, Sources};
+pub use read::{ConfigError, DEFAULT_FILE, Look, Problem, Setting, Sources};
 pub use units::{Bound, ChannelPattern, Count, Network, NoneOr, Period, Secret, Size};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

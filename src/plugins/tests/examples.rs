@@ -27,7 +27,7 @@ fn load(code: &str) -> Result<Arc<Host>, LoadError> {
     dir.write("example/main.lua", code);
     let plugins = vec![plugin_use("example", &dir.path("example"), serde_json::json!({}))];
     let secrets: crate::plugins::Secrets = Arc::new(|_| Some("k".repeat(32)));
-    let host = Host::load(HostConfig { plugins, secrets, ..HostConfig::default() })?;
+    let host = Host::load(HostConfig { plugins, secrets, ..calm() })?;
     host.begin()?;
     Ok(host)
 }
