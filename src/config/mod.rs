@@ -304,6 +304,8 @@ impl From<Ack> for policy::Ack {
 pub enum Lag {
     #[default]
     CatchUp,
+    DropOldest,
+    DropNewest,
     Skip,
     Close,
 }
@@ -312,6 +314,8 @@ impl From<Lag> for policy::Lag {
     fn from(lag: Lag) -> Self {
         match lag {
             Lag::CatchUp => policy::Lag::CatchUp,
+            Lag::DropOldest => policy::Lag::DropOldest,
+            Lag::DropNewest => policy::Lag::DropNewest,
             Lag::Skip => policy::Lag::Skip,
             Lag::Close => policy::Lag::Close,
         }

@@ -191,7 +191,10 @@ pub const SHAPES: &[Shape] = &[
             ("json", "(self: Visit) -> any"),
         ],
     },
-    Shape { name: "Farewell", fields: &[("cause", "string"), ("code", "number?"), ("expected", "boolean")] },
+    Shape {
+        name: "Farewell",
+        fields: &[("cause", "string"), ("code", "number?"), ("reason", "string"), ("expected", "boolean")],
+    },
     Shape { name: "Verifier", fields: &[("verify", "(self: Verifier, token: string) -> (any, string?)")] },
     Shape { name: "Limiter", fields: &[("take", "(self: Limiter, key: Key, n: number?) -> (boolean, number?)")] },
     Shape {

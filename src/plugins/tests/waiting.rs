@@ -251,7 +251,7 @@ fn a_host_that_stops_does_not_wait_for_hooks_that_do() {
     let code = "aether.on.disconnect(function() aether.http.get('URL/', {timeout = '30s'}) end)
         aether.on.subscribe('a', function() return aether.http.get('URL/', {timeout = '30s'}) ~= nil end)";
     let (host, _dir) = script_with(&code.replace("URL", &backend.url), config());
-    let gone = crate::kernel::hooks::Farewell { cause: "client", code: None };
+    let gone = crate::kernel::hooks::Farewell { cause: "client", code: None, reason: String::new() };
     host.disconnected(&Arc::new(nobody()), &gone);
     until("it waits", || backend.requests() > 0);
     let began = Instant::now();
