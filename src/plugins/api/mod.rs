@@ -9,6 +9,7 @@ mod crypto;
 mod dialect;
 mod export;
 mod forget;
+mod form;
 mod http;
 mod json;
 mod jwt;
@@ -82,6 +83,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         jwt::ENTRIES,
         crypto::ENTRIES,
         json::ENTRIES,
+        form::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
         http::ENTRIES,
