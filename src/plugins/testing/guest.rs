@@ -461,7 +461,7 @@ impl Guest {
             self.told(host, &Event::Closing { code, reason });
         }
         *self.closed.borrow_mut() = Some((code.unwrap_or(1006), reason.to_owned()));
-        let (client, why) = (self.client(), Farewell { cause, code });
+        let (client, why) = (self.client(), Farewell { cause, code, reason: reason.to_owned() });
         stage.witness().misses(&client);
         self.listens.take().iter().for_each(|(name, _)| host.left(&client, name));
         stage.settle(host)?;
