@@ -121,6 +121,7 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         body_timeout: DEADLINE,
         limits: LIMITS,
         origins: Origins::default(),
+        first_aether: false,
         sse_retry: Duration::from_secs(1),
     };
     let delivery = tokio::runtime::Handle::current();
