@@ -19,6 +19,7 @@
 mod group;
 mod sweep;
 
+use std::cell::Cell;
 use std::collections::hash_map::Entry as MapEntry;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -27,7 +28,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -251,6 +252,26 @@ impl SledLog {
     }
 }
 
+/// sled meets some kinds of damage with a panic; what it says there helps nobody, and what other threads say meanwhile does.
+fn quietly<R>(open: impl FnOnce() -> R) -> std::thread::Result<R> {
+    thread_local! {
+        static QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                hook(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(open));
+    QUIET.set(false);
+    opened
+}
+
 impl Inner {
     fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<Inner, OpenError> {
         let at = || path.to_path_buf();
@@ -261,11 +282,7 @@ impl Inner {
             .cache_capacity(cache)
             // The flusher thread also collects garbage, so it must stay on.
             .flush_every_ms(Some(flush_interval.as_millis().max(1) as u64));
-        // sled meets some kinds of damage with a panic; what it says there helps nobody.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        std::panic::set_hook(hook);
+        let opened = quietly(|| config.open());
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => {

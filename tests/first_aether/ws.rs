@@ -104,7 +104,7 @@ async fn a_negative_number_is_from_the_beginning() {
 /// There an emptied channel forgot its numbers: the next message was 1 again, and who resumed heard nothing of it.
 #[tokio::test]
 async fn numbers_go_on_when_everything_is_evicted_and_who_resumes_is_told() {
-    let config = "[store]\nsweep_interval = \"100ms\"\n[[retention.rules]]\npattern = \"a\"\nttl = \"200ms\"";
+    let config = "[store]\nsweep_interval = \"100ms\"\n[[retention.rules]]\npattern = \"a\"\nttl = \"4s\"";
     let hub = TestHub::plan().toml(config).start();
     hub.publish_numbers("a", 1, 5).await;
     until("all is evicted", async || hub.history("channel=a").await["messages"] == json!([])).await;
