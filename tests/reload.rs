@@ -73,6 +73,11 @@ async fn the_command_line_and_sighup_reload_too_and_a_failure_is_an_exit_code() 
     dir.write("scripts/rules.lua", B);
     let done = cli("reload");
     assert!(done.status.success() && said(&done).contains("+ rules: on.publish b.*"), "{}", said(&done));
+    assert!(!said(&done).contains("restart"), "{}", said(&done));
+    dir.write("aether.toml", &format!("[plugins]\nscripts = {scripts:?}\n[limits]\nconnections = 7"));
+    let done = cli("reload");
+    let told = "  needs a restart: limits.connections = 7, until then it is 100000\n";
+    assert!(done.status.success() && said(&done).ends_with(told), "{}", said(&done));
     dir.write("scripts/rules.lua", "local = 3");
     let failed = cli("reload");
     assert!(failed.status.code() == Some(1) && said(&failed).contains("rules.lua:1:"), "{}", said(&failed));
@@ -80,7 +85,7 @@ async fn the_command_line_and_sighup_reload_too_and_a_failure_is_an_exit_code() 
     dir.write("scripts/rules.lua", "-- nothing");
     hub.signal("HUP");
     let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
-    until("SIGHUP is heard", async || http.get("/api/v1/rules").await.ok()["reloads"] == 3).await;
+    until("SIGHUP is heard", async || http.get("/api/v1/rules").await.ok()["reloads"] == 4).await;
 }
 
 #[tokio::test]

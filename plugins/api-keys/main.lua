@@ -45,7 +45,8 @@ local function read_key(req)
 		if list == nil then continue end
 		if type(list) ~= "table" or #list > MOST_PATTERNS then return wrong(`{verb} is a list of patterns`) end
 		for at, pattern in list do
-			if not ring.is_pattern(pattern) then return wrong(`{verb}: item {at} is no channel pattern for keys`) end
+			local fault = ring.fault(pattern)
+			if fault then return wrong(`{verb}: item {at}: {fault}`) end
 		end
 		key[verb] = list
 	end

@@ -31,6 +31,8 @@ struct Change {
     permissions_grown: Vec<String>,
     channels_entering: usize,
     entering: Vec<String>,
+    #[serde(default)]
+    need_restart: Vec<String>,
 }
 
 impl Reload {
@@ -65,5 +67,6 @@ pub fn tell(desk: &Desk, verb: &str) -> anyhow::Result<()> {
         let names = change.entering.join(" ");
         lines.push_str(&format!("  channels that enter Lua now: {} ({names}{dots})\n", change.channels_entering));
     }
+    change.need_restart.iter().for_each(|line| lines.push_str(&format!("  needs a restart: {line}\n")));
     super::print(lines.as_bytes())
 }

@@ -36,7 +36,7 @@ impl Trust {
     /// For a hub somewhere.
     pub fn config(&self) -> anyhow::Result<Arc<ClientConfig>> {
         if self.insecure {
-            return anybody_or(None);
+            return looked_at_by(Good::Any);
         }
         let mut roots = RootCertStore::empty();
         match &self.ca {
@@ -47,7 +47,7 @@ impl Trust {
                 }
                 let provider = Arc::new(ring::default_provider());
                 let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
-                return looked_at_by(Arc::new(Listed { listed, signed }));
+                return looked_at_by(Good::Listed { listed, signed });
             }
             None => {
                 let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -67,8 +67,8 @@ impl Trust {
         if self.insecure || self.ca.is_some() {
             return self.config();
         }
-        let chain = certificates(certificate)?;
-        anybody_or(chain.into_iter().next())
+        let first = certificates(certificate)?.into_iter().next();
+        looked_at_by(Good::This(first.context("there is no certificate")?))
     }
 }
 
@@ -81,27 +81,35 @@ fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(read)
 }
 
-fn anybody_or(only: Option<CertificateDer<'static>>) -> anyhow::Result<Arc<ClientConfig>> {
+fn looked_at_by(good: Good) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
-    looked_at_by(Arc::new(Known { only, provider }))
-}
-
-fn looked_at_by(verifier: Arc<dyn ServerCertVerifier>) -> anyhow::Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions()?;
-    let config = config.dangerous().with_custom_certificate_verifier(verifier);
+    let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { good, provider }));
     Ok(Arc::new(config.with_no_client_auth()))
 }
 
-/// What somebody listed has signed, or is listed itself: `openssl req -x509` makes certificates that say they are an
-/// authority, which no hub may show unless it is known.
+/// Whose certificates are good.
 #[derive(Debug)]
-struct Listed {
-    listed: Vec<CertificateDer<'static>>,
-    signed: Arc<WebPkiServerVerifier>,
+enum Good {
+    Any,
+    /// This one, whatever name and authority it has.
+    This(CertificateDer<'static>),
+    /// What somebody listed has signed, or is listed itself: `openssl req -x509` makes certificates that say they are an
+    /// authority, which no hub may show unless it is known.
+    Listed {
+        listed: Vec<CertificateDer<'static>>,
+        signed: Arc<WebPkiServerVerifier>,
+    },
 }
 
-impl ServerCertVerifier for Listed {
+/// Looks at the certificate. That the hub has its key is verified in any case.
+#[derive(Debug)]
+struct Verifier {
+    good: Good,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -110,61 +118,19 @@ impl ServerCertVerifier for Listed {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.signed.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // Any other fault, such as its time being over, is one of a listed certificate too.
-            Err(Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.listed.iter().any(|listed| listed == end_entity) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
+        match &self.good {
+            Good::This(only) if only != end_entity => Err(CertificateError::ApplicationVerificationFailure.into()),
+            Good::Any | Good::This(_) => Ok(ServerCertVerified::assertion()),
+            Good::Listed { listed, signed } => {
+                match signed.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+                    // Any other fault, such as its time being over, is one of a listed certificate too.
+                    Err(Error::InvalidCertificate(CertificateError::Other(_))) if listed.contains(end_entity) => {
+                        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                        Ok(ServerCertVerified::assertion())
+                    }
+                    outcome => outcome,
+                }
             }
-            outcome => outcome,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
-    }
-}
-
-/// Looks at the certificate alone, and at no name or authority. That the hub has its key is verified in any case.
-#[derive(Debug)]
-struct Known {
-    /// None: any will do.
-    only: Option<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Known {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        match &self.only {
-            Some(only) if only != end_entity => Err(CertificateError::ApplicationVerificationFailure.into()),
-            _ => Ok(ServerCertVerified::assertion()),
         }
     }
 

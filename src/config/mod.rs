@@ -1,12 +1,13 @@
 //! Every setting, its default, and what a channel's policy comes to.
 //!
 //! `aether.toml` at the root of the repository says in words what each key is for; a test holds it against these defaults.
-//! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values,
-//! `first_aether` the names that settings had there.
+//! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values, `reload`
+//! what a running hub takes of them, `first_aether` the names that settings had there.
 
 mod check;
 mod first_aether;
 mod read;
+mod reload;
 mod units;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use crate::kernel::message::ChannelName;
 use crate::kernel::policy;
 
 pub use check::SHORTEST_KEY;
-pub use read::{ConfigError, DEFAULT_FILE, Problem, Setting, Sources};
+pub use read::{ConfigError, DEFAULT_FILE, Look, Problem, Setting, Sources};
 pub use units::{Bound, ChannelPattern, Count, Network, NoneOr, Period, Secret, Size};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -305,6 +306,8 @@ impl From<Ack> for policy::Ack {
 pub enum Lag {
     #[default]
     CatchUp,
+    DropOldest,
+    DropNewest,
     Skip,
     Close,
 }
@@ -313,6 +316,8 @@ impl From<Lag> for policy::Lag {
     fn from(lag: Lag) -> Self {
         match lag {
             Lag::CatchUp => policy::Lag::CatchUp,
+            Lag::DropOldest => policy::Lag::DropOldest,
+            Lag::DropNewest => policy::Lag::DropNewest,
             Lag::Skip => policy::Lag::Skip,
             Lag::Close => policy::Lag::Close,
         }

@@ -76,9 +76,40 @@ pub struct Sources {
 impl Config {
     /// Reads the settings of this process: the file, its environment and its flags.
     pub fn load(file: Option<&Path>, flags: Vec<Setting>) -> Result<Config, ConfigError> {
-        Sources { file: file_text(file)?, env: env_text()?, flags }.read()
+        Config::look(file, flags)?.whole()
+    }
+
+    /// The same, and what can be made of them where something is wrong.
+    pub fn look(file: Option<&Path>, flags: Vec<Setting>) -> Result<Look, ConfigError> {
+        Sources { file: file_text(file)?, env: env_text()?, flags }.look()
     }
 }
+
+/// Settings as far as they are good.
+pub struct Look {
+    /// With defaults where something is wrong; none if that does not make any.
+    pub config: Option<Config>,
+    pub problems: Vec<Problem>,
+    /// What is wrong has to do with the rules: nothing can be said about these.
+    rules_touched: bool,
+}
+
+impl Look {
+    pub fn whole(self) -> Result<Config, ConfigError> {
+        match self.config {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError { problems: self.problems }),
+        }
+    }
+
+    /// The settings, if they say as much about the rules as ones without fault would.
+    pub fn with_rules(self) -> Option<Config> {
+        self.config.filter(|_| !self.rules_touched)
+    }
+}
+
+/// Where the settings of the rules stand.
+const OF_RULES: [&str; 3] = ["plugin", "plugins", "secrets"];
 
 fn one_problem(at: impl Into<String>, what: impl Into<String>) -> ConfigError {
     ConfigError { problems: vec![Problem { at: at.into(), what: what.into() }] }
@@ -107,6 +138,10 @@ fn env_text() -> Result<Vec<(String, String)>, ConfigError> {
 
 impl Sources {
     pub fn read(self) -> Result<Config, ConfigError> {
+        self.look()?.whole()
+    }
+
+    fn look(self) -> Result<Look, ConfigError> {
         let mut reading = Reading::default();
         if let Some((name, text)) = &self.file {
             reading.file(name, text)?;
@@ -117,7 +152,7 @@ impl Sources {
         for flag in &self.flags {
             reading.text(flag.key, &flag.value, flag.at);
         }
-        reading.finish()
+        Ok(reading.finish())
     }
 }
 
@@ -170,6 +205,7 @@ struct Reading {
     /// Where each key was last set.
     places: BTreeMap<String, Place>,
     problems: Vec<Problem>,
+    rules_touched: bool,
     notes: Vec<String>,
     /// What was said in the first Aether's words and is some plugin's.
     formerly: Formerly,
@@ -305,6 +341,7 @@ impl Reading {
             None => String::new(),
         };
         self.problem(at, what);
+        self.touch(path);
     }
 
     fn env(&mut self, name: &str, value: &str) {
@@ -353,12 +390,17 @@ impl Reading {
         }
     }
 
-    fn finish(mut self) -> Result<Config, ConfigError> {
+    /// A fault lies there.
+    fn touch(&mut self, path: &[Step]) {
+        self.rules_touched |= matches!(path.first(), Some(Step::Key(section)) if OF_RULES.contains(&section.as_str()));
+    }
+
+    fn finish(mut self) -> Look {
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
         if self.said.is_object() {
             figment = figment.merge(Serialized::globals(&self.said));
         }
-        match figment.extract::<Config>() {
+        let config = match figment.extract::<Config>() {
             Ok(mut config) => {
                 config.notes = std::mem::take(&mut self.notes);
                 for (index, plugin) in config.plugin.iter_mut().enumerate() {
@@ -371,20 +413,23 @@ impl Reading {
                     wrong.into_iter().for_each(|(at, what)| self.problem(at, what));
                 }
                 self.ranges(&config);
-                if self.problems.is_empty() {
-                    return Ok(config);
-                }
+                Some(config)
             }
             // Each value was good alone, so this is what a fault that is already reported left behind.
-            Err(_) if !self.problems.is_empty() => {}
-            Err(error) => self.problem("settings", error.to_string()),
-        }
-        Err(ConfigError { problems: self.problems })
+            Err(_) if !self.problems.is_empty() => None,
+            Err(error) => {
+                self.problem("settings", error.to_string());
+                None
+            }
+        };
+        Look { config, problems: self.problems, rules_touched: self.rules_touched }
     }
 
     fn ranges(&mut self, config: &Config) {
         for finding in check(config) {
             let path = steps(&finding.key);
+            // A number out of its range keeps no plugin from being looked at.
+            self.rules_touched |= path.first() == Some(&Step::Key("plugin".into()));
             let at = self
                 .place_of(&path, 1)
                 .or_else(|| finding.beside.and_then(|key| self.place_of(&steps(key), 1)))

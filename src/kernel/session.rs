@@ -176,6 +176,7 @@ impl Session {
             reached: cursor,
             gap,
             live_at,
+            full_at: None,
             pace: None,
             rests_until: None,
             gap_said: false,

@@ -51,10 +51,12 @@ impl Beside {
         let errand = trace::lend();
         let (tell, answer) = oneshot::channel();
         let pushed = self.push(Box::new(move || {
-            let _seat = seat;
+            // Whoever asked may have gone meanwhile.
             if !tell.is_closed() {
-                // Whoever asked may have gone meanwhile.
-                let _ = tell.send(errand.run(ask));
+                let answer = errand.run(ask);
+                // Before the answer: who asks again at once finds the place free.
+                drop(seat);
+                let _ = tell.send(answer);
             }
         }));
         if !pushed {

@@ -28,6 +28,8 @@ pub struct Change {
     pub channels_entering: usize,
     /// Some of them.
     pub entering: Vec<String>,
+    /// Settings that have changed and were not taken.
+    pub need_restart: Vec<String>,
     #[serde(rename = "took_ms", serialize_with = "millis")]
     pub took: Duration,
 }
@@ -50,6 +52,7 @@ pub fn between(before: &Rules, next: &Rules, channels: &[ChannelName]) -> Change
         permissions_grown: is.iter().flat_map(|(name, unit)| grown(name, was.get(name).copied(), unit)).collect(),
         channels_entering: entering.len(),
         entering: entering.iter().take(NAMED).map(|name| name.to_string()).collect(),
+        need_restart: next.need_restart.clone(),
         took: Duration::ZERO,
     }
 }
@@ -102,6 +105,9 @@ impl fmt::Display for Change {
             let dots = if self.channels_entering > self.entering.len() { " ..." } else { "" };
             let (count, names) = (self.channels_entering, self.entering.join(" "));
             write!(f, "\n  channels that enter Lua now: {count} ({names}{dots})")?;
+        }
+        for setting in &self.need_restart {
+            write!(f, "\n  needs a restart: {setting}")?;
         }
         Ok(())
     }

@@ -97,7 +97,7 @@ impl Host {
         let generation = Generation::load(&config, commons.clone(), counters.clone())?;
         let latest = Latest { since: commons.now(), ..Latest::default() };
         Ok(Arc::new(Host {
-            current: ArcSwap::from_pointee(Rules::new(generation, config.policy)),
+            current: ArcSwap::from_pointee(Rules::new(generation, config)),
             past: Mutex::default(),
             latest: Mutex::new(latest),
             sources,
@@ -130,7 +130,7 @@ impl Host {
             let next = Generation::load(&config, self.commons.clone(), self.counters.clone())?;
             // Here and not where something takes charge: a rollback mends nothing on disk, and a restart would still fail.
             self.latest.lock().failed = None;
-            Ok(Arc::new(Rules::new(next, config.policy)))
+            Ok(Arc::new(Rules::new(next, config)))
         })
     }
 
@@ -371,6 +371,7 @@ impl Host {
             "reloads": latest.reloads,
             "failed_reloads": latest.failures,
             "last_failure": failed,
+            "need_restart": rules.need_restart,
             "can_roll_back_to": self.past.lock().iter().rev().map(|rules| rules.generation.id).collect::<Vec<_>>(),
             "plugins": units.collect::<Vec<_>>(),
         })

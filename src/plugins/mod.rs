@@ -165,6 +165,8 @@ pub struct HostConfig {
     pub private_http: Vec<String>,
     /// Paths that the hub answers itself; no plugin's route may.
     pub own_paths: &'static [&'static str],
+    /// Settings beside the rules that have changed since the hub started, for whoever reloads: a line each.
+    pub need_restart: Vec<String>,
 }
 
 impl Default for HostConfig {
@@ -179,6 +181,7 @@ impl Default for HostConfig {
             clock: commons::system_clock(),
             private_http: Vec::new(),
             own_paths: &[],
+            need_restart: Vec::new(),
         }
     }
 }

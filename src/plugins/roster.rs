@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mlua::{Function, Lua, Table, Value};
 
-use super::api::Seat;
+use super::api::{Seat, absent};
 use super::generation::{Program, Registration};
 use super::schema::hint;
 use super::value::{located, raise};
@@ -104,7 +104,7 @@ impl Roster {
         }
         if let Err(error) = self.load(lua, at) {
             let seat = &self.seats[at];
-            let why = located(&error, &unit.shown(&unit.entry));
+            let why = absent::explained(lua, located(&error, &unit.shown(&unit.entry)));
             seat.errors.borrow_mut().push(why);
         }
         match self.stand(at) {

@@ -23,7 +23,7 @@ use super::view::{self, Named};
 use super::vm::Failure;
 use super::voice::Voice;
 use super::votes::{Allowed, Question};
-use super::{Counters, Policies};
+use super::{Counters, HostConfig, Policies};
 use crate::kernel::hooks::{Admission, Answer, Client, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft};
 use crate::kernel::policy::Policy;
@@ -39,6 +39,8 @@ pub struct Rules {
     /// By registration.
     pub views: Box<[Sight]>,
     policy: Policies,
+    /// Settings that were not taken when these rules were read.
+    pub need_restart: Vec<String>,
     pub routes: Routes,
     pub dialects: Dialects,
     pub counters: Arc<Counters>,
@@ -84,7 +86,8 @@ impl No {
 }
 
 impl Rules {
-    pub fn new(generation: Generation, policy: Policies) -> Rules {
+    pub fn new(generation: Generation, config: HostConfig) -> Rules {
+        let HostConfig { policy, need_restart, .. } = config;
         let generation = Arc::new(generation);
         Rules {
             votes: generation.registrations.iter().any(|hook| hook.pattern.is_some() && !is_attended(hook.event)),
@@ -92,6 +95,7 @@ impl Rules {
             concerns: DashMap::default(),
             views: view::all(&generation),
             policy,
+            need_restart,
             routes: Routes::of(&generation),
             dialects: Dialects::of(&generation),
             counters: generation.program.counters.clone(),

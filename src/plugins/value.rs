@@ -212,7 +212,7 @@ pub fn first_line(error: &Error) -> String {
     }
     let text = match root {
         Error::RuntimeError(text) | Error::SyntaxError { message: text, .. } | Error::MemoryError(text) => text.clone(),
-        other => other.to_string(),
+        other => unfit(other).unwrap_or_else(|| other.to_string()),
     };
     // A script may raise a megabyte; it goes into logs and into memory.
     let line: String = text.lines().next().unwrap_or_default().chars().take(MAX_LINE).collect();
@@ -223,6 +223,37 @@ pub fn first_line(error: &Error) -> String {
     match trace.lines().map(str::trim).find(|frame| has_place(frame)) {
         Some(frame) => format!("{}: {line}", frame.split(' ').next().unwrap_or_default().trim_end_matches(':')),
         None => line,
+    }
+}
+
+/// That an argument is not of the type that a function takes, in our words.
+pub fn unfit(error: &Error) -> Option<String> {
+    let with_article = |kind: &str| match kind {
+        "nil" | "missing argument" => "nothing".to_owned(),
+        "integer" | "i64" | "u64" | "u32" | "usize" | "f64" => "a number".to_owned(),
+        "error" => "an error".to_owned(),
+        kind => format!("a {}", kind.to_lowercase()),
+    };
+    match error {
+        Error::FromLuaConversionError { from, to, .. } => {
+            Some(format!("expected {}, got {}", with_article(to), with_article(from)))
+        }
+        Error::BadArgument { to: Some(method), name: Some(name), .. } if name == "self" => {
+            let method = method.split('.').next_back().unwrap_or_default();
+            Some(format!("{method} is called with a colon: `it:{method}(..)`"))
+        }
+        Error::BadArgument { to, pos, cause, .. } => {
+            // A method's first argument is what it is a method of.
+            let at = if to.is_some() { pos.saturating_sub(1) } else { *pos };
+            let method = to.as_ref().and_then(|to| to.split('.').next_back());
+            let method = method.map_or_else(String::new, |method| format!("{method}: "));
+            let why = match &**cause {
+                Error::RuntimeError(text) => return Some(text.clone()),
+                cause => unfit(cause)?,
+            };
+            Some(format!("{method}argument {at}: {why}"))
+        }
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, IntoLuaMulti, Lua, LuaOptions, StdLib, Table, Value};
 
-use super::api::{self, Seat};
+use super::api::{self, Seat, absent};
 use super::breaker::{Breaker, KILL_WEIGHT, Turn};
 use super::decision::Vote;
 use super::floor::Floor;
@@ -64,15 +64,18 @@ impl Vm {
         lua.set_app_data(roster.clone());
         for (at, seat) in roster.seats().iter().enumerate() {
             let (loaded, stopped) = watched.run(program.limits.load, |lua| roster.load(lua, at));
-            if stopped {
+            if stopped || loaded.is_err() {
                 // What it has left must not fail the next one; if it cannot be collected, that one says so.
                 let _ = lua.gc_collect();
             }
             if let Err(error) = loaded {
+                let lua = watched.lua();
                 let budget =
                     if stopped { format!(" (loading may take {:?})", program.limits.load) } else { String::new() };
                 let unit = seat.unit();
-                seat.errors.borrow_mut().push(format!("{}{budget}", located(&error, &unit.shown(&unit.entry))));
+                seat.errors
+                    .borrow_mut()
+                    .push(format!("{}{budget}", absent::explained(lua, located(&error, &unit.shown(&unit.entry)))));
             }
         }
         let errors = roster.errors();
@@ -166,7 +169,7 @@ impl Vm {
                 Err(format!("{stop} ({registration} may take {budget:?})"))
             }
             Ok((value, more)) => read(&value, &more).map_err(|why| format!("{place}: {registration}: {why}")),
-            Err(error) => Err(located(&error, place)),
+            Err(error) => Err(absent::explained(self.lua(), located(&error, place))),
         };
         let long = self.watched.ran_long().then_some(TICK);
         self.count();
@@ -295,6 +298,7 @@ pub fn sandbox(memory: usize) -> mlua::Result<(Lua, Table)> {
     for name in ["loadstring", "getfenv", "setfenv", "require", "print"] {
         base.raw_set(name, Value::Nil)?;
     }
+    lua.set_app_data(absent::Readings::default());
     lua.sandbox(true)?; // freezes `base` and every library
     Ok((lua, base))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mlua::thread::ThreadStatus;
 use mlua::{Function, IntoLuaMulti, Lua, MultiValue, Thread, Value};
 
+use super::api::absent;
 use super::decision::Vote;
 use super::errand::{Errand, results};
 use super::floor::{Token, Wait};
@@ -161,7 +162,7 @@ impl Vm {
         let place = &registration.place;
         match cut {
             Cut::Wrong(why) => why,
-            Cut::Error(error) => located(&error, place),
+            Cut::Error(error) => absent::explained(self.lua(), located(&error, place)),
             Cut::Stopped(error) => {
                 self.killed();
                 let used_up = || format!("{place}: the time budget of this call is used up");

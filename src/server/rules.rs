@@ -35,16 +35,18 @@ pub fn load_plugins(config: &Config, keys: &Keys) -> Result<Arc<Host>, LoadError
 /// As `load_plugins`; each reload reads the settings again.
 pub fn host(config: &Config, keys: &Keys, again: Again) -> Result<Arc<Host>, LoadError> {
     let first = parking_lot::Mutex::new(Some(host_config(config, keys)));
+    let started_with = config.clone();
     Host::load_from(Arc::new(move || {
         if let Some(first) = first.lock().take() {
             return Ok(first);
         }
-        let config = again().map_err(|error| LoadError(error.to_string().lines().map(str::to_owned).collect()))?;
+        let next = again().map_err(|error| LoadError(error.to_string().lines().map(str::to_owned).collect()))?;
+        let (config, need_restart) = started_with.reload(next);
         let keys = Keys::rehearse(&config).map_err(|error| LoadError(vec![format!("{error:#}")]))?;
         if config.plugins.test_on_reload {
             play_tests(&config)?;
         }
-        Ok(host_config(&config, &keys))
+        Ok(HostConfig { need_restart, ..host_config(&config, &keys) })
     }))
 }
 

@@ -12,9 +12,15 @@ local ring = {}
 -- id -> key, and hash -> id, of those that do not lie in the store.
 local fixed, fixed_ids = {}, {}
 
--- What begins with $ belongs to plugins, and what is no pattern grants nothing: neither is one that a key may have.
-function ring.is_pattern(text)
-	return type(text) == "string" and tostring(aether.patterns({ text })) ~= ""
+-- What is wrong with a pattern that a key may not have.
+function ring.fault(text)
+	if type(text) ~= "string" then return "a pattern is a text" end
+	local shown = `"{string.sub(text, 1, 64)}"`
+	if string.sub(text, 1, 1) == "$" then return `{shown}: names that begin with $ belong to plugins` end
+	local pattern = aether.patterns({ text })
+	if tostring(pattern) == "" then return `{shown} is no channel pattern: a wildcard stands for a whole segment` end
+	if not pattern:example() then return `{shown} can match nothing: no channel can have such a name` end
+	return nil
 end
 
 -- A key of the settings is known by the hash that stands there, whatever is done to it later.
@@ -38,9 +44,8 @@ for at, key in cfg.keys do
 		own[verb] = aether.json.array({})
 		for n, pattern in key[verb] do
 			own[verb][n] = tostring(pattern)
-			if not ring.is_pattern(own[verb][n]) then
-				error(`keys[{at}]: {key.name}: {own[verb][n]}: names that begin with $ belong to plugins`)
-			end
+			local fault = ring.fault(own[verb][n])
+			if fault then error(`keys[{at}].{verb}[{n}]: {key.name}: {fault}`) end
 		end
 	end
 	fix(own)

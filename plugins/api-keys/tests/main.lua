@@ -36,6 +36,7 @@ t.case("an entry that can never fit does not load", function()
 	end
 	wrong({ name = "shop", sha256 = "aek_shop" }, "64 lower%-case hex digits")
 	wrong({ name = "shop", sha256 = sha256("x"), publish = { "$user.*" } }, "belong to plugins")
+	wrong({ name = "shop", sha256 = sha256("x"), history = { "order.*", "order..x" } }, 'keys%[1%]%.history%[2%]: shop: "order%.%.x" can match nothing')
 	wrong({ name = "shop" }, "sha256 is required")
 end)
 
@@ -74,6 +75,24 @@ t.case("a key is made over HTTP, and shown once", function()
 	t.equal(till.grants, { publish = { "sale.*" }, subscribe = { "price.*" }, history = { "price.*" }, admin = false })
 	t.clock.advance("1h30m")
 	t.denied(t.connect({ bearer = secret }), "bad_key")
+end)
+
+t.case("a pattern that grants nothing is refused, and why", function()
+	for pattern, why in
+		{
+			["order..x"] = '"order..x" can match nothing: no channel can have such a name',
+			["a b"] = '"a b" can match nothing',
+			[string.rep("x", 129)] = "can match nothing",
+			["ord*"] = '"ord*" is no channel pattern',
+			["$user.*"] = "names that begin with $ belong to plugins",
+		}
+	do
+		local answer = ask("POST", "/api/v2/keys", { name = "till", publish = { "sale.*", pattern } })
+		t.equal({ answer.status, answer.json.error.code }, { 400, 40003 })
+		local said = answer.json.error.message
+		if not string.find(said, "publish: item 2: ", 1, true) or not string.find(said, why, 1, true) then t.fail(said) end
+	end
+	t.equal(#ask("GET", "/api/v2/keys").json.keys, 2)
 end)
 
 t.case("only administrators make keys", function()

@@ -1,11 +1,13 @@
 //! The global `aether`: one registry declares each function, and yields it, what editors know of it, its page in the
 //! reference and whether hooks that must not wait may call it.
 
+pub mod absent;
 mod announce;
 mod channel;
 mod config;
 mod crypto;
 mod dialect;
+mod errand;
 mod export;
 mod forget;
 mod http;
@@ -37,14 +39,14 @@ use std::sync::Arc;
 
 pub use used::Used;
 
-use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, Table, Value};
+use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, MultiValue, Table, Value};
 use rustc_hash::FxHashMap;
 
 use super::generation::{Program, Registration, Unit};
 use super::schema::hint;
 use super::testing::{self, Coverage, Stage};
 use super::trace::{self, Told};
-use super::value::{frozen, raise};
+use super::value::{frozen, raise, unfit};
 
 /// One name below `aether`.
 pub struct Entry {
@@ -85,6 +87,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         kv::ENTRIES,
         http::ENTRIES,
         memo::ENTRIES,
+        errand::ENTRIES,
         timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,
@@ -131,7 +134,7 @@ pub struct Seat {
     /// Limiters that were made, by place.
     limiters: RefCell<FxHashMap<String, usize>>,
     /// The entry that is being made.
-    making: Cell<&'static str>,
+    making: Cell<Option<&'static Entry>>,
     /// What a test plays on; none in production.
     pub stage: Option<Rc<Stage>>,
 }
@@ -179,7 +182,7 @@ impl Seat {
 
     /// By which the entry that is being made tells that it was used.
     pub fn used(&self) -> Used {
-        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get())))
+        Used(self.coverage().cloned().map(|coverage| (coverage, self.making.get().map_or("", |entry| entry.name))))
     }
 
     pub fn unit(&self) -> &Unit {
@@ -189,12 +192,12 @@ impl Seat {
 
 /// Puts `aether` and `print` into a unit's globals.
 pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
-    let aether = module(lua, "")?;
+    let aether = module(lua, seat, "")?;
     let tests = seat.stage.is_some().then(testing::registry).into_iter().flatten();
     for entry in registry().chain(tests) {
         let mut path: Vec<&str> = entry.name.split('.').collect();
         let Some(name) = path.pop() else { continue };
-        seat.making.set(entry.name);
+        seat.making.set(Some(entry));
         let value = (entry.make)(lua, seat)?;
         if value.is_nil() {
             continue; // no permission: not there, nor its module
@@ -205,7 +208,7 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
             home = match home.raw_get(part)? {
                 Value::Table(inner) => inner,
                 _ => {
-                    let inner = module(lua, &entry.name[..end - 1])?;
+                    let inner = module(lua, seat, &entry.name[..end - 1])?;
                     home.raw_set(part, &inner)?;
                     inner
                 }
@@ -216,23 +219,25 @@ pub fn install(lua: &Lua, seat: &Rc<Seat>, env: &Table) -> mlua::Result<()> {
             _ => home.raw_set(name, value)?,
         }
     }
-    seat.making.set("");
+    seat.making.set(None);
     freeze(&aether)?;
     env.raw_set("aether", aether)?;
     env.raw_set("print", log::print(lua, seat)?)
 }
 
 /// A table of functions. A name that it never has is a slip of the pen, and is told where it is read; what is only not
-/// permitted is nil, so that a script may look.
-fn module(lua: &Lua, path: &'static str) -> mlua::Result<Table> {
+/// permitted is nil, so that a script may look, and told where it is used.
+fn module(lua: &Lua, seat: &Rc<Seat>, path: &'static str) -> mlua::Result<Table> {
+    let seat = seat.clone();
     let lookup = lua.create_function(move |lua, (_, name): (Value, Value)| {
         let Value::String(name) = name else { return Ok(()) };
         let name = name.to_string_lossy();
         let known = || registry().chain(testing::registry()).filter_map(|entry| below(path, entry.name));
+        let dot = if path.is_empty() { "" } else { "." };
         if known().any(|known| known == name) {
+            absent::read(lua, &seat, format!("{path}{dot}{name}"));
             return Ok(());
         }
-        let dot = if path.is_empty() { "" } else { "." };
         Err(raise(lua, format!("aether{dot}{path} has no {name}{}", hint(&name, known()))))
     })?;
     let meta = lua.create_table()?;
@@ -267,9 +272,13 @@ where
     A: FromLuaMulti + 'static,
     R: IntoLuaMulti + 'static,
 {
-    let (used, seat) = (seat.used(), seat.clone());
-    lua.create_function(move |lua, args: A| {
+    let (used, entry, seat) = (seat.used(), seat.making.get(), seat.clone());
+    lua.create_function(move |lua, args: MultiValue| {
         used.now();
+        let args = A::from_lua_multi(args, lua).map_err(|error| match (unfit(&error), entry) {
+            (Some(why), Some(entry)) => raise(lua, format!("aether.{}({}): {why}", entry.name, entry.args)),
+            _ => error,
+        })?;
         body(lua, &seat, args)
     })
     .map(Value::Function)

@@ -16,7 +16,8 @@ pub const ENTRIES: &[Entry] = &[
         may_wait: false,
         since: "0.1.0",
         example: r#"local own = aether.pattern("user.{}.*", "alice")
-assert(own:matches("user.alice.inbox") and not own:matches("user.bob.inbox"))"#,
+assert(own:matches("user.alice.inbox") and not own:matches("user.bob.inbox"))
+assert(own:example() == "user.alice.x" and not aether.pattern("a..b"):example())"#,
         make: |lua, seat| {
             function(lua, seat, |lua, _, (format, values): (String, Variadic<Value>)| {
                 let values = values.iter().map(|value| text(lua, value)).collect::<mlua::Result<Vec<_>>>()?;
@@ -48,6 +49,10 @@ pub struct LuaPatterns(pub Patterns);
 impl UserData for LuaPatterns {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_method("matches", |_, patterns, name: String| Ok(patterns.0.matches(&name)));
+        // A name that it matches; none if no channel can have one.
+        methods.add_method("example", |_, patterns, ()| {
+            Ok(patterns.0.iter().find_map(Pattern::example).map(|name| name.to_string()))
+        });
         methods.add_meta_method(MetaMethod::ToString, |_, patterns, ()| {
             Ok(patterns.0.iter().map(Pattern::to_string).collect::<Vec<_>>().join(" "))
         });

@@ -26,14 +26,15 @@ end)"#,
             let used = seat.used();
             // Most rules say just yes, so that one is made once.
             let plain = lua.create_userdata(Verdict::Allow(Box::default()))?;
-            lua.create_function(move |lua, options: Option<Table>| {
+            lua.create_function(move |lua, options: Value| {
                 used.now();
                 match options {
-                    None => Ok(plain.clone()),
-                    Some(options) => {
+                    Value::Nil => Ok(plain.clone()),
+                    Value::Table(options) => {
                         let allow = read_allow(&options).map_err(|why| raise(lua, why))?;
                         lua.create_userdata(Verdict::Allow(Box::new(allow)))
                     }
+                    other => Err(raise(lua, format!("allow: expected a table of options, got {}", describe(&other)))),
                 }
             })
             .map(Value::Function)

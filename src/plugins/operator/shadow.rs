@@ -57,7 +57,7 @@ impl Host {
             let why = "there is no Lua file in it; name the directory that holds the scripts";
             return Err(LoadError(vec![format!("{}: {why}", scripts.display())]));
         }
-        Ok(Arc::new(Rules::new(generation, config.policy)))
+        Ok(Arc::new(Rules::new(generation, config)))
     }
 
     pub(super) fn shadow_start(&self, with: &[u8]) -> Result<Json, Trouble> {

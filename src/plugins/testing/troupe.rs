@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use mlua::Error;
+use mlua::{Error, Lua};
 use tokio::runtime::Runtime;
 
 use super::{Coverage, Failed, Played, Stage, Suite, follow_clock};
-use crate::plugins::api::Seat;
+use crate::plugins::api::{Seat, absent};
 use crate::plugins::generation::{Program, Unit};
 use crate::plugins::manifest::Manifest;
-use crate::plugins::value::{caller_in, has_place};
+use crate::plugins::value::{caller_in, first_line, has_place, unfit};
 use crate::plugins::vm::{environment, load, sandbox};
 use crate::plugins::watchdog::Watched;
 use crate::plugins::{Counters, HostConfig};
@@ -125,7 +125,7 @@ impl Script {
         let config = HostConfig { secrets: stage.secrets(), ..HostConfig::default() };
         let counters = Arc::new(Counters::default());
         let (limits, program) = (config.limits, Program::new(vec![unit], &config, counters, stage.commons.clone()));
-        let broken = |error: Error| Failed::of(&error, false);
+        let broken = |error: Error| Failed::plain(first_line(&error));
         let (lua, base) = sandbox(limits.memory).map_err(broken)?;
         follow_clock(&lua, &base, stage.commons.clone()).map_err(broken)?;
         let watched = Watched::new(&lua);
@@ -137,7 +137,7 @@ impl Script {
         seat.loading.set(false);
         stage.loading.set(false);
         let script = Script { stage: stage.clone(), watched };
-        loaded.map_err(|error| Failed::of(&error, stopped))?;
+        loaded.map_err(|error| Failed::of(script.watched.lua(), &error, stopped))?;
         let errors = seat.errors.take();
         if !errors.is_empty() || !seat.registered.take().is_empty() {
             let why = "a file of tests registers no hooks; they belong into the plugin";
@@ -157,7 +157,7 @@ impl Script {
         match outcome {
             Ok(()) if !stopped => self.stage.met().map_err(Failed::plain),
             Ok(()) => Err(Failed::plain(format!("it used up its {BUDGET:?} of processor time"))),
-            Err(error) => Err(Failed::of(&error, stopped)),
+            Err(error) => Err(Failed::of(self.watched.lua(), &error, stopped)),
         }
     }
 }
@@ -175,7 +175,7 @@ impl Failed {
     }
 
     /// What an error says, and where it came about.
-    fn of(error: &Error, stopped: bool) -> Failed {
+    fn of(lua: &Lua, error: &Error, stopped: bool) -> Failed {
         let (mut root, mut trace) = (error, "");
         while let Error::CallbackError { cause, traceback } = root {
             (root, trace) = (cause, traceback);
@@ -184,10 +184,11 @@ impl Failed {
             Error::RuntimeError(text) | Error::SyntaxError { message: text, .. } | Error::MemoryError(text) => {
                 text.clone()
             }
-            other => other.to_string(),
+            other => unfit(other).unwrap_or_else(|| other.to_string()),
         };
         let (text, trace) = text.split_once("\nstack traceback:").unwrap_or((&text, trace));
         let budget = if stopped { format!(" (a case may take {BUDGET:?})") } else { String::new() };
+        let text = absent::explained(lua, text.to_owned());
         let why: String = text.chars().take(MAX_WHY).chain(budget.chars()).collect();
         let mut called_at: Vec<String> = trace.lines().filter_map(|line| caller_in(line.trim())).collect();
         let (place, why) = match why.split_once(": ") {

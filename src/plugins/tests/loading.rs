@@ -11,7 +11,7 @@ fn plugin(code: &str, with: impl FnOnce(&mut PluginUse)) -> (Dir, Result<Arc<Hos
     dir.write("acl/main.lua", code);
     let mut used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
     with(&mut used);
-    let host = Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() });
+    let host = Host::load(HostConfig { plugins: vec![used], ..calm() });
     (dir, host)
 }
 
@@ -99,9 +99,7 @@ fn require_finds_what_belongs_to_the_plugin_and_nothing_else() {
         #[cfg(unix)]
         std::os::unix::fs::symlink(dir.path("secret.lua"), dir.path("acl/lib/out.lua")).unwrap();
         let used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
-        Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() })
-            .map(drop)
-            .map_err(|error| error.to_string())
+        Host::load(HostConfig { plugins: vec![used], ..calm() }).map(drop).map_err(|error| error.to_string())
     };
     load("local a = require('./lib/a') assert(a.b == 7 and require('./lib/a.lua') == a and a.n == 1)").unwrap();
     for (wanted, why) in [
@@ -123,7 +121,7 @@ fn bytecode_is_refused() {
     let bytecode = mlua::chunk::Compiler::new().compile("return 1").unwrap();
     let dir = Dir::new();
     dir.write("rules.lua", &bytecode);
-    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() });
+    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() });
     assert!(load().is_err());
     // The same in bytes that are a text.
     dir.write("rules.lua", [6, 3, 0, 0, 1, 1, 0, 0]);
@@ -138,10 +136,10 @@ fn scripts_come_in_order_and_their_tests_are_left_out() {
     dir.write("lib/x.lua", "return 'a'");
     dir.write("tests/t.lua", "error('never')");
     dir.write("notes.txt", "error('never')");
-    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() }).unwrap();
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() }).unwrap();
     assert_eq!(connect(&host, Some("x")).unwrap().user.as_deref(), Some("a"));
-    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..HostConfig::default() }).is_err());
-    let empty = Host::load(HostConfig::default()).unwrap();
+    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..calm() }).is_err());
+    let empty = Host::load(calm()).unwrap();
     assert_eq!(connect(&empty, Some("x")).map(drop).unwrap_err().code, "unauthorized");
 }
 
@@ -167,6 +165,94 @@ fn a_name_that_aether_never_has_is_told_and_one_that_is_not_permitted_is_nil() {
     let host = script("aether.on.publish('a', function() return aether.alow() end)").0;
     let log = logged(|| drop(publish(&host, &nobody(), "a", "1").unwrap_err()));
     assert!(log.contains("rules.lua:1: aether has no alow; did you mean allow?"), "{log}");
+}
+
+/// A plugin that may nothing, and says so.
+const BARE: &str = "[plugin]\nname = \"bare\"\nversion = \"1.0.0\"";
+
+fn bare(code: &str) -> Result<(Arc<Host>, Dir), String> {
+    let dir = Dir::new();
+    dir.write("bare/plugin.toml", BARE);
+    dir.write("bare/main.lua", code);
+    let used = plugin_use("bare", &dir.path("bare"), serde_json::json!({}));
+    let config = HostConfig { plugins: vec![used], ..calm() };
+    let host = Host::load(config).map_err(|error| error.to_string().replace(&format!("{}/", dir.0.display()), ""))?;
+    host.begin().unwrap();
+    Ok((host, dir))
+}
+
+#[test]
+fn what_uses_a_name_that_is_not_permitted_is_told_the_permission() {
+    let lacks = |line: u8, name: &str, permission: &str| {
+        format!(
+            "bare/main.lua:{line}: aether.{name}: bare lacks the permission for it: list {permission} under [permissions] in its plugin.toml"
+        )
+    };
+    for (code, expected) in [
+        ("aether.kv('x')", lacks(1, "kv", "kv")),
+        ("\nlocal seen = aether.shared('x'):get('y')", lacks(2, "shared", "shared")),
+        ("local open = aether.kv\n\nlocal kv = open('x')", lacks(3, "kv", "kv")),
+        ("local a = aether\nlocal key = a.secret('x')", lacks(2, "secret", "secrets")),
+        ("local lib = { open = aether.kv }\nlib.open('x')", lacks(2, "kv", "kv")),
+        ("aether.http.get('http://a')", lacks(1, "http.get", "http")),
+        ("local http = aether.http\nhttp.route('GET', '/x', print)", lacks(2, "http.route", "routes")),
+        ("aether.publish('a', {})", lacks(1, "publish", "channels")),
+        ("aether.kick({ user = 'x' })", lacks(1, "kick", "sessions = [\"kick\"]")),
+        // Something else is nil here.
+        ("if aether.kv then end\nlocal x = nil\nx()", "bare/main.lua:3: attempt to call a nil value".into()),
+        ("local y = aether.kv\nlocal x = nil\nx.y.z = 1", "bare/main.lua:3: attempt to index nil with 'y'".into()),
+    ] {
+        assert_eq!(bare(code).err().as_deref(), Some(&*expected), "{code}");
+    }
+    let hooks = "local names = aether.shared\naether.on.connect(function(req)\n\tnames('x')\nend)
+        aether.on.disconnect(function(req) aether.kv('x') end)
+        if aether.kv and aether.http then error('it has them') end";
+    let (host, dir) = bare(hooks).unwrap();
+    let ear = heard_about(&dir);
+    assert!(super::waiting::wait(host.connect(&ConnectRequest::default())).is_err(), "it waits, and there is none");
+    assert!(ear.lock().contains(&lacks(3, "shared", "shared")), "{}", ear.lock());
+    let why = crate::kernel::hooks::Farewell { cause: "client", code: None, reason: String::new() };
+    host.disconnected(&Arc::new(nobody()), &why);
+    until("the disconnect hook is told too", || ear.lock().contains(&lacks(5, "kv", "kv")));
+}
+
+#[test]
+fn every_name_that_a_plugin_without_permissions_lacks_is_known_by_its_permission() {
+    for entry in crate::plugins::registry() {
+        let code = entry.name.split('.').scan("aether".to_owned(), |path, part| {
+            *path = format!("{path}.{part}");
+            Some(path.clone())
+        });
+        let code: Vec<_> = code.collect();
+        let is_there = bare(&format!("assert({})", code.join(" and "))).is_ok();
+        // A name of the configuration is there when somebody set it.
+        if !is_there && crate::plugins::api::absent::permission(entry.name).is_none() {
+            panic!("{} is not there, and nothing is known that it lacks", entry.name);
+        }
+        if is_there {
+            assert_eq!(crate::plugins::api::absent::permission(entry.name), None, "{}", entry.name);
+        }
+    }
+}
+
+#[test]
+fn an_argument_that_does_not_fit_is_told_in_our_words() {
+    for (call, told) in [
+        ("aether.shared()", "aether.shared(name): expected a string, got nothing"),
+        ("aether.shared({})", "aether.shared(name): expected a string, got a table"),
+        ("aether.forget('bob')", "aether.forget({user?, channel?, tag?, session?}): expected a table, got a string"),
+        ("aether.crypto.sha256({})", "expected a string, a buffer or a secret, got a table"),
+        ("aether.allow(7)", "allow: expected a table of options, got the number 7"),
+        ("aether.shared('t'):keys(nil, 7)", "keys: argument 2: expected a table, got a number"),
+        ("aether.shared('t'):set('a', 1, 7)", "options: expected a table, got the number 7"),
+        ("aether.shared('t').get()", "get is called with a colon: `it:get(..)`"),
+        ("aether.patterns({'a'}):matches()", "matches: argument 1: expected a string, got nothing"),
+        ("error(select(2, pcall(aether.secret)))", "aether.secret(name): expected a string, got nothing"),
+    ] {
+        let found = complaints(call);
+        assert!(found.len() == 1 && found[0].ends_with(told), "{call}: {found:?}");
+        assert!(found[0].starts_with("rules.lua:1: ") || call.contains("pcall"), "{call}: {found:?}");
+    }
 }
 
 #[test]

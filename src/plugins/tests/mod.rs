@@ -10,6 +10,7 @@ mod examples;
 mod explain;
 mod exports;
 mod hostile;
+mod hostile_alone;
 mod http;
 mod keysets;
 mod library;
@@ -34,10 +35,12 @@ mod waiting;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::{Host, HostConfig, Limits, LoadError, PluginUse};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Grants, Hooks, Identity, Refusal};
@@ -73,13 +76,40 @@ impl Drop for Dir {
     }
 }
 
+/// How long anything may take. Generous: the machine may be busy, and nobody waits this long when all is well.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until the answer is yes.
+#[track_caller]
+fn until(what: &str, mut ask: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !ask() {
+        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Settings under which a machine may be slow: no hook is called so, and one that runs out of time has looped.
+fn calm() -> HostConfig {
+    let loops = Duration::from_millis(250);
+    let limits = Limits {
+        call: loops,
+        slow: Duration::MAX,
+        connect: loops,
+        waiting_time: DEADLINE,
+        waiting_budget: loops,
+        ..Limits::default()
+    };
+    HostConfig { limits, ..HostConfig::default() }
+}
+
 /// A host of one script, and the directory that it was read from.
 fn script(code: &str) -> (Arc<Host>, Dir) {
     try_script(code).map_err(|error| panic!("{error}")).unwrap()
 }
 
 fn try_script(code: &str) -> Result<(Arc<Host>, Dir), LoadError> {
-    try_script_with(code, HostConfig::default())
+    try_script_with(code, calm())
 }
 
 fn try_script_with(code: &str, config: HostConfig) -> Result<(Arc<Host>, Dir), LoadError> {
@@ -105,7 +135,7 @@ impl Hand {
 
     fn config(&self) -> HostConfig {
         let time = self.0.clone();
-        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..HostConfig::default() }
+        HostConfig { clock: Arc::new(move || time.load(Ordering::SeqCst)), ..calm() }
     }
 
     fn pass(&self, seconds: u64) {
@@ -117,7 +147,7 @@ impl Hand {
 fn complaints(code: &str) -> Vec<String> {
     let dir = Dir::new();
     dir.write("rules.lua", code);
-    let config = HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() };
+    let config = HostConfig { scripts: Some(dir.0.clone()), ..calm() };
     let LoadError(errors) = Host::load(config).err().unwrap_or(LoadError(vec![]));
     errors.into_iter().map(|error| error.replace(&format!("{}/", dir.0.display()), "")).collect()
 }
@@ -211,28 +241,51 @@ fn entries(host: &Host) -> u64 {
     host.counters().lua_entries.load(Ordering::Relaxed)
 }
 
-/// What is logged on this thread while `act` runs.
-fn logged(act: impl FnOnce()) -> String {
-    thread_local! {
-        static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+thread_local! {
+    static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+/// What any thread logs, for those who listen; each is told what names its file.
+static EARS: Mutex<Vec<(PathBuf, Weak<Mutex<String>>)>> = Mutex::new(Vec::new());
+
+struct Lines;
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.extend_from_slice(bytes)));
+        let line = String::from_utf8_lossy(bytes);
+        EARS.lock().retain(|(dir, ear)| {
+            let ear = ear.upgrade();
+            ear.iter().filter(|_| line.contains(&*dir.to_string_lossy())).for_each(|ear| *ear.lock() += &line);
+            ear.is_some()
+        });
+        Ok(bytes.len())
     }
-    struct Lines;
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.extend_from_slice(bytes)));
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
-    // One subscriber for all tests: with one per thread, what another thread meets first is switched off for all.
+}
+
+/// One subscriber for all tests: with one per thread, what another thread meets first is switched off for all.
+fn listen() {
     static SUBSCRIBER: Once = Once::new();
     SUBSCRIBER.call_once(|| {
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).finish();
         tracing::subscriber::set_global_default(subscriber).unwrap();
     });
+}
+
+/// What is logged on this thread while `act` runs.
+fn logged(act: impl FnOnce()) -> String {
+    listen();
     LINES.set(Some(Vec::new()));
     act();
     String::from_utf8(LINES.take().unwrap_or_default()).unwrap()
+}
+
+/// What any thread logs about files in `dir` from now on.
+fn heard_about(dir: &Dir) -> Arc<Mutex<String>> {
+    listen();
+    let ear = Arc::default();
+    EARS.lock().push((dir.0.clone(), Arc::downgrade(&ear)));
+    ear
 }

@@ -1,6 +1,6 @@
 //! Verdicts, votes and what hooks are shown.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 use crate::kernel::hooks::{Farewell, RefusalKind};
@@ -224,18 +224,15 @@ fn disconnect_hooks_are_told_afterwards_and_nobody_waits_for_them() {
     let ann = Arc::new(client(Some("ann"), Grants::default()));
     let started = Instant::now();
     for code in 0..2000 {
-        host.disconnected(&ann, &Farewell { cause: "lag", code: Some(code % 2) });
-    }
-    assert!(started.elapsed() < Duration::from_secs(1));
-    assert!(host.counters().farewells_dropped.load(Ordering::Relaxed) > 0);
-    let until = Instant::now() + Duration::from_secs(10);
-    while host.counters().killed_over_budget.load(Ordering::Relaxed) < 2 && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(5));
+        host.disconnected(&ann, &Farewell { cause: "lag", code: Some(code % 2), reason: String::new() });
     }
     let counters = host.counters();
-    assert!(counters.killed_over_budget.load(Ordering::Relaxed) >= 2);
+    // Most of them would run for longer than this test does.
+    assert!(counters.killed_over_budget.load(Ordering::Relaxed) < 500, "nobody waits");
+    assert!(counters.farewells_dropped.load(Ordering::Relaxed) > 0);
+    until("two were killed", || counters.killed_over_budget.load(Ordering::Relaxed) >= 2);
     // Only the killed ones broke: what the second hook asserts held.
     assert!(counters.errors.load(Ordering::Relaxed) <= counters.killed_over_budget.load(Ordering::Relaxed) + 1);
     drop(host);
-    assert!(started.elapsed() < Duration::from_secs(15));
+    assert!(started.elapsed() < DEADLINE, "those in line are not waited for");
 }
