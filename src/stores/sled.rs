@@ -127,6 +127,8 @@ struct Inner {
     /// sled's own file, for `fdatasync`.
     file: File,
     open: DashMap<ChannelName, Arc<Mutex<Open>>>,
+    /// What the first message of a channel is called.
+    first: AtomicU64,
     /// Values so large that sled wrote them to files of their own since the last sync.
     large: AtomicBool,
     /// Those of them that are on disk.
@@ -182,8 +184,18 @@ impl Head {
 }
 
 impl Open {
-    fn new(retention: Retention, weak: bool) -> Open {
-        Open { number: None, last: 0, floor: 1, trimmed: 1, reserved: 0, lost: Vec::new(), retention, weak, bytes: 0 }
+    fn new(first: Offset, retention: Retention, weak: bool) -> Open {
+        Open {
+            number: None,
+            last: first - 1,
+            floor: first,
+            trimmed: first,
+            reserved: 0,
+            lost: Vec::new(),
+            retention,
+            weak,
+            bytes: 0,
+        }
     }
 
     /// The oldest offset that the policy still lets anyone see.
@@ -215,6 +227,11 @@ impl SledLog {
             }
         };
         Ok(SledLog { inner: Arc::new(inner), failure: Arc::default(), readers: Arc::new(Semaphore::new(READERS)) })
+    }
+
+    /// Channels that have no message yet begin with this number, at least 1.
+    pub fn begin_at(&self, first: Offset) {
+        self.inner.first.store(first.max(1), Ordering::Relaxed);
     }
 
     /// What rules keep, beside the log.
@@ -333,6 +350,7 @@ impl Inner {
             window: window.as_micros() as Micros,
             file,
             open: DashMap::new(),
+            first: AtomicU64::new(1),
             large: AtomicBool::new(false),
             synced_large: Mutex::default(),
             syncs: AtomicU64::new(0),
@@ -350,7 +368,8 @@ impl Inner {
             return Ok(open.extent(self.epoch));
         }
         let retention = policy.history.unwrap_or(Retention { count: Some(0), age: None, bytes: None });
-        let mut open = Open::new(retention, policy.ack != Ack::Synced);
+        let first = self.first.load(Ordering::Relaxed);
+        let mut open = Open::new(first, retention, policy.ack != Ack::Synced);
         if let Some(stored) = self.heads.get(name.as_str()).map_err(failed)? {
             self.recover(name, &mut open, Head::from_bytes(&stored)?)?;
         }
