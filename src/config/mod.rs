@@ -180,6 +180,8 @@ pub struct WebSocket {
     pub max_message_size: Size,
     /// Empty: the same origin, and clients that send none.
     pub allowed_origins: Vec<String>,
+    /// Clients that do not offer `aether.v1` get exactly the first Aether's frames.
+    pub first_aether: bool,
 }
 
 impl Default for WebSocket {
@@ -189,6 +191,7 @@ impl Default for WebSocket {
             pong_timeout: Period::seconds(60),
             max_message_size: Size::kib(64),
             allowed_origins: Vec::new(),
+            first_aether: false,
         }
     }
 }

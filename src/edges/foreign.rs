@@ -351,7 +351,7 @@ pub async fn open(
 
 async fn begin(
     edge: Arc<Edge>,
-    caller: Caller,
+    mut caller: Caller,
     mount: Mount,
     on_upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Fault> {
@@ -369,6 +369,8 @@ async fn begin(
     let here = Origins::new(manners.origins.clone());
     if caller.check_origin(&edge.settings.origins).is_err() {
         caller.check_origin(&here)?;
+        // A browser sends the cookies of a host to all its ports; nobody vouches for those of such a page.
+        caller.request.headers.retain(|(name, _)| name != "cookie");
     }
     let client = Arc::new(edge.connect(&caller).await?);
     let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, transport));

@@ -52,7 +52,8 @@ pub struct Manners {
     /// How often a client is asked for a sign of life, and how long it may stay silent then.
     pub beat: Option<Duration>,
     pub patience: Option<Duration>,
-    /// Pages that may connect, beside those that the settings list. An entry is an origin, a glob of them, or `*`.
+    /// Pages that may connect, without cookies, beside those that the settings list. An entry is an origin, a glob of them,
+    /// `same-host` (on whatever port) or `*`.
     pub origins: Vec<String>,
     /// Of the answer that begins the connection.
     pub headers: Vec<(String, String)>,

@@ -23,7 +23,7 @@ pub const ENTRIES: &[Entry] = &[Entry {
     args: "name, {mount, frame, beat, origins, headers, async, on_open, on_frame, encode, on_close, refuse}",
     gives: "",
     doc: "Speaks a wire protocol of its own on a path or a listener: what clients say is heard by on_open(c, req) and on_frame(c, frame, kind), encode(ev) puts into words what they are told.",
-    kind: "(name: string, spec: { [string]: any }) -> ()",
+    kind: "(name: string, spec: DialectSpec) -> ()",
     may_wait: false,
     since: "0.1.0",
     example: r#"aether.dialect("lines", {

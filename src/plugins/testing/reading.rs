@@ -1,5 +1,7 @@
 //! What the verbs of `aether.test` are given: requests, messages and farewells as tables.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use mlua::{Table, Value};
 
@@ -33,6 +35,7 @@ fn pairs(key: &str, value: &Value) -> Result<Vec<(String, String)>, String> {
 
 pub fn read_request(options: Option<&Table>) -> Result<ConnectRequest, String> {
     let mut request = ConnectRequest {
+        dialect: "native",
         transport: "ws",
         method: "GET".into(),
         path: "/ws".into(),
@@ -104,6 +107,18 @@ pub fn read_draft(channel: ChannelName, payload: &Value, options: Option<&Table>
     }
     (draft.message.payload, draft.message.media) = (bytes, media);
     Ok(draft)
+}
+
+/// A listener that dialects or routes have for themselves; none: the hub's.
+pub fn read_listener(options: Option<&Table>) -> Result<Option<SocketAddr>, String> {
+    let value = options.map_or(Ok(Value::Nil), |options| options.raw_get::<Value>("listen"));
+    match value.map_err(|error| error.to_string())? {
+        Value::Nil => Ok(None),
+        value => {
+            let address = text("listen", &value)?.parse();
+            address.map(Some).map_err(|_| format!("listen: expected an address, got {}", describe(&value)))
+        }
+    }
 }
 
 pub fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {

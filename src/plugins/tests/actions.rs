@@ -168,6 +168,7 @@ fn rules_see_who_is_there_and_send_some_of_them_away() {
             local there = aether.presence('room.1')
             assert(#there == 2 and there[1].user == 'ann' and there[1].transport == 'ws' and there[1].id)
             assert(#aether.sessions({ user = 'bob' }) == 1 and #aether.sessions() == 2)
+            assert(select(2, aether.sessions()) == 2 and select(2, aether.presence('room.1')) == 2)
             assert(#aether.sessions({ user = 'bob', channel = 'room.1' }) == 1)
             assert(aether.kick({ user = 'bob', why = 'spam' }) == 1)
             assert(aether.unsubscribe({ user = 'ann', channel = 'room.1' }) == 1)

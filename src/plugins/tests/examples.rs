@@ -10,7 +10,8 @@ kv = ["members"]
 shared = ["muted"]
 secrets = ["signing_key"]
 http = ["https://auth.internal/*"]
-routes = ["/rooms/*", "/users/*"]
+routes = ["/rooms/*", "/users/*", "/lines"]
+dialects = ["lines"]
 sessions = ["list", "kick", "announce"]
 [config.most]
 type = "integer"
@@ -79,6 +80,7 @@ fn what_waits_is_an_error_in_a_hot_hook_and_nothing_else_is_said_to_wait() {
         ("http.post", "aether.http.post('https://auth.internal/x', {})"),
         ("http.request", "aether.http.request('https://auth.internal/x')"),
         ("memo", "memo()"),
+        ("errand", "aether.errand(print)"),
         ("publish_now", "aether.publish_now('b', 1)"),
     ];
     let mut known: Vec<_> = calls.iter().map(|(name, _)| *name).collect();
