@@ -164,11 +164,13 @@ pub struct Publish {
     pub idempotency_window: Period,
     /// Publishes that may wait in one lane; the next one hears 503.
     pub queue: usize,
+    /// What a channel's first message is called.
+    pub first_seq: Count,
 }
 
 impl Default for Publish {
     fn default() -> Self {
-        Publish { max_batch: 100, idempotency_window: Period::seconds(24 * 3600), queue: 4096 }
+        Publish { max_batch: 100, idempotency_window: Period::seconds(24 * 3600), queue: 4096, first_seq: Count(1) }
     }
 }
 
@@ -180,6 +182,8 @@ pub struct WebSocket {
     pub max_message_size: Size,
     /// Empty: the same origin, and clients that send none.
     pub allowed_origins: Vec<String>,
+    /// Clients that do not offer `aether.v1` get exactly the first Aether's frames.
+    pub first_aether: bool,
 }
 
 impl Default for WebSocket {
@@ -189,6 +193,7 @@ impl Default for WebSocket {
             pong_timeout: Period::seconds(60),
             max_message_size: Size::kib(64),
             allowed_origins: Vec::new(),
+            first_aether: false,
         }
     }
 }
@@ -301,6 +306,8 @@ impl From<Ack> for policy::Ack {
 pub enum Lag {
     #[default]
     CatchUp,
+    DropOldest,
+    DropNewest,
     Skip,
     Close,
 }
@@ -309,6 +316,8 @@ impl From<Lag> for policy::Lag {
     fn from(lag: Lag) -> Self {
         match lag {
             Lag::CatchUp => policy::Lag::CatchUp,
+            Lag::DropOldest => policy::Lag::DropOldest,
+            Lag::DropNewest => policy::Lag::DropNewest,
             Lag::Skip => policy::Lag::Skip,
             Lag::Close => policy::Lag::Close,
         }

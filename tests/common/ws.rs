@@ -1,7 +1,6 @@
 //! A WebSocket client by a library that is not the hub's own parser.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -79,6 +78,14 @@ impl WsClient {
 
     pub async fn send_text(&mut self, text: &str) {
         self.send_message(Message::text(text)).await;
+    }
+
+    /// The same text again and again, on its way before any of it can have been read.
+    pub async fn send_at_once(&mut self, text: &str, times: usize) {
+        for _ in 0..times {
+            within(DEADLINE, "send", self.socket.feed(Message::text(text))).await.unwrap();
+        }
+        within(DEADLINE, "send", self.socket.flush()).await.unwrap();
     }
 
     pub async fn send_message(&mut self, message: Message) {
@@ -194,7 +201,7 @@ impl WsClient {
     }
 
     pub async fn close(mut self) {
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.socket.close(None)).await;
+        let _ = tokio::time::timeout(DEADLINE, self.socket.close(None)).await;
     }
 }
 

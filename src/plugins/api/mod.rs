@@ -7,8 +7,10 @@ mod channel;
 mod config;
 mod crypto;
 mod dialect;
+mod errand;
 mod export;
 mod forget;
+mod form;
 mod http;
 mod json;
 mod jwt;
@@ -82,10 +84,12 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         jwt::ENTRIES,
         crypto::ENTRIES,
         json::ENTRIES,
+        form::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
         http::ENTRIES,
         memo::ENTRIES,
+        errand::ENTRIES,
         timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,
