@@ -5,11 +5,11 @@ use crate::common::*;
 const RULES: &str = r#"
 local seen = aether.metrics.counter("joined_total", { help = "Who came", labels = { "room" } })
 
-aether.on.join("room.{room}", { debounce = "2s" }, function(ch, sessions)
+aether.on.join("room.{room}", { debounce = "6s" }, function(ch, sessions)
 	seen:inc(#sessions, { room = ch.room })
 	aether.announce(ch.name, { joined = sessions })
 end)
-aether.on.leave("room.{room}", { debounce = "2s" }, function(ch, sessions)
+aether.on.leave("room.{room}", { debounce = "6s" }, function(ch, sessions)
 	aether.announce(ch.name, { left = sessions })
 end)
 "#;

@@ -1,7 +1,5 @@
 //! `aether pub` and `aether sub`, as a shell meets them: exact counts over a hub that is killed, and honest ends.
 
-use std::time::Duration;
-
 use crate::common::spawned::{aether, run};
 use crate::common::*;
 
@@ -259,6 +257,6 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
     );
     let mut shell = std::process::Command::new("bash");
     let mut shell = Program::start(shell.current_dir(dir.path()).args(["-c", &script]));
-    tokio::time::timeout(Duration::from_secs(60), shell.end()).await.unwrap();
+    tokio::time::timeout(3 * DEADLINE, shell.end()).await.unwrap();
     assert_eq!(shell.out(), ["demo.a 1 1", "0"], "{}", shell.err());
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -49,7 +49,13 @@ impl Meanings {
 type Shared = Arc<Mutex<Meanings>>;
 
 /// Publishes until the hub is gone; what was acknowledged.
-async fn writer(hub: (std::net::SocketAddr, String), round: u64, number: u64, meanings: Shared) -> Vec<(String, u64)> {
+async fn writer(
+    hub: (std::net::SocketAddr, String),
+    round: u64,
+    number: u64,
+    meanings: Shared,
+    promised: Arc<AtomicU64>,
+) -> Vec<(String, u64)> {
     let mut http = Http::connect(hub.0, Some(&hub.1)).await;
     let mut acknowledged = Vec::new();
     for n in 0.. {
@@ -68,6 +74,7 @@ async fn writer(hub: (std::net::SocketAddr, String), round: u64, number: u64, me
         meanings.lock().await.told(channel, seq, &payload.to_string());
         if answer["ack"] == "synced" {
             acknowledged.push((channel.to_owned(), seq));
+            promised.fetch_add(1, Ordering::Relaxed);
         }
     }
     acknowledged
@@ -129,7 +136,7 @@ async fn start(dir: &Path) -> Spawned {
 async fn kill_9_under_writers_takes_nothing_synced_and_gives_no_number_twice() {
     let dir = TempDir::new();
     dir.write("aether.toml", SETTINGS);
-    let meanings: Shared = Arc::default();
+    let (meanings, promised) = (Shared::default(), Arc::<AtomicU64>::default());
     let mut acknowledged: Vec<(String, u64)> = Vec::new();
     let mut followers = CHANNELS.map(|channel| Follower { channel, last: 0, epoch: None, lost: Vec::new() });
     let mut dice = Dice::new(std::process::id().into());
@@ -137,14 +144,17 @@ async fn kill_9_under_writers_takes_nothing_synced_and_gives_no_number_twice() {
         let mut hub = start(dir.path()).await;
         let token = hub.token(&["*"]);
         let access = (hub.address, hub.admin_key.clone());
-        let writers: Vec<_> =
-            (0..12).map(|n| tokio::spawn(writer(access.clone(), round, n, meanings.clone()))).collect();
+        let writers: Vec<_> = (0..12)
+            .map(|n| tokio::spawn(writer(access.clone(), round, n, meanings.clone(), promised.clone())))
+            .collect();
         let following = futures_util::future::join_all(
             followers.iter_mut().map(|follower| follower.follow(access.0, &token, None, &meanings)),
         );
         let killed = AtomicBool::new(false);
         let kill = async {
-            // At a moment that nobody knows.
+            // When something was promised, and then at a moment that nobody knows.
+            let before = promised.load(Ordering::Relaxed);
+            until("something is promised", async || promised.load(Ordering::Relaxed) > before).await;
             tokio::time::sleep(Duration::from_millis(300 + dice.below(700))).await;
             hub.kill_9();
             killed.store(true, Ordering::Relaxed);
@@ -224,6 +234,13 @@ async fn a_repeat_after_a_kill_is_never_a_second_message() {
     let mut dice = Dice::new(7);
     while !publisher.is_finished() {
         tokio::time::sleep(Duration::from_millis(50 + dice.below(700))).await;
+        // However slow the machine, it gets on in every life.
+        until("something is published", async || {
+            let Ok(mut http) = Http::try_connect(hub.address, None).await else { return false };
+            let page = http.get("/metricsz").await;
+            publisher.is_finished() || parse_metrics(page.text())["aether_messages_published_total"] > 0.0
+        })
+        .await;
         hub.kill_and_restart(dir.path());
     }
     publisher.await.unwrap();

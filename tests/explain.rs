@@ -57,7 +57,9 @@ async fn whoever_is_connected_and_whatever_was_refused_over_http_can_be_asked_ab
     let id = refused["error"]["decision"].as_str().unwrap_or_else(|| panic!("{refused}")).to_owned();
     let answer = http.post("/api/v1/rules/explain", json!({"decision": id}).to_string()).await.ok();
     let it = &answer["decisions"][0];
-    assert_eq!((&it["why"], &it["asked"]["message"]["payload"]), (&json!("too long"), &json!("a long payload")));
+    assert_eq!((&it["why"], &it["asked"]["message"]["payload"]), (&json!("too long"), &json!("<string of 14>")));
+    let answer = http.post("/api/v1/rules/explain", json!({"decision": id, "full": true}).to_string()).await.ok();
+    assert_eq!(answer["decisions"][0]["asked"]["message"]["payload"], "a long payload");
     let question = json!({"session": "nobody", "subscribe": "room.2"}).to_string();
     assert_eq!(http.post("/api/v1/rules/explain", question).await.error(), (422, 42201));
     assert_eq!(http.post("/api/v1/rules/explain", "{}").await.status, 400);

@@ -98,7 +98,7 @@ async fn a_paced_channel_brings_everything_in_order() {
 async fn a_refreshed_connection_has_the_rights_of_its_new_credential() {
     let hub = TestHub::start();
     let none: [&str; 0] = [];
-    let short = aether::keys::Claims::new("ann", &["a", "b"], &none, std::time::Duration::from_secs(5));
+    let short = aether::keys::Claims::new("ann", &["a", "b"], &none, std::time::Duration::from_secs(20));
     let mut ws = hub.ws_as(Some(&short.sign(hub.keys.signing_key()).unwrap())).await;
     ws.expect("expiring").await;
     ws.subscribe(&["a", "b"]).await;

@@ -1,6 +1,6 @@
 //! The HTTP API: what is answered to what, and history both ways.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 
@@ -137,7 +137,7 @@ async fn requests_may_be_sent_ahead_of_their_answers() {
 
 #[tokio::test]
 async fn who_sends_a_head_or_a_body_too_slowly_is_let_go() {
-    let hub = TestHub::plan().toml("[server]\nheader_timeout = \"500ms\"").start();
+    let hub = TestHub::plan().toml("[server]\nheader_timeout = \"3s\"").start();
     let began = Instant::now();
     let mut silent = hub.http().await;
     assert!(silent.is_closed().await);
@@ -154,7 +154,7 @@ async fn who_sends_a_head_or_a_body_too_slowly_is_let_go() {
     let answer = within(DEADLINE, "an answer", slow.raw(head.as_bytes())).await.unwrap();
     assert_eq!(answer.error(), (408, 40801));
     assert!(slow.is_closed().await);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * DEADLINE, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

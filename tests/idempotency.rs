@@ -106,7 +106,7 @@ async fn of_many_at_once_exactly_one_is_the_first() {
 
 #[tokio::test]
 async fn a_key_is_remembered_for_its_window_and_in_channels_without_history_too() {
-    let config = "[publish]\nidempotency_window = \"1s\"\n[[retention.rules]]\npattern = \"m.*\"\nhistory = false";
+    let config = "[publish]\nidempotency_window = \"3s\"\n[[retention.rules]]\npattern = \"m.*\"\nhistory = false";
     let hub = TestHub::plan().toml(config).start();
     for channel in ["kept", "m.x"] {
         let mut http = hub.http().await;
@@ -121,7 +121,7 @@ async fn a_key_is_remembered_for_its_window_and_in_channels_without_history_too(
             assert_eq!(answer["seq_id"], 1);
             repeats += 1;
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            assert!(repeats < 1000, "the window never ends");
+            assert!(repeats < 3000, "the window never ends");
         }
         assert!(repeats > 0);
     }

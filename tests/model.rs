@@ -34,7 +34,7 @@ const CHANNELS: [&str; 4] = ["kept", "few", "skipping", "fleeting"];
 const FEW: u64 = 8;
 const MAX_LAG: u64 = 6;
 /// A reader that is not woken within this time never will be.
-const ASLEEP: Duration = Duration::from_secs(2);
+const ASLEEP: Duration = Duration::from_secs(60);
 
 fn policy(channel: &str) -> Policy {
     let retention = |count| Some(Retention { count: Some(count), age: None, bytes: None });
@@ -471,14 +471,14 @@ impl World {
 
     async fn restart(&mut self) -> Checked {
         let readers: Vec<_> = self.readers.drain(..).flatten().map(|r| (r.places, r.left, r.number)).collect();
-        self.hub.stop(Duration::from_secs(10)).await.unwrap();
+        self.hub.stop(Duration::from_secs(60)).await.unwrap();
         self.herald.abort();
         let _ = (&mut self.herald).await;
         // Nothing may hold the old store.
         let old = std::mem::replace(&mut self.hub, Hub::start(nothing()).unwrap());
         let waited = std::time::Instant::now();
         while Arc::strong_count(&old) > 1 {
-            check!(waited.elapsed() < Duration::from_secs(5), "somebody still holds the old hub");
+            check!(waited.elapsed() < Duration::from_secs(60), "somebody still holds the old hub");
             tokio::task::yield_now().await;
         }
         drop(old);
@@ -569,7 +569,7 @@ fn every_interleaving_gives_each_reader_everything_once_or_a_gap_that_is_right()
             }
             world.settle().await?;
             world.readers.clear();
-            world.hub.stop(Duration::from_secs(10)).await.unwrap();
+            world.hub.stop(Duration::from_secs(60)).await.unwrap();
             world.herald.abort();
             Ok(())
         })

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::common::kernel::{Kernel, Rules, client};
 use crate::common::line::Line;
-use crate::common::{Http, until};
+use crate::common::{DEADLINE, Http, until};
 
 tokio::task_local! {
     static REQUEST: u64;
@@ -118,9 +118,10 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         max_batch_bytes: 4096,
         max_batch: 10,
         max_message: 1024,
-        body_timeout: Duration::from_secs(5),
+        body_timeout: DEADLINE,
         limits: LIMITS,
         origins: Origins::default(),
+        first_aether: false,
         sse_retry: Duration::from_secs(1),
     };
     let delivery = tokio::runtime::Handle::current();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::common::{Browser, TempDir};
 
 /// Long, because the machine may be busy with the other tests; nothing waits this long when all is well.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_resumes_over_websocket_when_its_hub_was_killed() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -210,7 +210,7 @@ async fn a_back_end_that_is_silent_or_gone_is_a_no_in_time() {
         let began = Instant::now();
         let (status, body) = knock(&hub, "good-ann").await;
         assert_eq!((status, &body["error"]["reason"]), (429, &json!("unavailable")), "{body}");
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
         assert!(!body.to_string().contains("good-ann"));
     }
 }

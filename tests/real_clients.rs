@@ -51,7 +51,7 @@ async fn the_web_socket_of_a_browser_has_every_message_once() {
 struct Killing {
     dir: TempDir,
     hub: Spawned,
-    publisher: Option<tokio::task::JoinHandle<()>>,
+    publisher: Option<Stubborn>,
 }
 
 impl Killing {
@@ -61,18 +61,16 @@ impl Killing {
     }
 
     fn publish(&mut self) {
-        let work = publish_stubbornly(self.hub.address, self.hub.admin_key.clone(), CHANNEL, LAST);
-        self.publisher = Some(tokio::spawn(work));
+        self.publisher = Some(Stubborn::start(self.hub.address, self.hub.admin_key.clone(), CHANNEL, LAST));
     }
 
-    fn kill(&mut self) {
-        let publisher = self.publisher.as_ref().expect("somebody publishes");
-        assert!(!publisher.is_finished(), "the kill comes too late to be one mid-stream");
+    async fn kill(&mut self) {
+        self.publisher.as_ref().expect("somebody publishes").go_on().await;
         self.hub.kill_and_restart(self.dir.path());
     }
 
     async fn finish(&mut self) {
-        self.publisher.take().expect("somebody publishes").await.unwrap();
+        self.publisher.take().expect("somebody publishes").finish().await;
     }
 }
 
@@ -84,7 +82,7 @@ async fn survives(command: &mut Command) {
     client.until_err("connected").await;
     killing.publish();
     client.until_lines(LAST as usize / 4).await;
-    killing.kill();
+    killing.kill().await;
     killing.finish().await;
     assert_eq!(client.end().await, Some(0), "{}", client.err());
     assert_every_message_once(&client.out());
@@ -103,7 +101,7 @@ async fn in_a_page(listen: &str) {
     page.until("connected", |count| count == "1").await;
     killing.publish();
     page.until("seen.length", |count| count.parse::<u64>().is_ok_and(|count| count >= LAST / 4)).await;
-    killing.kill();
+    killing.kill().await;
     killing.finish().await;
     page.until("seen.length", |count| count.parse::<u64>().is_ok_and(|count| count >= LAST)).await;
     // A little later, so that one too many would be seen.

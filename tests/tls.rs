@@ -120,7 +120,7 @@ async fn a_new_certificate_is_for_new_connections_and_a_bad_one_changes_nothing(
 async fn who_does_not_finish_its_handshake_or_sends_nothing_after_it_is_let_go() {
     let dir = TempDir::new();
     let cert = write_pair(dir.path());
-    let hub = hub_with_tls(&dir, "header_timeout = \"500ms\"\n[limits]\nconnections = 3");
+    let hub = hub_with_tls(&dir, "header_timeout = \"5s\"\n[limits]\nconnections = 3");
     let began = Instant::now();
     let mut silent = TcpStream::connect(hub.address).await.unwrap();
     let mut half = TcpStream::connect(hub.address).await.unwrap();
@@ -132,7 +132,7 @@ async fn who_does_not_finish_its_handshake_or_sends_nothing_after_it_is_let_go()
         assert!(matches!(end, Ok(0) | Err(_)), "{what}: {end:?}");
     }
     let _ = within(DEADLINE, "shaken", shaken.read(&mut [0; 64])).await;
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < 2 * DEADLINE, "{:?}", began.elapsed());
     until("there is room again", async || handshake(hub.address, &cert).await.is_ok()).await;
 }
 

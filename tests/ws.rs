@@ -212,7 +212,7 @@ async fn a_client_that_sends_and_never_reads_does_not_fill_the_hub() {
 
 #[tokio::test]
 async fn a_dead_peer_is_found_within_ping_interval_and_pong_timeout_and_a_living_one_stays() {
-    let config = "[websocket]\nping_interval = \"200ms\"\npong_timeout = \"400ms\"";
+    let config = "[websocket]\nping_interval = \"500ms\"\npong_timeout = \"5s\"";
     let hub = TestHub::plan().toml(config).start();
     let mut living = raw(&hub).await;
     let mut dead = raw(&hub).await;
@@ -235,7 +235,7 @@ async fn a_dead_peer_is_found_within_ping_interval_and_pong_timeout_and_a_living
         }
     };
     let ((lasted, pings), ()) = tokio::join!(within(DEADLINE, "the end", dying), staying);
-    assert!(lasted >= Duration::from_millis(590) && lasted < Duration::from_millis(1600), "{lasted:?}");
+    assert!(lasted >= Duration::from_millis(5490) && lasted < DEADLINE, "{lasted:?}");
     assert!(pings >= 1);
     living.send(TEXT, br#"{"type":"ping"}"#).await;
     until("one is left", async || hub.metric("aether_connections_active").await == 1.0).await;

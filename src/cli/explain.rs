@@ -10,6 +10,7 @@ use super::operator::Desk;
 #[derive(Args)]
 #[command(after_help = "\
   aether explain v3ayvee6                                     a decision that was made, by the id that the client heard
+  aether explain v3ayvee6 --full                              with the payload; the hub's log says that somebody looked
   aether explain --user bob --subscribe room.1                what would be; nothing happens
   aether explain --user bob --publish room.1 --payload '{\"text\":\"hello\"}'
   aether explain --bearer TOKEN --subscribe room.1            the connect hooks are asked first who that is")]
@@ -20,6 +21,9 @@ pub struct Explain {
     /// A decision id
     #[arg(value_name = "ID", conflicts_with_all = ["subscribe", "publish", "history", "connect"])]
     decision: Option<String>,
+    /// Show its payload, and not only the payload's form; the hub's log says that somebody looked
+    #[arg(long, requires = "decision")]
+    full: bool,
     /// Would it be let in, and as whom?
     #[arg(long)]
     connect: bool,
@@ -92,7 +96,7 @@ impl Explain {
 
     fn question(&self) -> Json {
         if let Some(id) = &self.decision {
-            return json!({"decision": id});
+            return json!({"decision": id, "full": self.full});
         }
         let given = json!({
             "subscribe": self.subscribe, "publish": self.publish, "history": self.history, "payload": self.payload,

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{ChannelPattern, Config, ConfigError, Setting};
+use crate::config::{ChannelPattern, Config, ConfigError, Look, Setting};
 use crate::kernel::message::ChannelName;
 
 const LEARN: &str = r#"First steps:
@@ -181,8 +181,12 @@ struct Settings {
 
 impl Settings {
     fn load(&self, more: Vec<Setting>) -> Result<Config, ConfigError> {
+        self.look(more)?.whole()
+    }
+
+    fn look(&self, more: Vec<Setting>) -> Result<Look, ConfigError> {
         let data = self.data.iter().map(|dir| Setting { key: "store.path", value: dir.clone(), at: "--data" });
-        Config::load(self.config.as_deref(), data.chain(more).collect())
+        Config::look(self.config.as_deref(), data.chain(more).collect())
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{AlreadyTold, Misused, Settings, print};
 use crate::config::Config;
-use crate::plugins::testing::{Coverage, Played, Suite, Troupe, whole_library};
+use crate::plugins::testing::{Coverage, Played, Suite, Troupe, coverage};
 
 /// How often the files are looked at, and how long they must rest before the tests run again: editors write in steps.
 const LOOK: Duration = Duration::from_millis(200);
@@ -178,7 +178,7 @@ fn table(coverage: &Coverage) -> String {
 }
 
 fn library(unused: &[&str]) -> String {
-    let all = whole_library().count();
+    let all = coverage::names().count();
     let told: String = unused.iter().map(|name| format!("  aether.{name} is used by no case\n")).collect();
     format!("\nlibrary: {} of {all} are used\n{told}", all - unused.len())
 }

@@ -21,7 +21,7 @@ use crate::kernel::message::ChannelName;
 use crate::kernel::policy;
 
 pub use check::SHORTEST_KEY;
-pub use read::{ConfigError, DEFAULT_FILE, Problem, Setting, Sources};
+pub use read::{ConfigError, DEFAULT_FILE, Look, Problem, Setting, Sources};
 pub use units::{Bound, ChannelPattern, Count, Network, NoneOr, Period, Secret, Size};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,6 +180,8 @@ pub struct WebSocket {
     pub max_message_size: Size,
     /// Empty: the same origin, and clients that send none.
     pub allowed_origins: Vec<String>,
+    /// Clients that do not offer `aether.v1` get exactly the first Aether's frames.
+    pub first_aether: bool,
 }
 
 impl Default for WebSocket {
@@ -189,6 +191,7 @@ impl Default for WebSocket {
             pong_timeout: Period::seconds(60),
             max_message_size: Size::kib(64),
             allowed_origins: Vec::new(),
+            first_aether: false,
         }
     }
 }
@@ -301,6 +304,8 @@ impl From<Ack> for policy::Ack {
 pub enum Lag {
     #[default]
     CatchUp,
+    DropOldest,
+    DropNewest,
     Skip,
     Close,
 }
@@ -309,6 +314,8 @@ impl From<Lag> for policy::Lag {
     fn from(lag: Lag) -> Self {
         match lag {
             Lag::CatchUp => policy::Lag::CatchUp,
+            Lag::DropOldest => policy::Lag::DropOldest,
+            Lag::DropNewest => policy::Lag::DropNewest,
             Lag::Skip => policy::Lag::Skip,
             Lag::Close => policy::Lag::Close,
         }

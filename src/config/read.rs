@@ -76,9 +76,40 @@ pub struct Sources {
 impl Config {
     /// Reads the settings of this process: the file, its environment and its flags.
     pub fn load(file: Option<&Path>, flags: Vec<Setting>) -> Result<Config, ConfigError> {
-        Sources { file: file_text(file)?, env: env_text()?, flags }.read()
+        Config::look(file, flags)?.whole()
+    }
+
+    /// The same, and what can be made of them where something is wrong.
+    pub fn look(file: Option<&Path>, flags: Vec<Setting>) -> Result<Look, ConfigError> {
+        Sources { file: file_text(file)?, env: env_text()?, flags }.look()
     }
 }
+
+/// Settings as far as they are good.
+pub struct Look {
+    /// With defaults where something is wrong; none if that does not make any.
+    pub config: Option<Config>,
+    pub problems: Vec<Problem>,
+    /// What is wrong has to do with the rules: nothing can be said about these.
+    rules_touched: bool,
+}
+
+impl Look {
+    pub fn whole(self) -> Result<Config, ConfigError> {
+        match self.config {
+            Some(config) if self.problems.is_empty() => Ok(config),
+            _ => Err(ConfigError { problems: self.problems }),
+        }
+    }
+
+    /// The settings, if they say as much about the rules as ones without fault would.
+    pub fn with_rules(self) -> Option<Config> {
+        self.config.filter(|_| !self.rules_touched)
+    }
+}
+
+/// Where the settings of the rules stand.
+const OF_RULES: [&str; 3] = ["plugin", "plugins", "secrets"];
 
 fn one_problem(at: impl Into<String>, what: impl Into<String>) -> ConfigError {
     ConfigError { problems: vec![Problem { at: at.into(), what: what.into() }] }
@@ -107,6 +138,10 @@ fn env_text() -> Result<Vec<(String, String)>, ConfigError> {
 
 impl Sources {
     pub fn read(self) -> Result<Config, ConfigError> {
+        self.look()?.whole()
+    }
+
+    fn look(self) -> Result<Look, ConfigError> {
         let mut reading = Reading::default();
         if let Some((name, text)) = &self.file {
             reading.file(name, text)?;
@@ -117,7 +152,7 @@ impl Sources {
         for flag in &self.flags {
             reading.text(flag.key, &flag.value, flag.at);
         }
-        reading.finish()
+        Ok(reading.finish())
     }
 }
 
@@ -170,6 +205,7 @@ struct Reading {
     /// Where each key was last set.
     places: BTreeMap<String, Place>,
     problems: Vec<Problem>,
+    rules_touched: bool,
     notes: Vec<String>,
     /// What was said in the first Aether's words and is some plugin's.
     formerly: Formerly,
@@ -305,6 +341,7 @@ impl Reading {
             None => String::new(),
         };
         self.problem(at, what);
+        self.touch(path);
     }
 
     fn env(&mut self, name: &str, value: &str) {
@@ -353,12 +390,17 @@ impl Reading {
         }
     }
 
-    fn finish(mut self) -> Result<Config, ConfigError> {
+    /// A fault lies there.
+    fn touch(&mut self, path: &[Step]) {
+        self.rules_touched |= matches!(path.first(), Some(Step::Key(section)) if OF_RULES.contains(&section.as_str()));
+    }
+
+    fn finish(mut self) -> Look {
         let mut figment = Figment::from(Serialized::defaults(Config::default()));
         if self.said.is_object() {
             figment = figment.merge(Serialized::globals(&self.said));
         }
-        match figment.extract::<Config>() {
+        let config = match figment.extract::<Config>() {
             Ok(mut config) => {
                 config.notes = std::mem::take(&mut self.notes);
                 for (index, plugin) in config.plugin.iter_mut().enumerate() {
@@ -371,20 +413,23 @@ impl Reading {
                     wrong.into_iter().for_each(|(at, what)| self.problem(at, what));
                 }
                 self.ranges(&config);
-                if self.problems.is_empty() {
-                    return Ok(config);
-                }
+                Some(config)
             }
             // Each value was good alone, so this is what a fault that is already reported left behind.
-            Err(_) if !self.problems.is_empty() => {}
-            Err(error) => self.problem("settings", error.to_string()),
-        }
-        Err(ConfigError { problems: self.problems })
+            Err(_) if !self.problems.is_empty() => None,
+            Err(error) => {
+                self.problem("settings", error.to_string());
+                None
+            }
+        };
+        Look { config, problems: self.problems, rules_touched: self.rules_touched }
     }
 
     fn ranges(&mut self, config: &Config) {
         for finding in check(config) {
             let path = steps(&finding.key);
+            // A number out of its range keeps no plugin from being looked at.
+            self.rules_touched |= path.first() == Some(&Step::Key("plugin".into()));
             let at = self
                 .place_of(&path, 1)
                 .or_else(|| finding.beside.and_then(|key| self.place_of(&steps(key), 1)))
@@ -592,7 +637,7 @@ mod tests {
             "aether.toml:3:20: server.max_payload_size: \"64KB\" is not a size: write one such as 65536, \"64KiB\", \"1MiB\", \"2GiB\"",
             "aether.toml:4:17: server.front_workers must be a whole number, 0 or more, not -1",
             "aether.toml:6:17: websocket.ping_interval: 30 has no unit: write \"30s\" for seconds",
-            "aether.toml:7:1: websocket.pong is not known here; known are ping_interval, pong_timeout, max_message_size, allowed_origins",
+            "aether.toml:7:1: websocket.pong is not known here; known are ping_interval, pong_timeout, max_message_size, allowed_origins, first_aether",
             "aether.toml:8:33: websocket.allowed_origins[1] must be a string, not 5",
             "aether.toml:10:9: log.level must be one of error, warn, info, debug, trace, not \"infos\"; did you mean info?",
             "aether.toml:15:7: retention.rules[0].ack must be one of memory, written, synced, not \"sync\"",

@@ -28,7 +28,7 @@ use super::wire::{Ending, Fault};
 use super::words::Words;
 use super::{session, ws};
 use crate::kernel::dialect::{
-    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
+    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way, no_style,
 };
 use crate::kernel::format::{Format, Gap, GapCause, Notice};
 use crate::kernel::hooks::{Farewell, Refusal};
@@ -42,11 +42,15 @@ const REPLAYED_BYTES: usize = 4 << 20;
 
 /// The formats of the dialects, one of each, so that all its readers share its bytes. There are as many as dialects and their styles.
 #[derive(Default)]
-pub struct Formats(Mutex<Vec<Arc<ForeignFormat>>>);
+pub struct Formats {
+    known: Mutex<Vec<Arc<ForeignFormat>>>,
+    /// A seat for each connection of a dialect, given back when the last copy is dropped.
+    seats: Mutex<Vec<(&'static str, Arc<()>)>>,
+}
 
 impl Formats {
     fn of(&self, tongue: &Arc<dyn Tongue>, way: Way, sealed: bool) -> Arc<dyn Format> {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let is_it = |format: &&Arc<ForeignFormat>| {
             (format.tongue.name(), format.way, format.sealed) == (tongue.name(), way, sealed)
         };
@@ -56,6 +60,21 @@ impl Formats {
         let format = Arc::new(ForeignFormat { tongue: tongue.clone(), way, sealed });
         known.push(format.clone());
         format
+    }
+
+    /// A place for one more who speaks it, unless there are `max`.
+    fn seat(&self, dialect: &'static str, max: Option<usize>) -> Result<Arc<()>, Fault> {
+        let mut seats = self.seats.lock();
+        let at = seats.iter().position(|(name, _)| *name == dialect).unwrap_or_else(|| {
+            seats.push((dialect, Arc::default()));
+            seats.len() - 1
+        });
+        let all = &seats[at].1;
+        match max {
+            // One copy is ours.
+            Some(max) if Arc::strong_count(all) > max => Err(Fault::TooManyConnections),
+            _ => Ok(all.clone()),
+        }
     }
 }
 
@@ -163,6 +182,7 @@ pub struct ForeignDialect {
     memory: Memory,
     limits: Limits,
     patience: Patience,
+    _seat: Arc<()>,
 }
 
 impl Dialect for ForeignDialect {
@@ -312,8 +332,8 @@ impl ForeignDialect {
                     session.speaks(self.edge.foreign.of(&self.tongue, self.way, self.sealed));
                 }
                 None => {
-                    let why = format!("this dialect has no style {style:?}");
-                    return Err(self.fail("frame", Fault::OfDialect { code: "no_style".into(), why }, &None, out));
+                    let fault = Fault::OfDialect { code: "no_style".into(), why: no_style(&style) };
+                    return Err(self.fail("frame", fault, &None, out));
                 }
             },
             Act::Authenticate { token, tag } => {
@@ -398,7 +418,7 @@ pub async fn open(
 
 async fn begin(
     edge: Arc<Edge>,
-    caller: Caller,
+    mut caller: Caller,
     mount: Mount,
     on_upgrade: Option<OnUpgrade>,
 ) -> Result<Response, Fault> {
@@ -416,15 +436,31 @@ async fn begin(
     let here = Origins::new(manners.origins.clone());
     if caller.check_origin(&edge.settings.origins).is_err() {
         caller.check_origin(&here)?;
+        // A browser sends the cookies of a host to all its ports; nobody vouches for those of such a page.
+        caller.request.headers.retain(|(name, _)| name != "cookie");
     }
-    let client = Arc::new(edge.connect(&caller).await?);
     let sealed = manners.resume && transport == Transport::EventStream;
     let way = Way { transport, style: None };
+    let seat = edge.foreign.seat(tongue.name(), manners.connections)?;
+    let client = match manners.handshake {
+        None => edge.connect(&caller).await?,
+        Some(most) => tokio::time::timeout(most, edge.connect(&caller)).await.map_err(|_| Fault::SlowRules)??,
+    };
+    let client = Arc::new(client);
     let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, way, sealed));
     let (limits, patience) = (edge.settings.limits, Patience::new(edge.settings.limits.refusals_per_minute));
     let (shared, of) = (with_manners(&edge, transport, &manners), edge.clone());
-    let mut dialect =
-        ForeignDialect { edge: of, tongue, manners: manners.clone(), way, sealed, memory: None, limits, patience };
+    let mut dialect = ForeignDialect {
+        edge: of,
+        tongue,
+        manners: manners.clone(),
+        way,
+        sealed,
+        memory: None,
+        limits,
+        patience,
+        _seat: seat,
+    };
     let mut hello = Vec::new();
     let heard = Heard::Came(caller.with_meant_cookies(&edge.settings.origins)?.into_owned());
     let acts = dialect.tongue.hear(session.client(), heard, &mut dialect.memory).await.map_err(Fault::Broken)?;
@@ -442,7 +478,7 @@ async fn begin(
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
     let mut response = match key {
         Some(key) => {
-            let max = edge.settings.max_message.min(manners.max_frame.unwrap_or(usize::MAX));
+            let max = manners.max_frame.unwrap_or(edge.settings.max_message);
             let voice = Voice { dialect, session, shared, max_message: max, hello, permit };
             upgrade::switch(&edge, &key, on_upgrade, voice)?
         }
@@ -468,11 +504,12 @@ fn with_manners(edge: &Edge, transport: Transport, manners: &Manners) -> Arc<Sha
         Transport::WebSocket => &edge.ws,
         Transport::EventStream => &edge.sse,
     };
-    if manners.beat.is_none() && manners.patience.is_none() {
+    if manners.beat.is_none() && manners.patience.is_none() && manners.write_timeout.is_none() {
         return usual.clone();
     }
     let mut pulse = usual.pulse;
     pulse.interval = manners.beat.unwrap_or(pulse.interval);
     pulse.timeout = pulse.timeout.map(|usual| manners.patience.unwrap_or(usual));
+    pulse.write_timeout = manners.write_timeout.unwrap_or(pulse.write_timeout);
     Arc::new(Shared { pulse, roster: usual.roster.clone() })
 }

@@ -17,6 +17,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
+use super::first::FirstFormat;
 use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
 use super::native::Limits;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub body_timeout: Duration,
     pub limits: Limits,
     pub origins: Origins,
+    /// WebSockets that do not offer our subprotocol are spoken to as the first Aether did.
+    pub first_aether: bool,
     pub sse_retry: Duration,
 }
 
@@ -76,6 +79,7 @@ pub struct Edge {
 /// One of each, so that all its readers share its bytes.
 pub struct Formats {
     pub ws: Arc<dyn Format>,
+    pub first: Arc<dyn Format>,
     /// Indexed by several channels, then by bare payloads.
     pub sse: [[Arc<dyn Format>; 2]; 2],
     pub poll: Arc<dyn Format>,
@@ -87,6 +91,7 @@ impl Formats {
         let sse = |several, bare| -> Arc<dyn Format> { Arc::new(SseFormat { several, bare }) };
         Formats {
             ws: Arc::new(WsFormat),
+            first: Arc::new(FirstFormat),
             poll: Arc::new(PollFormat),
             tail: Arc::new(TailFormat),
             sse: [[sse(false, false), sse(false, true)], [sse(true, false), sse(true, true)]],

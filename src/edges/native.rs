@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tungstenite::protocol::frame::coding::{Control, OpCode};
 
 use super::cursor;
+use super::first::{self, Held};
 use super::frames::{Place, Positions, Published, Said, positions, put_event, put_said, put_ws, timestamp};
 use super::history::{self, Ask};
 use super::patience::Patience;
@@ -116,13 +117,16 @@ pub struct WsDialect {
     /// Whether each beat says where the channels stand.
     pub heartbeat: bool,
     patience: Patience,
+    /// With one it speaks in the first Aether's manner.
+    first: Option<Held>,
 }
 
 impl Dialect for WsDialect {
     async fn on_frame(&mut self, session: &mut Session, frame: Frame, out: &mut Vec<u8>) -> Result<(), Ending> {
         match frame {
             Frame::Text(text) => self.on_text(session, &text, out).await?,
-            Frame::Binary(_) => self.refuse(&Fault::Json("send JSON as text frames".into()), None, out)?,
+            Frame::Binary(_) if self.first.is_some() => {}
+            Frame::Binary(_) => self.refuse(&Fault::Json("send JSON as text frames".into()), "", None, out)?,
             Frame::Ping(payload) => ws::put_frame(OpCode::Control(Control::Pong), &payload, out),
             Frame::Pong => {}
         }
@@ -136,8 +140,16 @@ impl Dialect for WsDialect {
         ws::put_frame(OpCode::Control(Control::Ping), b"", out);
     }
 
+    fn turned(&mut self, session: &Session, out: &mut Vec<u8>) {
+        if let Some(held) = &mut self.first {
+            held.say(session, out);
+        }
+    }
+
     fn expiring(&mut self, left: Duration, out: &mut Vec<u8>) {
-        put_said(&Said::Expiring { in_ms: left.as_millis() as u64 }, out);
+        if self.first.is_none() {
+            put_said(&Said::Expiring { in_ms: left.as_millis() as u64 }, out);
+        }
     }
 
     fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>) {
@@ -151,7 +163,8 @@ impl Dialect for WsDialect {
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
         let told = matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Refused);
-        if told || matches!(why, Ending::Kicked | Ending::SentAway(_)) {
+        let told = told || matches!(why, Ending::Kicked | Ending::SentAway(_));
+        if told && self.first.is_none() {
             put_said(&Said::Bye { code, reason: why.reason(), retry_ms: retry_ms(why) }, out);
         }
         ws::put_close(code, why.reason(), out);
@@ -182,13 +195,21 @@ impl From<Fault> for No {
 
 impl WsDialect {
     pub fn new(limits: Limits, heartbeat: bool) -> WsDialect {
-        WsDialect { limits, heartbeat, patience: Patience::new(limits.refusals_per_minute) }
+        WsDialect { limits, heartbeat, patience: Patience::new(limits.refusals_per_minute), first: None }
     }
 
-    /// Says no, as long as there is patience for it.
-    fn refuse(&mut self, fault: &Fault, id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Ending> {
+    /// In the first Aether's manner.
+    pub fn like_the_first(self) -> WsDialect {
+        WsDialect { first: Some(Held::default()), ..self }
+    }
+
+    /// Says no to what was `asked`, as long as there is patience for it.
+    fn refuse(&mut self, fault: &Fault, asked: &str, id: Option<&RawValue>, out: &mut Vec<u8>) -> Result<(), Ending> {
         if self.patience.take(Instant::now()) {
-            refuse(fault, id, out);
+            match self.first {
+                Some(_) => first::put_error(fault, asked, out),
+                None => refuse(fault, id, out),
+            }
             return Ok(());
         }
         refuse(&Fault::TooManyRefusals, id, out);
@@ -198,7 +219,7 @@ impl WsDialect {
     async fn on_text(&mut self, session: &mut Session, text: &[u8], out: &mut Vec<u8>) -> Result<(), Ending> {
         let asked: Asked<'_> = match object(text) {
             Ok(asked) => asked,
-            Err(fault) => return self.refuse(&fault, None, out),
+            Err(fault) => return self.refuse(&fault, "", None, out),
         };
         let id = asked.id.filter(|id| id.get().len() <= MAX_ID);
         let answered = match asked.kind.as_str() {
@@ -218,7 +239,7 @@ impl WsDialect {
             }
             other => Err(Fault::UnknownFrame(other.chars().take(64).collect())),
         };
-        answered.or_else(|fault| self.refuse(&fault, id, out))
+        answered.or_else(|fault| self.refuse(&fault, &asked.kind, id, out))
     }
 
     async fn subscribe(
@@ -254,10 +275,15 @@ impl WsDialect {
                     }
                     positions.push((name.as_str(), position));
                 }
-                Err(fault) => self.refuse(&fault, id, out).map_err(No::Ending)?,
+                Err(fault) => self.refuse(&fault, "subscribe", id, out).map_err(No::Ending)?,
             }
         }
-        let channels = positions.iter().map(|(name, _)| *name).collect();
+        let channels: Vec<_> = positions.iter().map(|(name, _)| *name).collect();
+        if let Some(held) = &mut self.first {
+            held.hold(&channels, id);
+            held.say(session, out);
+            return Ok(());
+        }
         let positions: Positions<'_> =
             positions.iter().map(|(name, position)| (*name, Place::from(*position))).collect();
         put_said(&Said::Subscribed { channels, positions, id }, out);

@@ -4,18 +4,27 @@
 #[derive(Clone, Debug, Default)]
 pub struct Origins(Vec<String>);
 
+/// As an entry: pages of the same host on whatever port, as of an application that has the hub beside it.
+const SAME_HOST: &str = "same-host";
+
 impl Origins {
-    /// Entries are origins (`https://app.example`), globs with `*` for a part (`https://*.example`), or `*` for all.
+    /// Entries are origins (`https://app.example`), globs with `*` for a part (`https://*.example`), `same-host`, or `*` for all.
     pub fn new(allowed: Vec<String>) -> Self {
         Origins(allowed)
     }
 
     /// `host` is the request's own `Host`.
     pub fn allows(&self, origin: Option<&str>, host: Option<&str>) -> bool {
-        self.trusts(origin, host) || origin.is_some_and(|origin| self.lists(origin))
+        self.trusts(origin, host) || origin.is_some_and(|origin| self.lists(origin) || self.is_beside(origin, host))
     }
 
-    /// Whether cookies that come with it are meant: `*` lets every page in, and vouches for none.
+    fn is_beside(&self, origin: &str, host: Option<&str>) -> bool {
+        let theirs = origin.split_once("://").map(|(_, of)| without_port(of));
+        self.0.iter().any(|entry| entry == SAME_HOST)
+            && theirs.zip(host).is_some_and(|(theirs, host)| theirs.eq_ignore_ascii_case(without_port(host)))
+    }
+
+    /// Whether cookies that come with it are meant: `*` and `same-host` let pages in, and vouch for none.
     pub fn trusts(&self, origin: Option<&str>, host: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };
         let same =
@@ -27,6 +36,13 @@ impl Origins {
     /// Whether it is on the list, and not only of the same host.
     pub fn lists(&self, origin: &str) -> bool {
         self.0.iter().any(|pattern| glob(pattern, &origin.to_ascii_lowercase()))
+    }
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
     }
 }
 
@@ -81,6 +97,21 @@ mod tests {
             assert!(!some.allows(Some(bad), None), "{bad}");
         }
         assert!(some.trusts(Some("https://app.example"), None) && !some.trusts(Some("https://evil.example"), None));
+        let beside = Origins::new(vec!["same-host".into()]);
+        for (origin, host, is_let_in) in [
+            ("https://hub.example", "hub.example:22280", true),
+            ("http://HUB.example:8000", "hub.example", true),
+            ("http://[::1]", "[::1]:22280", true),
+            ("https://evil.example", "hub.example:22280", false),
+            ("https://hub.example.evil", "hub.example:22280", false),
+            ("https://hub.example:1@evil", "hub.example:22280", false),
+            ("http://[::2]", "[::1]:22280", false),
+            ("null", "hub.example", false),
+        ] {
+            assert_eq!(beside.allows(Some(origin), Some(host)), is_let_in, "{origin}");
+            assert!(!beside.trusts(Some(origin), Some(host)), "{origin}");
+        }
+        assert!(!beside.allows(Some("https://hub.example"), None));
         let all = Origins::new(vec!["*".into()]);
         assert!(all.allows(Some("https://evil.example"), None) && !all.trusts(Some("https://evil.example"), None));
         assert!(all.trusts(None, None) && all.trusts(Some("http://hub"), Some("hub")));

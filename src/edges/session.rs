@@ -74,6 +74,8 @@ pub trait Dialect: Send {
     fn denied(&mut self, channel: ChannelName, refusal: Refusal, out: &mut Vec<u8>);
     /// The last words.
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
+    /// A turn has been written. What it appends to `out` comes next.
+    fn turned(&mut self, _session: &Session, _out: &mut Vec<u8>) {}
     /// Whether it is still spoken here, now that the rules have changed.
     fn still(&self) -> Result<(), Ending> {
         Ok(())
@@ -164,7 +166,7 @@ struct Connection<S, D: Dialect> {
 impl<S, D: Dialect> Drop for Connection<S, D> {
     fn drop(&mut self) {
         self.session.end();
-        let why = Farewell { cause: self.ending.cause(), code: self.ending.code() };
+        let why = self.ending.farewell();
         self.session.hub().hooks().disconnected(self.session.client(), &why);
         self.dialect.ended(&self.session, &why);
     }
@@ -198,7 +200,10 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
     /// Runs until there is a reason to end, which it answers as its error.
     async fn serve(&mut self) -> Result<Infallible, Ending> {
         loop {
-            let more = self.write_turn()?;
+            let mut more = self.write_turn()?;
+            let owed = self.owed.len();
+            self.dialect.turned(&self.session, &mut self.owed);
+            more |= self.owed.len() > owed && self.blocked.is_none();
             if more {
                 // Let the others have their turn first, and more publications arrive.
                 tokio::task::yield_now().await;

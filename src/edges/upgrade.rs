@@ -31,17 +31,23 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     let key = handshake_key(&caller)?.to_owned();
     let heartbeat = wants_heartbeat(&caller)?;
     let client = edge.connect(&caller).await?;
+    let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
+    let speaks_ours = offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL);
+    let dialect = WsDialect::new(edge.settings.limits, heartbeat);
+    let (dialect, format) = match edge.settings.first_aether && !speaks_ours {
+        true => (dialect.like_the_first(), edge.formats.first.clone()),
+        false => (dialect, edge.formats.ws.clone()),
+    };
     let voice = Voice {
-        dialect: WsDialect::new(edge.settings.limits, heartbeat),
-        session: Session::new(edge.hub.clone(), Arc::new(client), edge.formats.ws.clone()),
+        dialect,
+        session: Session::new(edge.hub.clone(), Arc::new(client), format),
         shared: edge.ws.clone(),
         max_message: edge.settings.max_message,
         hello: Vec::new(),
         permit: caller.peer.as_ref().map(|peer| peer.permit.clone()),
     };
     let mut response = switch(&edge, &key, on_upgrade, voice)?;
-    let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
-    if offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL) {
+    if speaks_ours {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     Ok(response)

@@ -55,12 +55,19 @@ pub struct Way {
 /// How a dialect keeps its connections, where it does not do as the settings say.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Manners {
-    /// What a client's message may weigh; never more than the settings allow.
+    /// What a client's message may weigh; in place of what the settings say.
     pub max_frame: Option<usize>,
     /// How often a client is asked for a sign of life, and how long it may stay silent then.
     pub beat: Option<Duration>,
     pub patience: Option<Duration>,
-    /// Pages that may connect, beside those that the settings list. An entry is an origin, a glob of them, or `*`.
+    /// How long its socket may take nothing while something is owed.
+    pub write_timeout: Option<Duration>,
+    /// How long the rules may take to say who somebody is.
+    pub handshake: Option<Duration>,
+    /// How many may be connected at once.
+    pub connections: Option<usize>,
+    /// Pages that may connect, without cookies, beside those that the settings list. An entry is an origin, a glob of them,
+    /// `same-host` (on whatever port) or `*`.
     pub origins: Vec<String>,
     /// Of the answer that begins the connection.
     pub headers: Vec<(String, String)>,
@@ -150,6 +157,11 @@ pub enum Act {
         code: u16,
         reason: String,
     },
+}
+
+/// Why a style cannot be spoken.
+pub fn no_style(style: &str) -> String {
+    format!("this dialect has no style {style:?}")
 }
 
 /// What the dialect wants to see again in the answer: JSON, opaque here.

@@ -100,6 +100,11 @@ impl Session {
         self.by_name.contains_key(channel)
     }
 
+    /// Whether what it missed of a channel is still on its way.
+    pub fn is_replaying(&self, channel: &str) -> bool {
+        self.by_name.get(channel).is_some_and(|slot| self.subscriptions[*slot as usize].live_at.is_some())
+    }
+
     /// Where the session stands in each of its channels.
     pub fn positions(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
         self.subscriptions.iter().map(|(_, s)| s.place(s.cursor))
@@ -171,6 +176,7 @@ impl Session {
             reached: cursor,
             gap,
             live_at,
+            full_at: None,
             pace: None,
             rests_until: None,
             gap_said: false,

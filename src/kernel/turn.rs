@@ -51,7 +51,10 @@ struct Step {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
     Publication,
-    Gap,
+    /// So many publications were left out because the reader lagged.
+    Gap {
+        skipped: u64,
+    },
     Live,
 }
 
@@ -83,6 +86,7 @@ impl Session {
             return Ok(());
         }
         let upto = subscription.live_at.unwrap_or(Offset::MAX).min(channel.tail.head());
+        let upto = subscription.full_at.filter(|at| *at > subscription.cursor).map_or(upto, |at| at.min(upto));
         let range = Range {
             from: From::After { after: subscription.cursor, upto },
             count: PAGE_COUNT,
@@ -159,6 +163,12 @@ impl Session {
             let subscription = &mut self.subscriptions[slot as usize];
             let head = subscription.seat.head();
             let upto = subscription.live_at.unwrap_or(head).min(head);
+            if subscription.full_at == Some(subscription.reached) {
+                let gap = Gap::between(subscription.reached, head + 1, GapCause::Skipped);
+                self.skip_to(slot, gap, batch);
+                return Ok(()); // What comes from here on is said when the socket has taken the gap.
+            }
+            let upto = subscription.full_at.map_or(upto, |at| at.min(upto));
             if subscription.reached < upto {
                 match self.fill_from_tail(slot, upto, batch, room) {
                     Copied::All if batch.bytes.len() < room => {}
@@ -269,7 +279,7 @@ impl Session {
         if let Some(gap) = self.subscriptions[slot as usize].gap {
             self.subscriptions[slot as usize].gap_said = true;
             self.hub.counters().gaps.add(1);
-            self.say(slot, Notice::Gap(gap), Act::Gap, batch);
+            self.say(slot, Notice::Gap(gap), Act::Gap { skipped: 0 }, batch);
         }
     }
 
@@ -282,22 +292,36 @@ impl Session {
             return Ok(()); // A replay is behind because it was asked for.
         }
         let lag = subscription.seat.channel.policy().lag;
-        if lag == Lag::CatchUp || !subscription.is_far_behind() {
+        if lag == Lag::CatchUp || subscription.full_at.is_some() || !subscription.is_far_behind() {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
         if lag == Lag::Close && !self.watches {
             return Err(Close::Lagged);
         }
-        let (head, reached) = (subscription.seat.head(), subscription.reached);
-        self.skip_to(slot, Gap::between(reached, head, GapCause::Skipped), batch);
+        let (head, reached, room) = (subscription.seat.head(), subscription.reached, subscription.room());
+        let next = match lag {
+            Lag::DropNewest => {
+                self.subscriptions[slot as usize].full_at = Some(reached + room);
+                return Ok(());
+            }
+            Lag::DropOldest => head + 1 - room.min(head - reached),
+            Lag::CatchUp | Lag::Skip | Lag::Close => head,
+        };
+        if next > reached + 1 {
+            self.skip_to(slot, Gap::between(reached, next, GapCause::Skipped), batch);
+        }
         Ok(())
     }
 
     fn skip_to(&mut self, slot: u32, gap: Gap, batch: &mut Batch) {
         self.hub.counters().gaps.add(1);
         self.subscriptions[slot as usize].reached = gap.available - 1;
-        self.say(slot, Notice::Gap(gap), Act::Gap, batch);
+        let skipped = match (gap.cause, gap.missing) {
+            (GapCause::Skipped | GapCause::Evicted, Some((first, last))) => last + 1 - first,
+            _ => 0,
+        };
+        self.say(slot, Notice::Gap(gap), Act::Gap { skipped }, batch);
     }
 
     fn say(&mut self, slot: u32, notice: Notice, act: Act, batch: &mut Batch) {
@@ -347,7 +371,7 @@ impl Session {
     /// which is to be written before anything else.
     pub fn commit(&mut self, batch: &Batch, written: usize, carry: &mut Vec<u8>) {
         let mut begin = 0;
-        let mut taken = 0;
+        let (mut taken, mut skipped) = (0, 0);
         for step in &batch.steps {
             if begin >= written {
                 break;
@@ -362,12 +386,16 @@ impl Session {
                     taken += 1;
                     subscription.rests_until = subscription.pace.map(|pace| Instant::now() + pace.every);
                 }
-                Act::Gap => subscription.gap = None,
+                Act::Gap { skipped: lost } => {
+                    subscription.gap = None;
+                    skipped += lost;
+                }
                 Act::Live => subscription.live_at = None,
             }
             begin = step.end;
         }
         self.hub.counters().pushed.add(taken);
+        self.hub.counters().skipped.add(skipped);
         let subscriptions = &self.subscriptions;
         self.once.settle(|slot, offset| offset <= subscriptions[slot as usize].cursor);
         let whole = written == batch.bytes.len();
@@ -375,6 +403,7 @@ impl Session {
             let subscription = &mut self.subscriptions[*slot as usize];
             subscription.reached = subscription.cursor;
             subscription.gap_said = false;
+            subscription.full_at.take_if(|at| *at < subscription.cursor);
             if subscription.cursor < subscription.seat.head() {
                 subscription.behind_since.get_or_insert_with(Instant::now);
             } else {

@@ -4,8 +4,9 @@ use serde_json::{Value as Json, json};
 
 use super::Facts;
 use super::shown::Shown;
+use super::{legible, mask};
 use crate::kernel::hooks::{Client, ConnectRequest, Grants};
-use crate::kernel::message::{ChannelName, Draft, Media};
+use crate::kernel::message::{ChannelName, Draft, Media, Message};
 use crate::kernel::pattern::Patterns;
 
 /// Of a payload the recorder keeps so much.
@@ -144,7 +145,8 @@ impl Question {
             }
     }
 
-    pub fn to_json(&self) -> Json {
+    /// `full`: with the payload as it is, and not only its form.
+    pub fn to_json(&self, full: bool) -> Json {
         let mut shown = json!({"event": self.kind()});
         if let Some(channel) = self.channel() {
             shown["channel"] = channel.as_str().into();
@@ -155,7 +157,7 @@ impl Question {
             shown["session"] = json!({
                 "id": client.id, "user": identity.user, "tenant": identity.tenant, "ip": client.ip,
                 "transport": client.transport, "dialect": client.dialect, "credential": client.credential,
-                "attrs": facts.map_or(Json::Null, |facts| super::legible::summary(&facts.attrs)),
+                "attrs": facts.map_or(Json::Null, |facts| legible::summary(&facts.attrs)),
                 "view": facts.and_then(|facts| facts.view.as_deref()),
                 "grants": grants(&identity.grants),
             });
@@ -175,7 +177,7 @@ impl Question {
                 let message = &draft.message;
                 shown["message"] = json!({
                     "size": size, "event": message.event, "media": media(message.media),
-                    "id": draft.idempotency_key, "payload": super::legible::payload(&message.payload),
+                    "id": draft.idempotency_key, "payload": payload(message, *size, full),
                 });
             }
             Question::History(_, _, resume) => shown["resume"] = (*resume).into(),
@@ -183,6 +185,17 @@ impl Question {
         }
         shown
     }
+}
+
+/// A payload of `size` bytes, of which this may have only the beginning.
+fn payload(message: &Message, size: usize, full: bool) -> Json {
+    if full {
+        return legible::payload(&message.payload);
+    }
+    if message.payload.len() < size {
+        return format!("<{} of {size} bytes>", media(message.media)).into();
+    }
+    mask::payload(message)
 }
 
 fn media(media: Media) -> &'static str {

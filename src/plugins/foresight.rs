@@ -1,4 +1,5 @@
-//! Which scripts can wait, told from their text: whoever writes `aether.http`, `aether.memo` or `aether.publish_now` can.
+//! Which scripts can wait, told from their text: whoever writes `aether.http`, `aether.memo`, `aether.errand` or
+//! `aether.publish_now` can.
 //!
 //! Decided before anything runs, because a hook that waits has its place on other threads than one that does not. A
 //! script that is wrongly taken for one that waits pays a hop between threads; one that hides it hears so when it calls.

@@ -171,6 +171,10 @@ impl Event {
 }
 
 impl Event {
+    /// What a dialect's hooks are for.
+    pub const OF_DIALECT: [Event; 5] =
+        [Event::DialectOpen, Event::DialectFrame, Event::DialectEncode, Event::DialectClose, Event::DialectRefuse];
+
     /// As it is registered, where that has one name.
     pub fn name(self) -> &'static str {
         match self {

@@ -120,7 +120,8 @@ impl Recorder {
     pub fn find(&self, filter: &DecisionFilter) -> Vec<Kept> {
         let mut found = Vec::new();
         for ring in [&self.denies, &self.allows] {
-            found.extend(ring.lock().kept.iter().filter(|kept| filter.fits(&kept.record)).cloned());
+            // The newest first among those of one moment, too.
+            found.extend(ring.lock().kept.iter().rev().filter(|kept| filter.fits(&kept.record)).cloned());
         }
         found.sort_by_key(|kept| std::cmp::Reverse(kept.record.time));
         found.truncate(filter.limit.unwrap_or(usize::MAX));

@@ -64,7 +64,7 @@ impl Vm {
         lua.set_app_data(roster.clone());
         for (at, seat) in roster.seats().iter().enumerate() {
             let (loaded, stopped) = watched.run(program.limits.load, |lua| roster.load(lua, at));
-            if stopped {
+            if stopped || loaded.is_err() {
                 // What it has left must not fail the next one; if it cannot be collected, that one says so.
                 let _ = lua.gc_collect();
             }

@@ -26,9 +26,9 @@ pub trait World: Send + Sync {
     fn policies_changed(&self, channels: Patterns);
     /// Publishes soon, after what was given before. False if too much waits already.
     fn publish(&self, said: Said) -> bool;
-    /// Publishes, and says what came of it.
-    fn publish_now(&self, _client: Arc<Client>, _draft: Draft) -> Publishing {
-        Box::pin(ready(Err(PublishError::Stopping)))
+    /// Publishes, and says what came of each.
+    fn publish_now(&self, _client: Arc<Client>, drafts: Vec<Draft>) -> Publishing {
+        Box::pin(ready(drafts.iter().map(|_| Err(PublishError::Stopping)).collect()))
     }
     /// Who listens to a channel.
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>>;
@@ -45,8 +45,8 @@ pub trait World: Send + Sync {
     fn unsubscribe(&self, meant: &dyn Fn(&Client) -> bool, channel: &ChannelName) -> usize;
 }
 
-/// A publication that somebody waits for.
-pub type Publishing = Pin<Box<dyn Future<Output = Result<Receipt, PublishError>> + Send>>;
+/// Publications that somebody waits for, in the order of their drafts.
+pub type Publishing = Pin<Box<dyn Future<Output = Vec<Result<Receipt, PublishError>>> + Send>>;
 
 /// What a plugin publishes: the same in one channel or in several.
 pub struct Said {

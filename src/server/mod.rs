@@ -326,6 +326,7 @@ fn edge(
             refusals_per_minute: config.limits.refusals_per_minute,
         },
         origins: Origins::new(config.websocket.allowed_origins.clone()),
+        first_aether: config.websocket.first_aether,
         sse_retry: config.sse.retry.0,
     };
     let shared = |interval, timeout| {

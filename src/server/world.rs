@@ -95,12 +95,12 @@ impl World for Outside {
         self.front.block_on(hub.kept(channel, before, PAGE, PAGE_BYTES)).map_err(|error| error.to_string())
     }
 
-    fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {
+    fn publish_now(&self, client: Arc<Client>, drafts: Vec<Draft>) -> Publishing {
         let hub = self.hub.clone();
         Box::pin(async move {
             match hub.upgrade() {
-                Some(hub) => hub.publish(&client, draft).await,
-                None => Err(PublishError::Stopping),
+                Some(hub) => hub.publish_batch(&client, drafts).await,
+                None => drafts.iter().map(|_| Err(PublishError::Stopping)).collect(),
             }
         })
     }

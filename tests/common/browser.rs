@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{TempDir, missing};
 
 /// Long, because the machine may be busy with the other tests; nothing waits this long when all is well.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub struct Browser {
     child: Child,

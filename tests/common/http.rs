@@ -56,9 +56,13 @@ impl Response {
 
 impl Http {
     pub async fn connect(address: SocketAddr, bearer: Option<&str>) -> Http {
-        let stream = within(DEADLINE, "connect", TcpStream::connect(address)).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Http { address, stream, rest: Vec::new(), bearer: bearer.map(str::to_owned) }
+        Http::try_connect(address, bearer).await.unwrap()
+    }
+
+    pub async fn try_connect(address: SocketAddr, bearer: Option<&str>) -> std::io::Result<Http> {
+        let stream = within(DEADLINE, "connect", TcpStream::connect(address)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Http { address, stream, rest: Vec::new(), bearer: bearer.map(str::to_owned) })
     }
 
     pub async fn get(&mut self, path: &str) -> Response {

@@ -77,7 +77,12 @@ fn at_home(mut config: Config, dir: &TempDir) -> Config {
         config.plugins.scripts = repository().join("scripts");
     }
     if config.shutdown.timeout == Period::seconds(10) {
-        config.shutdown.timeout = Period::seconds(3);
+        config.shutdown.timeout = Period(DEADLINE / 2);
+    }
+    // What the rules wait for is the test's own, and the machine may be busy.
+    if config.plugins.waiting_timeout == Period::seconds(3) {
+        config.plugins.waiting_timeout = Period(DEADLINE);
+        config.plugins.waiting_budget = Period(Duration::from_millis(500));
     }
     config
 }
@@ -116,7 +121,7 @@ impl TestHub {
             };
             hub.serve_until(stopped).unwrap();
         });
-        let started = started.recv_timeout(Duration::from_secs(60)).unwrap();
+        let started = started.recv_timeout(DEADLINE).unwrap();
         (self.address, self.admin_address) = started.unwrap_or_else(|why| panic!("{why}"));
         self.stop = Mutex::new(Some(stop));
         self.thread = Some(thread);

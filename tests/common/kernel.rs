@@ -181,7 +181,7 @@ impl Kernel {
 
     /// Ends it and gives its directory back.
     pub async fn stop(self) -> TempDir {
-        self.hub.stop(Duration::from_secs(10)).await.unwrap();
+        self.hub.stop(DEADLINE).await.unwrap();
         self.herald.abort();
         let _ = self.herald.await;
         self.dir

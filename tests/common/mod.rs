@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 pub use serde_json::{Value as Json, json};
+use tokio::sync::watch;
 
 pub use browser::Browser;
 pub use http::{Http, Response};
@@ -42,7 +43,7 @@ pub fn manual(heading: &str) -> (String, String) {
 }
 
 /// How long anything may take. Generous: the machine may be busy, and nobody waits this long when all is well.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for a future, or fails and says what was waited for.
 pub async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
@@ -72,14 +73,19 @@ pub async fn until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
 
 /// Publishes `1..=last` as payloads, each until it is answered: a hub that is killed meanwhile has each of them once.
 pub async fn publish_stubbornly(address: SocketAddr, key: String, channel: &str, last: u64) {
+    publish_up_to(address, key, channel, last, watch::channel(last).1).await;
+}
+
+async fn publish_up_to(address: SocketAddr, key: String, channel: &str, last: u64, mut may: watch::Receiver<u64>) {
     let mut http = None;
-    let deadline = Instant::now() + 2 * DEADLINE;
     for n in 1..=last {
+        may.wait_for(|upto| n <= *upto).await.expect("somebody lets it go on");
+        let deadline = Instant::now() + DEADLINE;
         let body = json!({"channel": channel, "payload": n, "idempotency_key": format!("stubborn-{n}")}).to_string();
         loop {
             assert!(Instant::now() < deadline, "{n} was not published");
-            if http.is_none() && tokio::net::TcpStream::connect(address).await.is_ok() {
-                http = Some(Http::connect(address, Some(&key)).await);
+            if http.is_none() {
+                http = Http::try_connect(address, Some(&key)).await.ok();
             }
             if let Some(connection) = &mut http {
                 match connection.try_send("POST", "/api/v1/publish", &[], body.as_bytes()).await {
@@ -97,6 +103,34 @@ pub async fn publish_stubbornly(address: SocketAddr, key: String, channel: &str,
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+}
+
+/// The same beside the test, with a rest in the middle: a kill meets it there, however fast it is and however slow the others.
+pub struct Stubborn {
+    task: tokio::task::JoinHandle<()>,
+    may: watch::Sender<u64>,
+    last: u64,
+}
+
+impl Stubborn {
+    pub fn start(address: SocketAddr, key: String, channel: &'static str, last: u64) -> Stubborn {
+        let (may, upto) = watch::channel(last / 2);
+        Stubborn { task: tokio::spawn(publish_up_to(address, key, channel, last, upto)), may, last }
+    }
+
+    /// It goes on, and has just asked for something when this returns: the hub is to be killed now.
+    pub async fn go_on(&self) {
+        self.may.send(self.last).expect("it has not ended");
+        // The hub may be so slow that it is still in the first half: then it is asking already.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!self.task.is_finished(), "the kill comes too late to be one mid-stream");
+    }
+
+    pub async fn finish(self) {
+        self.task.await.unwrap();
     }
 }
 

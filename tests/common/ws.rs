@@ -1,7 +1,6 @@
 //! A WebSocket client by a library that is not the hub's own parser.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -194,7 +193,7 @@ impl WsClient {
     }
 
     pub async fn close(mut self) {
-        let _ = tokio::time::timeout(Duration::from_secs(5), self.socket.close(None)).await;
+        let _ = tokio::time::timeout(DEADLINE, self.socket.close(None)).await;
     }
 }
 

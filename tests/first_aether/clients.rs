@@ -18,11 +18,11 @@ async fn a_program_with_websockets_for_python_needs_no_change_and_misses_nothing
     command.args([&hub.address.to_string(), &hub.token(&["order.*"]), "order.1", &LAST.to_string()]);
     let mut client = Program::start(&mut command);
     client.until_err("subscribed").await;
-    let publishing = tokio::spawn(publish_stubbornly(hub.address, hub.admin_key.clone(), "order.1", LAST));
+    let publishing = Stubborn::start(hub.address, hub.admin_key.clone(), "order.1", LAST);
     client.until_lines(LAST as usize / 4).await;
-    assert!(!publishing.is_finished(), "the kill comes too late to be one mid-stream");
+    publishing.go_on().await;
     hub.kill_and_restart(dir.path());
-    publishing.await.unwrap();
+    publishing.finish().await;
     assert_eq!(client.end().await, Some(0), "{}", client.err());
     let wanted: Vec<String> = (1..=LAST).map(|n| format!("{n} {n}")).collect();
     assert!(client.out() == wanted, "{:?}", client.out());

@@ -24,6 +24,12 @@ const CHANGING: [&str; 11] = [
     "url",
 ];
 
+/// With `websocket.first_aether`: its frames and no others, as they were written down from it.
+#[tokio::test]
+async fn where_the_settings_say_so_every_frame_is_its_own() {
+    play_with("[websocket]\nfirst_aether = true", "exact").await;
+}
+
 #[tokio::test]
 async fn publishing_one_message_and_many() {
     play("publish").await;
@@ -61,9 +67,13 @@ async fn a_webhook_from_its_making_to_its_end() {
 
 /// Plays a transcript. With `GOLDEN=write` what the hub says is written into it instead.
 async fn play(name: &str) {
+    play_with("", name).await;
+}
+
+async fn play_with(settings: &str, name: &str) {
     let path = repository().join(format!("tests/golden/first-aether/{name}.txt"));
     let written = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let hub = TestHub::plan().toml(&format!("{CONFIG}\n[store]\nsweep_interval = \"100ms\"")).start();
+    let hub = TestHub::plan().toml(&format!("{CONFIG}\n{settings}\n[store]\nsweep_interval = \"100ms\"")).start();
     let mut stage = Stage {
         http: hub.http().await,
         ws: hub.ws_as(Some(&hub.token(&["o.*", "few"]))).await,

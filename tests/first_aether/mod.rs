@@ -2,6 +2,7 @@
 //!
 //! `docs/migrating.md` says where this hub differs on purpose; each of those has its test here too.
 
+mod acceptance;
 mod clients;
 mod golden;
 mod http;

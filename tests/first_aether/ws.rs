@@ -154,3 +154,70 @@ async fn the_server_pings_and_a_hub_that_stops_says_1001() {
     drop(quiet);
     stopping.unwrap().join().unwrap();
 }
+
+const EXACT: &str = "[websocket]\nfirst_aether = true\n";
+
+/// Three thousand, to a client that takes in little at a time: the answer is held until the last of them has been taken.
+#[tokio::test]
+async fn where_the_settings_say_so_subscribed_comes_after_the_whole_replay() {
+    let hub = TestHub::plan().toml(EXACT).start();
+    hub.publish_numbers("a", 1, 3000).await;
+    hub.publish_numbers("b", 1, 500).await;
+    let mut ws = WsClient::narrow(hub.address, &hub.token(&["*"])).await;
+    ws.send(json!({"type": "subscribe", "channels": ["a", "b"], "after_seq": {"a": 0, "b": 100}})).await;
+    let publishing = tokio::spawn({
+        let (address, key) = (hub.address, hub.keys.admin_key().to_owned());
+        async move {
+            for n in 3001..=3050 {
+                let mut http = Http::connect(address, Some(&key)).await;
+                http.post("/api/v1/publish", json!({"channel": "a", "payload": n}).to_string()).await.ok();
+            }
+        }
+    });
+    let (mut seen_a, mut seen_b) = (Vec::new(), Vec::new());
+    loop {
+        let frame = ws.next().await.unwrap();
+        match (frame["type"].as_str(), frame["channel"].as_str()) {
+            (Some("message"), Some("a")) => seen_a.push(frame["seq_id"].as_u64().unwrap()),
+            (Some("message"), Some("b")) => seen_b.push(frame["seq_id"].as_u64().unwrap()),
+            (Some("subscribed"), _) => {
+                assert_eq!(frame, json!({"type": "subscribed", "channels": ["a", "b"]}));
+                break;
+            }
+            _ => panic!("{frame}"),
+        }
+    }
+    assert!(seen_a.len() >= 3000, "{} of the replay", seen_a.len());
+    assert_eq!(seen_b, (101..=500).collect::<Vec<_>>());
+    while seen_a.len() < 3050 {
+        seen_a.push(ws.next().await.unwrap()["seq_id"].as_u64().unwrap());
+    }
+    assert_eq!(seen_a, (1..=3050).collect::<Vec<_>>());
+    publishing.await.unwrap();
+}
+
+#[tokio::test]
+async fn where_the_settings_say_so_nothing_is_said_that_it_did_not_know_but_to_who_offers_our_subprotocol() {
+    let mut hub = TestHub::plan().toml(EXACT).start();
+    let path = format!("/ws?token={}", hub.token(&["a"]));
+    let ours = [("sec-websocket-protocol", "aether.v1")];
+    let mut native = WsClient::open(hub.address, &path, &ours, None).await.unwrap();
+    native.send(json!({"type": "subscribe", "channels": ["a"]})).await;
+    assert!(native.next().await.unwrap()["positions"].is_object());
+    let mut many = WsClient::open(hub.address, &path, &[], None).await.unwrap();
+    many.send(json!({"type": "subscribe", "channels": vec!["x"; 101]})).await;
+    let message = "too many channels per request: 101 (max 100)";
+    assert_eq!(many.next().await.unwrap(), json!({"type": "error", "code": 40005, "message": message}));
+    drop(many);
+    // A credential that ends soon is not announced, and a binary frame is not answered.
+    let short = aether::keys::Claims::new("u", &["a"], &[] as &[&str], std::time::Duration::from_secs(5));
+    let mut first = RawWs::connect(hub.address, &short.sign(hub.keys.signing_key()).unwrap()).await;
+    first.send(BINARY, b"\x00").await;
+    first.send(PING, b"?").await;
+    assert_eq!(first.next().await.opcode, PONG);
+    let stopping = hub.begin_stop();
+    assert_eq!(native.next().await.unwrap()["type"], "bye");
+    assert_eq!(native.end().await, End::Closed(1001, "server shutting down".into()));
+    assert_eq!(first.close_code().await, 1001);
+    stopping.unwrap().join().unwrap();
+}

@@ -26,6 +26,7 @@ pub fn permission(name: &str) -> Option<&'static str> {
         "kick" | "unsubscribe" => "sessions = [\"kick\"]",
         "announce" => "sessions = [\"announce\"]",
         "http.route" => "routes",
+        "dialect" => "dialects",
         "http" | "http.get" | "http.post" | "http.request" => "http",
         _ => return None,
     })

@@ -15,15 +15,15 @@ use crate::plugins::dialect::{Place, Spec, interned};
 use crate::plugins::generation::{Event, Registration};
 use crate::plugins::route::PathPattern;
 use crate::plugins::schema::{hint, read_duration, read_size};
-use crate::plugins::value::{caller, describe, lua_to_json};
+use crate::plugins::value::{caller, describe, lua_to_json, to_number};
 use crate::plugins::visit::read_headers;
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "dialect",
-    args: "name, {mount, frame, beat, origins, headers, resume, styles, async, on_open, on_frame, encode, on_close, refuse}",
+    args: "name, {mount, frame, beat, limits, origins, headers, resume, styles, async, on_open, on_frame, encode, on_close, refuse}",
     gives: "",
     doc: "Speaks a wire protocol of its own on a path or a listener: what clients say is heard by on_open(c, req) and on_frame(c, frame, kind), encode(ev) puts into words what they are told.",
-    kind: "(name: string, spec: { [string]: any }) -> ()",
+    kind: "(name: string, spec: DialectSpec) -> ()",
     may_wait: false,
     since: "0.1.0",
     example: r#"aether.dialect("lines", {
@@ -48,9 +48,9 @@ pub const ENTRIES: &[Entry] = &[Entry {
     },
 }];
 
-const KEYS: [&str; 13] = [
-    "mount", "frame", "beat", "origins", "headers", "resume", "styles", "async", "on_open", "on_frame", "encode",
-    "on_close", "refuse",
+const KEYS: [&str; 14] = [
+    "mount", "frame", "beat", "limits", "origins", "headers", "resume", "styles", "async", "on_open", "on_frame",
+    "encode", "on_close", "refuse",
 ];
 const MAX_NAME: usize = 64;
 const MAX_ORIGINS: usize = 100;
@@ -97,6 +97,7 @@ fn read(seat: &Seat, name: &Value, spec: &Value) -> Result<(Spec, Hooks), String
             "mount" => places = read_mounts(seat, inner()?)?,
             "frame" => manners.max_frame = read_frame(inner()?)?,
             "beat" => (manners.beat, manners.patience) = read_beat(inner()?)?,
+            "limits" => read_limits(inner()?, &mut manners)?,
             "origins" => manners.origins = read_origins(inner()?)?,
             "headers" => {
                 manners.headers = read_headers(inner()?)?;
@@ -207,6 +208,32 @@ fn read_styles(table: &Table) -> Result<Vec<&'static str>, String> {
         Err(error) => Err(error.to_string()),
     };
     table.sequence_values::<Value>().map(one).collect()
+}
+
+fn read_limits(table: &Table, manners: &mut Manners) -> Result<(), String> {
+    for pair in table.pairs::<String, Value>() {
+        let (key, value) = pair.map_err(|error| error.to_string())?;
+        let time = || {
+            let time = lua_to_json(&value).ok().and_then(|json| read_duration(&json)).filter(|time| !time.is_zero());
+            time.ok_or_else(|| format!("limits: {key}: expected a duration like \"5s\", got {}", describe(&value)))
+        };
+        match key.as_str() {
+            "connections" => {
+                let count = to_number(&value).filter(|n| n.fract() == 0.0 && (1.0..1e9).contains(n));
+                let wrong = || format!("limits: connections: expected a number from 1, got {}", describe(&value));
+                manners.connections = Some(count.ok_or_else(wrong)? as usize);
+            }
+            "handshake" => manners.handshake = Some(time()?),
+            "write" => manners.write_timeout = Some(time()?),
+            _ => {
+                return Err(format!(
+                    "limits: {key} is not known here{}",
+                    hint(&key, ["connections", "handshake", "write"])
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn read_origins(table: &Table) -> Result<Vec<String>, String> {

@@ -7,6 +7,7 @@ mod channel;
 mod config;
 mod crypto;
 mod dialect;
+mod errand;
 mod export;
 mod forget;
 mod http;
@@ -86,6 +87,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         kv::ENTRIES,
         http::ENTRIES,
         memo::ENTRIES,
+        errand::ENTRIES,
         timers::ENTRIES,
         retention::ENTRIES,
         log::ENTRIES,

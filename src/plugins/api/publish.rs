@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mlua::{Lua, MultiValue, Table, Value};
 
 use super::{Entry, Seat, function};
-use crate::kernel::hub::PublishError;
+use crate::kernel::hub::{PublishError, Receipt};
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
 use crate::plugins::floor::{Outcome, Started, waiting};
 use crate::plugins::schema::{hint, read_duration};
@@ -42,10 +42,10 @@ end)"#,
 
 const PUBLISH_NOW: Entry = Entry {
     name: "publish_now",
-    args: "channel, payload, {event, meta, ttl, idempotency_key, fleeting, media, as}?",
+    args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, media, as}?",
     gives: "{seq_id, epoch, timestamp, duplicate}, or nil, code and why",
-    doc: "Waits. Publishes to one channel and gives what the hub promised; timestamp in milliseconds. The code is a rule's word, \"bad_channel\", \"busy\", \"loop\", \"stopping\" or \"store\".",
-    kind: "(channel: string, payload: any, options: { [string]: any }?) -> ({ [string]: any }?, string?, string?)",
+    doc: "Waits. Publishes and gives what the hub promised, of a list of channels a list; timestamp in milliseconds. The code is a rule's word, \"bad_channel\", \"busy\", \"loop\", \"stopping\" or \"store\"; of a list it is that of the first refusal, and the others may be out.",
+    kind: "(channel: string | { string }, payload: any, options: { [string]: any }?) -> ({ [string]: any }?, string?, string?)",
     may_wait: true,
     since: "0.1.0",
     example: r#"aether.http.route("POST", "/rooms/{room}/say", { auth = "connect" }, function(req)
@@ -62,7 +62,7 @@ end)"#,
 };
 
 const KEYS: [&str; 8] = ["event", "meta", "ttl", "idempotency_key", "once", "fleeting", "media", "as"];
-const MAX_CHANNELS: usize = 1000;
+const MAX_CHANNELS: usize = 4096;
 const MAX_PAYLOAD: usize = 1 << 20;
 const MAX_NAME: usize = 128;
 const MAX_KEY: usize = 256;
@@ -76,9 +76,7 @@ fn publish(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) -> m
     let (channels, payload, options) = args;
     let (drafts, user) =
         read(seat, &channels, &payload, options.as_ref()).map_err(|why| raise(lua, format!("publish: {why}")))?;
-    if !trace::acts(|| {
-        format!("publish to {}", drafts.iter().map(|draft| draft.channel.as_str()).collect::<Vec<_>>().join(" "))
-    }) {
+    if !trace::acts(|| format!("publish to {}", named(&drafts))) {
         return Ok((Some(true), None));
     }
     let Some(client) = Voice::client(&seat.unit().name, user) else {
@@ -206,11 +204,8 @@ fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) 
     {
         return no(lua, "bad_channel", &error.to_string()).map(Started::Ready);
     }
-    let (mut drafts, user) = read(seat, &channel, &payload, options.as_ref()).map_err(fail)?;
-    let (Some(draft), true) = (drafts.pop(), drafts.is_empty()) else {
-        return Err(fail("expected one channel; aether.publish takes several".into()));
-    };
-    if !trace::acts(|| format!("publish to {}", draft.channel)) {
+    let (drafts, user) = read(seat, &channel, &payload, options.as_ref()).map_err(fail)?;
+    if !trace::acts(|| format!("publish to {}", named(&drafts))) {
         return no(lua, "not_real", "it is not published, because nothing of this is real").map(Started::Ready);
     }
     let Some(client) = Voice::client(&seat.unit().name, user) else {
@@ -219,18 +214,12 @@ fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) 
     let Some(world) = seat.program.commons.world.get() else {
         return no(lua, "busy", "the hub is not there yet").map(Started::Ready);
     };
-    let published = world.publish_now(client, draft);
+    let several = matches!(channel, Value::Table(_));
+    let published = world.publish_now(client, drafts);
     Ok(Started::Waits(Box::pin(async move {
-        let published = published.await;
+        let published: Result<Vec<_>, _> = published.await.into_iter().collect();
         let outcome: Outcome = Box::new(move |lua| match published {
-            Ok(receipt) => {
-                let table = lua.create_table()?;
-                table.raw_set("seq_id", receipt.offset as f64)?;
-                table.raw_set("epoch", receipt.epoch.to_string())?;
-                table.raw_set("timestamp", (receipt.time / 1000) as f64)?;
-                table.raw_set("duplicate", receipt.duplicate)?;
-                Ok(MultiValue::from_iter([frozen(table)]))
-            }
+            Ok(receipts) => promised(lua, &receipts, several),
             Err(PublishError::Refused(refusal)) => no(lua, &refusal.code, &refusal.why),
             Err(PublishError::Stopping) => no(lua, "stopping", "the hub is going down"),
             Err(PublishError::Busy) => no(lua, "busy", "too many publishes are waiting"),
@@ -238,6 +227,29 @@ fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) 
         });
         outcome
     })))
+}
+
+fn named(drafts: &[Draft]) -> String {
+    drafts.iter().map(|draft| draft.channel.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+fn promised(lua: &Lua, receipts: &[Receipt], several: bool) -> mlua::Result<MultiValue> {
+    let one = |receipt: &Receipt| {
+        let table = lua.create_table()?;
+        table.raw_set("seq_id", receipt.offset as f64)?;
+        table.raw_set("epoch", receipt.epoch.to_string())?;
+        table.raw_set("timestamp", (receipt.time / 1000) as f64)?;
+        table.raw_set("duplicate", receipt.duplicate)?;
+        Ok(frozen(table))
+    };
+    let mut all = receipts.iter().map(one).collect::<mlua::Result<Vec<_>>>()?;
+    match all.pop() {
+        Some(only) if !several => Ok(MultiValue::from_iter([only])),
+        last => {
+            let list = lua.create_sequence_from(all.into_iter().chain(last))?;
+            Ok(MultiValue::from_iter([frozen(list)]))
+        }
+    }
 }
 
 fn no(lua: &Lua, code: &str, why: &str) -> mlua::Result<MultiValue> {

@@ -20,9 +20,9 @@ pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "presence",
         args: "channel",
-        gives: "list",
-        doc: "Who listens to a channel: {id, user, tenant, ip, transport} each, at most 1,000.",
-        kind: "(channel: string) -> { any }",
+        gives: "list, number",
+        doc: "Who listens to a channel: {id, user, tenant, ip, transport, connected_ms, expires_ms} each, at most 1,000; and how many there are.",
+        kind: "(channel: string) -> ({ any }, number)",
         may_wait: false,
         since: "0.1.0",
         example: r#"aether.http.route("GET", "/rooms/{room}/who", function(req)
@@ -42,9 +42,9 @@ end)"#,
     Entry {
         name: "sessions",
         args: "{user?, session?, tenant?, channel?}?",
-        gives: "list",
+        gives: "list, number",
         doc: "Who is connected and fits all that is given: as presence.",
-        kind: "(wanted: { [string]: string }?) -> { any }",
+        kind: "(wanted: { [string]: string }?) -> ({ any }, number)",
         may_wait: false,
         since: "0.1.0",
         example: r#"aether.http.route("GET", "/users/{user}/online", function(req)
@@ -221,7 +221,13 @@ fn short(text: &str) -> String {
     text[..end].to_owned()
 }
 
-fn list(lua: &Lua, call: &'static str, of: &str, find: impl FnOnce() -> Vec<Arc<Client>>) -> mlua::Result<Value> {
+/// Those that are found, as far as they are listed, and how many there are.
+fn list(
+    lua: &Lua,
+    call: &'static str,
+    of: &str,
+    find: impl FnOnce() -> Vec<Arc<Client>>,
+) -> mlua::Result<(Value, Value)> {
     let ask = || {
         let one = |client: &Arc<Client>| {
             let identity = &client.identity;
@@ -232,10 +238,22 @@ fn list(lua: &Lua, call: &'static str, of: &str, find: impl FnOnce() -> Vec<Arc<
                 ("ip", client.ip.map(|ip| ip.to_string())),
                 ("transport", Some(client.transport.to_owned())),
             ];
-            all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?)))).collect::<Json>()
+            let times = [
+                ("connected_ms", Some(client.connected / 1000)),
+                ("expires_ms", identity.expires.map(|expires| expires / 1000)),
+            ];
+            let texts = all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?))));
+            let times = times.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?))));
+            texts.chain(times).collect::<Json>()
         };
-        Ok(Some(Arc::new(Json::Array(find().iter().take(MAX_LISTED).map(one).collect()))))
+        let all = find();
+        let listed = all.iter().take(MAX_LISTED).map(one).collect();
+        Ok(Some(Arc::new(Json::Array(vec![Json::Array(listed), Json::from(all.len())]))))
     };
     let found = trace::read(call, &of.into(), &[], Told::Nothing, ask).map_err(|why| raise(lua, why))?;
-    found.map_or(Ok(Value::Nil), |found| json_to_lua(lua, &found))
+    let part = |at: usize| match found.as_ref().and_then(|found| found.get(at)) {
+        Some(part) => json_to_lua(lua, part),
+        None => Ok(Value::Nil),
+    };
+    Ok((part(0)?, part(1)?))
 }

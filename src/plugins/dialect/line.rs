@@ -14,6 +14,7 @@ use crate::kernel::session::{Pace, Start};
 use crate::plugins::api::publish::Written;
 use crate::plugins::generation::Generation;
 use crate::plugins::handles::{Request, farewell};
+use crate::plugins::lanes::Unheard;
 use crate::plugins::resident::with_vm;
 use crate::plugins::schema::{hint, read_duration};
 use crate::plugins::value::{describe, json_to_open_lua, lua_to_json, raise, to_number};
@@ -74,6 +75,26 @@ pub fn tell_gone(
         vm.call_waiting(hook, args, |_, _| Ok(())).await
     });
     if told { Ok(()) } else { Err(Failure { why: "too many hooks wait already".into(), rests: false }) }
+}
+
+/// The same, and waits until it has heard.
+pub fn tell_gone_here(
+    generation: &Arc<Generation>,
+    hook: usize,
+    client: &Arc<Client>,
+    memory: Memory,
+    why: &Farewell,
+) -> Result<(), Failure> {
+    if !generation.waits(hook) {
+        return tell_gone(generation, hook, client, memory, why);
+    }
+    let (client, why) = (client.clone(), why.clone());
+    let told = generation.program.commons.lanes.run_here(generation, hook, move |vm| async move {
+        let line = Line::new(&vm, client, memory);
+        let args = |lua: &Lua| Ok((line.handle(lua)?, farewell(lua, &why)?));
+        vm.call_waiting(hook, args, |_, _| Ok(())).await
+    });
+    told.map_err(Unheard::into_failure)
 }
 
 /// What a hook has of a connection, and what it wants. Empty when the hook is through.

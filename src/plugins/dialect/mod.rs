@@ -14,7 +14,7 @@ use super::generation::{Event, Generation, Registration};
 use super::route::PathPattern;
 use crate::kernel::dialect::{Manners, Transport};
 
-pub use line::tell_gone;
+pub use line::{speech, tell_gone, tell_gone_here};
 pub use tongue::Spoken;
 
 /// What a plugin says of its dialect.
@@ -68,6 +68,13 @@ pub struct Hooks {
     says: Option<usize>,
     gone: Option<usize>,
     refuses: Option<usize>,
+}
+
+impl Hooks {
+    /// The hook that hears that a connection has gone.
+    pub fn on_close(&self) -> Option<usize> {
+        self.gone
+    }
 }
 
 /// All dialects of a generation.

@@ -20,6 +20,8 @@ use crate::plugins::{Facts, Host};
 pub struct WhatIf {
     /// A decision that was made.
     pub decision: Option<String>,
+    /// Its payload too, and not only the payload's form.
+    pub full: bool,
     /// Somebody who is connected.
     session: Option<String>,
     user: Option<String>,

@@ -19,7 +19,10 @@ impl Host {
     pub(super) fn explain(&self, with: &[u8]) -> Result<Json, Trouble> {
         let what_if: WhatIf = read(with)?;
         if let Some(id) = &what_if.decision {
-            return self.explain_made(id);
+            return self.explain_made(id, what_if.full);
+        }
+        if what_if.full {
+            return Err(Trouble::Question("full belongs to decision: what would be is shown with its payload".into()));
         }
         let rules = self.rules();
         let mut answers = Vec::new();
@@ -65,7 +68,7 @@ impl Host {
         json!({"history": kept, "said_by": said_by})
     }
 
-    fn explain_made(&self, id: &str) -> Result<Json, Trouble> {
+    fn explain_made(&self, id: &str, full: bool) -> Result<Json, Trouble> {
         let filter = DecisionFilter { id: Some(id.to_owned()), ..DecisionFilter::default() };
         let Some(kept) = self.commons.recorder.find(&filter).pop() else {
             let why = format!(
@@ -76,7 +79,10 @@ impl Host {
         };
         let answer = match &kept.evidence {
             Some(evidence) => {
-                let mut answer = explanation(&kept.record, evidence);
+                if full {
+                    tracing::warn!(target: "aether::audit", decision = id, "explain shows a payload in full");
+                }
+                let mut answer = explanation(&kept.record, evidence, full);
                 answer["keeps"] = self.keeps(&evidence.question);
                 answer
             }
@@ -96,17 +102,19 @@ fn explained(rules: &Rules, question: Question, followed: Option<Followed>, effe
     });
     let Some(Followed { steps, concluded }) = followed else {
         // Only a remembered credential is answered without a decision.
-        return json!({"asked": question.to_json(), "allowed": true, "rule": "the credential is remembered: no hook was asked", "hooks": [], "gives": effect});
+        return json!({"asked": question.to_json(true), "allowed": true, "rule": "the credential is remembered: no hook was asked", "hooks": [], "gives": effect});
     };
     let evidence = Evidence::new(&rules.generation, question.asked(), steps);
-    let mut answer = explanation(&concluded.record, &evidence);
+    // The payload is that of whoever asks.
+    let mut answer = explanation(&concluded.record, &evidence, true);
     answer["gives"] = effect.into();
     answer
 }
 
-pub fn explanation(record: &Record, evidence: &Evidence) -> Json {
+/// `full`: with the payload as it was, and not only its form.
+fn explanation(record: &Record, evidence: &Evidence, full: bool) -> Json {
     let mut answer = outcome(record, Some(evidence));
-    answer["asked"] = evidence.question.to_json();
+    answer["asked"] = evidence.question.to_json(full);
     answer["generation"] = evidence.generation.into();
     answer["hooks"] = hooks(evidence).into();
     answer["grant"] = evidence.question.grant().into();

@@ -18,6 +18,11 @@ pub struct Coverage {
     used: Mutex<BTreeSet<&'static str>>,
 }
 
+/// Everything that a case can use: each function, and each hook that a function has several of.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    super::whole_library().map(|entry| entry.name).chain(Event::OF_DIALECT.map(Event::name))
+}
+
 /// One file of it.
 pub struct Covered {
     pub file: String,
@@ -54,7 +59,7 @@ impl Coverage {
     /// What of the library nothing has used.
     pub fn untouched(&self) -> Vec<&'static str> {
         let used = self.used.lock();
-        super::whole_library().map(|entry| entry.name).filter(|name| !used.contains(name)).collect()
+        names().filter(|name| !used.contains(name)).collect()
     }
 
     pub fn files(&self) -> Vec<Covered> {

@@ -9,10 +9,12 @@
 //!                 Witness: sees in place of the world what the plugin says and does
 //! ```
 
+mod air;
 mod answers;
 mod assert;
 pub mod coverage;
 mod diff;
+mod guest;
 mod network;
 mod os;
 mod people;

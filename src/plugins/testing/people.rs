@@ -10,6 +10,7 @@ use crate::kernel::hooks::{Client, Identity};
 use crate::kernel::message::Micros;
 use crate::plugins::Facts;
 use crate::plugins::api::verdict::read_grants;
+use crate::plugins::dialect::interned;
 use crate::plugins::schema::hint;
 use crate::plugins::value::{describe, lua_to_json, to_number};
 
@@ -115,7 +116,7 @@ fn describe_client(table: &Table, id: String, now: Micros) -> Result<Client, Str
             "credential" => client.credential = value.as_boolean().ok_or_else(|| wrong("true or false"))?,
             "ip" => client.ip = Some(text()?.parse().map_err(|_| wrong("an address"))?),
             "transport" => client.transport = one_of(&text()?, &TRANSPORTS)?,
-            "dialect" => client.dialect = if text()? == "native" { "native" } else { return Err(wrong("native")) },
+            "dialect" => client.dialect = interned(&text()?),
             "attrs" => facts.attrs = lua_to_json(&value).map_err(|why| format!("who: attrs: {why}"))?,
             "grants" => {
                 let grants = value.as_table().ok_or_else(|| wrong("a table"))?;

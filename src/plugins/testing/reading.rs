@@ -1,5 +1,7 @@
 //! What the verbs of `aether.test` are given: requests, messages and farewells as tables.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use mlua::{Table, Value};
 
@@ -33,6 +35,7 @@ fn pairs(key: &str, value: &Value) -> Result<Vec<(String, String)>, String> {
 
 pub fn read_request(options: Option<&Table>) -> Result<ConnectRequest, String> {
     let mut request = ConnectRequest {
+        dialect: "native",
         transport: "ws",
         method: "GET".into(),
         path: "/ws".into(),
@@ -106,8 +109,20 @@ pub fn read_draft(channel: ChannelName, payload: &Value, options: Option<&Table>
     Ok(draft)
 }
 
+/// A listener that dialects or routes have for themselves; none: the hub's.
+pub fn read_listener(options: Option<&Table>) -> Result<Option<SocketAddr>, String> {
+    let value = options.map_or(Ok(Value::Nil), |options| options.raw_get::<Value>("listen"));
+    match value.map_err(|error| error.to_string())? {
+        Value::Nil => Ok(None),
+        value => {
+            let address = text("listen", &value)?.parse();
+            address.map(Some).map_err(|_| format!("listen: expected an address, got {}", describe(&value)))
+        }
+    }
+}
+
 pub fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {
-    let mut farewell = Farewell { cause: "client", code: Some(1000) };
+    let mut farewell = Farewell { cause: "client", code: Some(1000), reason: String::new() };
     for (key, value) in fields(options)? {
         match key.as_str() {
             "cause" => {
@@ -122,7 +137,8 @@ pub fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {
                 farewell.code =
                     Some(code.ok_or_else(|| format!("code: expected a close code, got {}", describe(&value)))? as u16);
             }
-            _ => return Err(format!("{key} is not known here{}", hint(&key, ["cause", "code"]))),
+            "reason" => farewell.reason = text(&key, &value)?,
+            _ => return Err(format!("{key} is not known here{}", hint(&key, ["cause", "code", "reason"]))),
         }
     }
     Ok(farewell)

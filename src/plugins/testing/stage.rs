@@ -15,6 +15,8 @@ use serde_json::{Map, Value as Json};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use super::air::Air;
+use super::guest::Guest;
 use super::network::{Call, Question};
 use super::people::People;
 use super::witness::Onlooker;
@@ -47,6 +49,12 @@ pub struct Stage {
     /// What plugins ask of functions of the case; taken while somebody listens.
     questions: RefCell<Option<mpsc::Receiver<Question>>>,
     answering: RefCell<Vec<Answering>>,
+    /// What was said in channels, for the clients of dialects.
+    pub air: RefCell<Air>,
+    /// The clients of dialects that were let in.
+    pub guests: RefCell<Vec<Rc<Guest>>>,
+    /// How much of what plugins published, and whom they sent away, the guests have heard of.
+    pub heard: Cell<(usize, usize)>,
     /// In the order in which the file tells them.
     pub cases: RefCell<Vec<(String, Function)>>,
     /// Cases are told while the file loads.
@@ -93,6 +101,9 @@ impl Stage {
             network,
             questions: RefCell::new(Some(questions)),
             answering: RefCell::default(),
+            air: RefCell::default(),
+            guests: RefCell::default(),
+            heard: Cell::default(),
             cases: RefCell::default(),
             loading: Cell::new(true),
         })
@@ -194,6 +205,7 @@ impl Stage {
     /// Lets go of everything that is the case's VM's.
     pub fn leave(&self) {
         self.cases.take();
+        self.guests.take();
         self.answering.take();
         self.people.leave();
     }

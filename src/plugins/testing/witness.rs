@@ -82,6 +82,13 @@ impl Witness {
         is_fresh
     }
 
+    /// Somebody listens to a channel no more.
+    pub fn leaves(&self, client: &Client, channel: &ChannelName) {
+        let mut there = self.there.lock();
+        let known = there.iter_mut().filter(|(known, _)| known.id == client.id);
+        known.for_each(|(_, channels)| channels.retain(|one| one != channel));
+    }
+
     /// Somebody is there no more; the channels that it listened to.
     pub fn misses(&self, client: &Client) -> Vec<ChannelName> {
         let mut there = self.there.lock();
@@ -130,17 +137,21 @@ impl World for Onlooker {
         room
     }
 
-    fn publish_now(&self, client: Arc<Client>, draft: Draft) -> Publishing {
-        let channel = draft.channel.clone();
+    fn publish_now(&self, client: Arc<Client>, drafts: Vec<Draft>) -> Publishing {
         let mut published = self.0.published.lock();
-        let before = published.iter().flat_map(|(_, drafts)| drafts).filter(|draft| draft.channel == channel).count();
         if published.len() >= MAX_PUBLISHED {
-            return Box::pin(ready(Err(PublishError::Busy)));
+            return Box::pin(ready(drafts.iter().map(|_| Err(PublishError::Busy)).collect()));
         }
-        published.push((client, vec![draft]));
         let (epoch, ack) = (Epoch::UNKNOWN, Ack::Synced);
-        let receipt = Receipt { channel, offset: before as u64 + 1, epoch, time: 0, ack, duplicate: false };
-        Box::pin(ready(Ok(receipt)))
+        let receipt = |draft: &Draft| {
+            let channel = draft.channel.clone();
+            let all = published.iter().flat_map(|(_, drafts)| drafts);
+            let offset = all.filter(|draft| draft.channel == channel).count() as u64 + 1;
+            Ok(Receipt { channel, offset, epoch, time: 0, ack, duplicate: false })
+        };
+        let receipts = drafts.iter().map(receipt).collect();
+        published.push((client, drafts));
+        Box::pin(ready(receipts))
     }
 
     fn listeners(&self, channel: &ChannelName) -> Vec<Arc<Client>> {

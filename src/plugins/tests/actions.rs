@@ -123,7 +123,7 @@ fn a_plugin_is_not_asked_about_itself_and_hooks_that_answer_each_other_come_to_a
         dir.write(&format!("{name}.lua"), code);
     }
     dir.write("three.lua", "aether.on.publish('own', function() aether.publish('own', 1) return true end)");
-    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() }).unwrap();
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() }).unwrap();
     let ear = Ear::default();
     host.live_in(ear.clone());
     let publications = |first: &str| {
@@ -152,7 +152,7 @@ fn other_rules_are_asked_about_what_a_plugin_says() {
     let dir = Dir::new();
     dir.write("a.lua", "aether.on.publish('in', function() aether.publish('out', 1) return true end)");
     dir.write("b.lua", "aether.on.publish('out', function(s) if s.transport == 'plugin' then return aether.deny('not_you', s.id) end return nil end)");
-    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() }).unwrap();
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() }).unwrap();
     let ear = Ear::default();
     host.live_in(ear.clone());
     publish(&host, &nobody(), "in", "1").unwrap();
@@ -168,6 +168,7 @@ fn rules_see_who_is_there_and_send_some_of_them_away() {
             local there = aether.presence('room.1')
             assert(#there == 2 and there[1].user == 'ann' and there[1].transport == 'ws' and there[1].id)
             assert(#aether.sessions({ user = 'bob' }) == 1 and #aether.sessions() == 2)
+            assert(select(2, aether.sessions()) == 2 and select(2, aether.presence('room.1')) == 2)
             assert(#aether.sessions({ user = 'bob', channel = 'room.1' }) == 1)
             assert(aether.kick({ user = 'bob', why = 'spam' }) == 1)
             assert(aether.unsubscribe({ user = 'ann', channel = 'room.1' }) == 1)
@@ -197,7 +198,7 @@ fn a_plugin_does_only_what_its_manifest_says() {
         dir.write("p/plugin.toml", format!("[plugin]\nname = \"p\"\nversion = \"1\"\n[permissions]\n{permissions}"));
         dir.write("p/main.lua", format!("aether.on.load(function() {code} end)"));
         let plugins = vec![plugin_use("p", &dir.path("p"), serde_json::json!({}))];
-        let host = Host::load(HostConfig { plugins, ..HostConfig::default() }).map_err(|error| error.to_string())?;
+        let host = Host::load(HostConfig { plugins, ..calm() }).map_err(|error| error.to_string())?;
         host.live_in(Ear::default());
         host.begin().map_err(|error| error.to_string())
     };

@@ -22,7 +22,7 @@ fn shipped(jwt: Json, keys: Json, admin: Option<&'static str>) -> Result<Arc<Hos
             "admin_key" => admin.map(str::to_owned),
             _ => None,
         }),
-        ..HostConfig::default()
+        ..calm()
     })
 }
 

@@ -7,6 +7,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
+
+/// What a test holds shut for as long as nobody is to be answered.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open.
+    pub fn pass(&self) {
+        let mut open = self.0.0.lock();
+        while !*open {
+            self.0.1.wait(&mut open);
+        }
+    }
+}
+
 pub struct Backend {
     pub url: String,
     counts: Arc<Counts>,
@@ -69,6 +90,11 @@ impl Backend {
 
     pub fn requests(&self) -> usize {
         self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    /// Requests that are not answered yet.
+    pub fn at_once(&self) -> usize {
+        self.counts.at_once.load(Ordering::SeqCst)
     }
 
     pub fn most_at_once(&self) -> usize {

@@ -10,7 +10,8 @@ kv = ["members"]
 shared = ["muted"]
 secrets = ["signing_key"]
 http = ["https://auth.internal/*"]
-routes = ["/rooms/*", "/users/*"]
+routes = ["/rooms/*", "/users/*", "/lines"]
+dialects = ["lines"]
 sessions = ["list", "kick", "announce"]
 [config.most]
 type = "integer"
@@ -27,7 +28,7 @@ fn load(code: &str) -> Result<Arc<Host>, LoadError> {
     dir.write("example/main.lua", code);
     let plugins = vec![plugin_use("example", &dir.path("example"), serde_json::json!({}))];
     let secrets: crate::plugins::Secrets = Arc::new(|_| Some("k".repeat(32)));
-    let host = Host::load(HostConfig { plugins, secrets, ..HostConfig::default() })?;
+    let host = Host::load(HostConfig { plugins, secrets, ..calm() })?;
     host.begin()?;
     Ok(host)
 }
@@ -79,6 +80,7 @@ fn what_waits_is_an_error_in_a_hot_hook_and_nothing_else_is_said_to_wait() {
         ("http.post", "aether.http.post('https://auth.internal/x', {})"),
         ("http.request", "aether.http.request('https://auth.internal/x')"),
         ("memo", "memo()"),
+        ("errand", "aether.errand(print)"),
         ("publish_now", "aether.publish_now('b', 1)"),
     ];
     let mut known: Vec<_> = calls.iter().map(|(name, _)| *name).collect();

@@ -14,7 +14,7 @@ fn plugins(plugins: &[(&str, &str, &str)], script: &str) -> Result<(Arc<Host>, D
     }
     dir.write("scripts/rules.lua", script);
     let scripts = Some(dir.path("scripts"));
-    let host = Host::load(HostConfig { plugins: uses, scripts, ..HostConfig::default() });
+    let host = Host::load(HostConfig { plugins: uses, scripts, ..calm() });
     let host = host.map_err(|error| error.to_string().replace(&format!("{}/", dir.0.display()), ""))?;
     host.begin().map_err(|error| error.to_string())?;
     Ok((host, dir))
@@ -139,5 +139,5 @@ fn an_exported_function_runs_within_the_budget_of_the_hook_that_calls_it() {
     let script = "local acl = require('@acl') aether.on.publish('a', function() acl.spin() return true end)";
     let (host, _dir) = plugins(&[("acl", "shared = [\"muted\"]", ACL)], script).unwrap();
     let log = logged(|| assert_eq!(publish(&host, &nobody(), "a", "1").unwrap_err().code, "rule_error"));
-    assert!(log.contains("on.publish a may take 5ms"), "{log}");
+    assert!(log.contains("on.publish a may take 250ms"), "{log}");
 }

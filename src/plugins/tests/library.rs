@@ -13,8 +13,8 @@ fn runs(host: &Host, channel: &str) {
 
 /// For what takes its time.
 fn patient() -> HostConfig {
-    let limits = Limits { call: std::time::Duration::from_secs(5), ..Limits::default() };
-    HostConfig { limits, ..HostConfig::default() }
+    let limits = Limits { call: DEADLINE, ..calm().limits };
+    HostConfig { limits, ..calm() }
 }
 
 fn hooks(parts: &[(&str, &str)]) -> String {
@@ -285,7 +285,7 @@ fn a_plugin_has_what_its_manifest_lists_and_a_store_of_its_own() {
         "aether.on.subscribe('bare', function() return aether.kv == nil and aether.shared == nil and aether.secret == nil end)",
     );
     let plugins = ["one", "two", "bare"].map(|name| plugin_use(name, &dir.path(name), json!({})));
-    let host = Host::load(HostConfig { plugins: plugins.into(), ..HostConfig::default() }).unwrap();
+    let host = Host::load(HostConfig { plugins: plugins.into(), ..calm() }).unwrap();
     for channel in ["one", "two", "bare"] {
         subscribe(&host, &nobody(), channel).unwrap();
     }

@@ -11,7 +11,7 @@ fn plugin(code: &str, with: impl FnOnce(&mut PluginUse)) -> (Dir, Result<Arc<Hos
     dir.write("acl/main.lua", code);
     let mut used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
     with(&mut used);
-    let host = Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() });
+    let host = Host::load(HostConfig { plugins: vec![used], ..calm() });
     (dir, host)
 }
 
@@ -99,9 +99,7 @@ fn require_finds_what_belongs_to_the_plugin_and_nothing_else() {
         #[cfg(unix)]
         std::os::unix::fs::symlink(dir.path("secret.lua"), dir.path("acl/lib/out.lua")).unwrap();
         let used = plugin_use("acl", &dir.path("acl"), serde_json::json!({}));
-        Host::load(HostConfig { plugins: vec![used], ..HostConfig::default() })
-            .map(drop)
-            .map_err(|error| error.to_string())
+        Host::load(HostConfig { plugins: vec![used], ..calm() }).map(drop).map_err(|error| error.to_string())
     };
     load("local a = require('./lib/a') assert(a.b == 7 and require('./lib/a.lua') == a and a.n == 1)").unwrap();
     for (wanted, why) in [
@@ -123,7 +121,7 @@ fn bytecode_is_refused() {
     let bytecode = mlua::chunk::Compiler::new().compile("return 1").unwrap();
     let dir = Dir::new();
     dir.write("rules.lua", &bytecode);
-    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() });
+    let load = || Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() });
     assert!(load().is_err());
     // The same in bytes that are a text.
     dir.write("rules.lua", [6, 3, 0, 0, 1, 1, 0, 0]);
@@ -138,10 +136,10 @@ fn scripts_come_in_order_and_their_tests_are_left_out() {
     dir.write("lib/x.lua", "return 'a'");
     dir.write("tests/t.lua", "error('never')");
     dir.write("notes.txt", "error('never')");
-    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() }).unwrap();
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..calm() }).unwrap();
     assert_eq!(connect(&host, Some("x")).unwrap().user.as_deref(), Some("a"));
-    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..HostConfig::default() }).is_err());
-    let empty = Host::load(HostConfig::default()).unwrap();
+    assert!(Host::load(HostConfig { scripts: Some(dir.path("none")), ..calm() }).is_err());
+    let empty = Host::load(calm()).unwrap();
     assert_eq!(connect(&empty, Some("x")).map(drop).unwrap_err().code, "unauthorized");
 }
 
@@ -177,7 +175,7 @@ fn bare(code: &str) -> Result<(Arc<Host>, Dir), String> {
     dir.write("bare/plugin.toml", BARE);
     dir.write("bare/main.lua", code);
     let used = plugin_use("bare", &dir.path("bare"), serde_json::json!({}));
-    let config = HostConfig { plugins: vec![used], ..HostConfig::default() };
+    let config = HostConfig { plugins: vec![used], ..calm() };
     let host = Host::load(config).map_err(|error| error.to_string().replace(&format!("{}/", dir.0.display()), ""))?;
     host.begin().unwrap();
     Ok((host, dir))
@@ -213,13 +211,9 @@ fn what_uses_a_name_that_is_not_permitted_is_told_the_permission() {
     let ear = heard_about(&dir);
     assert!(super::waiting::wait(host.connect(&ConnectRequest::default())).is_err(), "it waits, and there is none");
     assert!(ear.lock().contains(&lacks(3, "shared", "shared")), "{}", ear.lock());
-    let why = crate::kernel::hooks::Farewell { cause: "client", code: None };
+    let why = crate::kernel::hooks::Farewell { cause: "client", code: None, reason: String::new() };
     host.disconnected(&Arc::new(nobody()), &why);
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
-    while !ear.lock().contains(&lacks(5, "kv", "kv")) {
-        assert!(std::time::Instant::now() < end, "{}", ear.lock());
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    until("the disconnect hook is told too", || ear.lock().contains(&lacks(5, "kv", "kv")));
 }
 
 #[test]

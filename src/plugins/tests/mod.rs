@@ -147,7 +147,7 @@ impl Hand {
 fn complaints(code: &str) -> Vec<String> {
     let dir = Dir::new();
     dir.write("rules.lua", code);
-    let config = HostConfig { scripts: Some(dir.0.clone()), ..HostConfig::default() };
+    let config = HostConfig { scripts: Some(dir.0.clone()), ..calm() };
     let LoadError(errors) = Host::load(config).err().unwrap_or(LoadError(vec![]));
     errors.into_iter().map(|error| error.replace(&format!("{}/", dir.0.display()), "")).collect()
 }

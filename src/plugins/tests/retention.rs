@@ -14,7 +14,7 @@ fn policy(host: &Host, channel: &str) -> Policy {
 #[test]
 fn a_rule_takes_the_place_of_the_settings_field_by_field() {
     let settings = Policy { max_lag: Some(7), ack: Ack::Written, ..Policy::default() };
-    let config = HostConfig { policy: Arc::new(move |_| settings), ..HostConfig::default() };
+    let config = HostConfig { policy: Arc::new(move |_| settings), ..calm() };
     let (host, _dir) = script_with(
         "aether.on.retention('iot.{what}', function(ch) return { age = '1h', count = false, ack = ch.what } end)
          aether.on.retention('off', function() return { history = false } end)

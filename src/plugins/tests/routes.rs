@@ -141,7 +141,7 @@ fn a_route_that_cannot_be_is_refused_at_load() {
         complaints(twice)
     );
     for path in ["/ws", "/{x}", "/api/v1/rules/x", "/*"] {
-        let config = HostConfig { own_paths: OWN, ..HostConfig::default() };
+        let config = HostConfig { own_paths: OWN, ..calm() };
         let code = format!("aether.http.route('POST', '{path}', print)");
         let error = try_script_with(&code, config).err().unwrap().to_string();
         assert!(error.contains("a path of the hub itself"), "{error}");
@@ -160,7 +160,7 @@ fn plugin(dir: &Dir, name: &str, routes: &str, code: &str) -> PluginUse {
 #[test]
 fn a_plugin_answers_only_where_its_manifest_says_and_where_no_other_does() {
     let dir = Dir::new();
-    let load = |plugins| Host::load(HostConfig { plugins, ..HostConfig::default() }).map_err(|error| error.to_string());
+    let load = |plugins| Host::load(HostConfig { plugins, ..calm() }).map_err(|error| error.to_string());
     let route = |path: &str| format!("aether.http.route('GET', '{path}', function() return {{}} end)");
     assert!(load(vec![plugin(&dir, "a", r#"["/rooms/*"]"#, &route("/rooms/{id}"))]).is_ok());
     let error = load(vec![plugin(&dir, "a", r#"["/rooms/*"]"#, &route("/users"))]).err().unwrap();

@@ -1,7 +1,5 @@
 //! A candidate beside the rules in charge.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -12,7 +10,7 @@ fn ask(host: &Host, verb: &str, with: Json) -> Json {
 
 /// What differs, once all that waits is compared.
 fn settled(host: &Host) -> Json {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + DEADLINE;
     loop {
         let said = ask(host, "shadow_diff", json!({}));
         if said["waiting"] == 0 {

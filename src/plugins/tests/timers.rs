@@ -17,7 +17,7 @@ fn count(host: &Host, key: &str) -> f64 {
 
 /// Waits until `key` has been counted up to `n`.
 fn until(host: &Host, key: &str, n: f64) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + DEADLINE;
     while count(host, key) < n {
         assert!(Instant::now() < deadline, "{key} is {} and not {n}", count(host, key));
         std::thread::sleep(Duration::from_millis(5));
@@ -98,20 +98,18 @@ fn the_timers_of_the_old_rules_end_before_those_of_the_new_ones_begin() {
 
 #[test]
 fn a_timer_that_hangs_does_not_hold_up_a_reload_or_the_end() {
-    let backend = Backend::start(|_| Reply::ok("").after(20_000));
+    let backend = Backend::start(|_| Reply::ok("").after(600_000));
     let code = format!(
         "aether.every('1h', {{first = '0s'}}, function() t:incr('begun') aether.http.get('{}/', {{timeout = '30s'}}) end)",
         backend.url
     );
-    let mut config = config();
-    config.limits.waiting_time = Duration::from_secs(60);
-    let (host, _dir) = script_with(&format!("local t = aether.shared('t')\n{code}"), config);
+    let (host, _dir) = script_with(&format!("local t = aether.shared('t')\n{code}"), config());
     until(&host, "begun", 1.0);
     let began = Instant::now();
     host.reload().unwrap();
     until(&host, "begun", 2.0);
     drop(host);
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -128,11 +126,7 @@ aether.every('1s', function() t:incr('good') end)",
         until(&host, "good", f64::from(n));
         until(&host, "bad", f64::from(n));
     }
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while host.counters().errors.load(Ordering::Relaxed) < 6 {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    super::until("all have broken", || host.counters().errors.load(Ordering::Relaxed) >= 6);
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn a_vote_does_not_change_what_it_votes_on_and_a_no_spares_the_transform() {
 
 #[test]
 fn names_of_the_streams_own_events_are_not_given_to_messages() {
-    let config = HostConfig { reserved_events: &["gap"], ..HostConfig::default() };
+    let config = HostConfig { reserved_events: &["gap"], ..calm() };
     let (host, _dir) = script_with("aether.on.transform('a', function(ch, m) return m:with_event('gap') end)", config);
     assert_eq!(admitted(&host, draft("a", "1")).unwrap_err().code, "rule_error");
 }

@@ -148,3 +148,80 @@ aether.http.route("POST", "/say/{channel}", { auth = "none" }, function(req)
 	if not receipt then return aether.deny(code, why) end
 	return { json = receipt }
 end)
+
+-- A dialect of lines: SUB, PUB, and so on, each answered by a line.
+local function by_name(req)
+	local name = req.dialect == "lines" and req.query.name
+	if not name then return nil end
+	return if name == "mallory" then aether.deny("banned") else aether.allow({ user = name, grants = { subscribe = { "news" }, publish = { "news" } } })
+end
+aether.on.connect(by_name)
+
+local verbs = {
+	SUB = function(c, ch, after) c:subscribe(ch, { after = tonumber(after), tag = "asked" }) end,
+	END = function(c, ch) c:unsubscribe(ch) end,
+	PUB = function(c, ch, text) c:publish(ch, text, { tag = text }) end,
+	AGAIN = function(c, age) c:replay(age) end,
+	AUTH = function(c, token) c:authenticate(token) end,
+	COUNT = function(c)
+		local state = c:state()
+		state.count = (state.count or 0) + 1
+		c:reply("COUNT " .. state.count)
+	end,
+	BYTES = function(c) c:reply(buffer.fromstring("\0\255")) end,
+	BYE = function(c) c:close(4000, "bye") end,
+	BREAK = function() error("broken") end,
+}
+
+local words = {
+	message = function(ev) return if ev.payload == "unspeakable" then error("no word for it") else `MSG {ev.channel} {ev.offset} {ev.payload}` end,
+	join = function(ev) return "JOIN " .. table.concat(ev.who.users, " ") end,
+	leave = function(ev) return "LEAVE " .. table.concat(ev.who.users, " ") end,
+	gap = function(ev) return `GAP {ev.cause} {ev.first}-{ev.last}` end,
+	live = function(ev) return "LIVE " .. ev.offset end,
+	subscribed = function(ev) return "OK subscribed " .. ev.channel end,
+	unsubscribed = function(ev) return "OK unsubscribed " .. ev.channel end,
+	published = function(ev) return `OK published {ev.offset} {ev.tag}` end,
+	authenticated = function() return "OK authenticated" end,
+	denied = function(ev) return `NO {ev.what} {ev.code}` end,
+	error = function(ev) return "ERR " .. ev.code end,
+	ping = function() return "PING" end,
+	expiring = function(ev) return "EXPIRING " .. ev.in_ms end,
+	closing = function(ev) return "CLOSING " .. ev.code end,
+}
+
+aether.dialect("lines", {
+	mount = {
+		{ ws = "/lines", sse = "/lines/events" },
+		{ ws = "/*", listen = "127.0.0.1:22999" },
+	},
+	on_open = function(c, req)
+		if not req.query.name then return c:fail("no_name", "say who you are: ?name=") end
+		if c.transport == "ws" then c:reply("HELLO " .. c.user) end
+		if req.query.to then c:subscribe(req.query.to) end
+	end,
+	on_frame = function(c, frame, kind)
+		if kind == "binary" then return c:fail("binary") end
+		local verb, first, rest = string.match(frame, "^(%u+) ?(%S*) ?(.*)$")
+		local act = verbs[verb]
+		if not act then return c:fail("unknown_verb") end
+		act(c, first, rest)
+	end,
+	encode = function(ev)
+		local line = words[ev.kind](ev)
+		return if ev.transport == "sse" then aether.sse({ data = line }) else line
+	end,
+	on_close = function(c, why)
+		aether.log.info("closed", { user = c.user, code = why.code, count = c:state().count })
+	end,
+	refuse = function(no, req)
+		return if no.code == "no_name" then { status = 422, body = "ERR " .. no.why } else nil
+	end,
+})
+aether.http.route("GET", "/status", { auth = "none", listen = "127.0.0.1:22999" }, function() return { body = "up" } end)
+local function tell(room)
+	aether.http.post("https://auth.internal/rooms", { json = { room = room } })
+end
+aether.http.route("PUT", "/rooms/{room}", { auth = "none" }, function(req)
+	return { json = { sent = aether.errand(tell, req.params.room) } }
+end)

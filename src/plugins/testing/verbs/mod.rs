@@ -2,6 +2,7 @@
 
 mod asking;
 mod clock;
+mod dialect;
 mod network;
 mod request;
 mod seen;
@@ -26,6 +27,7 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
         setting::ENTRIES,
         asking::ENTRIES,
         request::ENTRIES,
+        dialect::ENTRIES,
         shown::ENTRIES,
         seen::ENTRIES,
         network::ENTRIES,
@@ -38,11 +40,11 @@ pub fn entries() -> impl Iterator<Item = &'static Entry> {
 fn known(stage: &Stage, request: &ConnectRequest, identity: Identity) -> Client {
     Client {
         id: stage.people.next_id(),
-        identity,
         ip: request.ip,
-        dialect: "native",
+        dialect: request.dialect,
         transport: request.transport,
-        credential: request.bearer.is_some(),
+        credential: request.bearer.is_some() || identity.user.is_some(),
+        identity,
         connected: stage.now(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mlua::{Lua, Table, Value};
 
-use super::super::reading::{fields, read_request};
+use super::super::reading::{fields, read_listener, read_request};
 use super::super::{Stage, answers};
 use super::{host, known, stage, wait};
 use crate::kernel::hooks::Hooks;
@@ -16,9 +16,9 @@ use crate::plugins::{Auth, Entry, Routed, Visit};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "test.route",
-    args: "method, path, {who, headers, query, body, json, ip}?",
+    args: "method, path, {who, headers, query, body, json, ip, listen}?",
     gives: "{allowed, status, headers, body, json} or refusal",
-    doc: "Makes a request over HTTP that the plugin answers. who is whom the route sees; without it the connect hooks are asked, where the route wants to know.",
+    doc: "Makes a request over HTTP that the plugin answers. who is whom the route sees; without it the connect hooks are asked, where the route wants to know. listen is the listener of its own that the route has.",
     kind: "(method: string, path: string, options: { [string]: any }?) -> Answer",
     may_wait: false,
     since: "0.1.0",
@@ -34,16 +34,17 @@ pub const ENTRIES: &[Entry] = &[Entry {
 fn request(lua: &Lua, stage: &Stage, method: &str, path: &str, options: Option<&Table>) -> mlua::Result<Value> {
     let host = host(lua, stage)?;
     let wrong = |why: String| raise(lua, format!("t.route: {why}"));
-    let mut who = None;
+    let (mut who, mut listener) = (None, None);
     let (mut body, asks) = (Bytes::new(), lua.create_table()?);
     for (key, value) in fields(options).map_err(wrong)? {
         match (key.as_str(), &value) {
             ("who", who_asks) => who = Some(stage.people.who(who_asks, stage.now()).map_err(wrong)?),
             ("body", Value::String(text)) => body = Bytes::copy_from_slice(&text.as_bytes()),
             ("json", value) => body = lua_to_json(value).map_err(wrong)?.to_string().into(),
+            ("listen", _) => listener = read_listener(options).map_err(wrong)?,
             ("headers" | "query" | "ip" | "bearer", _) => asks.raw_set(key, value)?,
             _ => {
-                let known = ["who", "headers", "query", "body", "json", "ip", "bearer"];
+                let known = ["who", "headers", "query", "body", "json", "ip", "bearer", "listen"];
                 return Err(wrong(format!("{key} is not known here{}", hint(&key, known))));
             }
         }
@@ -52,7 +53,7 @@ fn request(lua: &Lua, stage: &Stage, method: &str, path: &str, options: Option<&
     asks.raw_set("path", path)?;
     asks.raw_set("transport", "http")?;
     let request = read_request(Some(&asks)).map_err(wrong)?;
-    let call = match host.route(None, method, path) {
+    let call = match host.route(listener, method, path) {
         Routed::Route(call) => call,
         Routed::Methods(methods) => return Err(wrong(format!("{path} answers only to {}", methods.join(" ")))),
         Routed::Nothing => return Err(wrong(format!("no route of the plugin is for {path}"))),

@@ -46,6 +46,14 @@ t.case("a memo asks once until its time is over", function()
 	t.equal(asked, 2)
 end)
 
+t.case("an errand is run beside the route that sends it", function()
+	t.http.stub("POST", "https://auth.internal/rooms", { status = 204 })
+	t.equal(t.route("PUT", "/rooms/7", {}).json, { sent = true })
+	t.clock.advance("1s")
+	local calls = t.http.calls()
+	t.equal(calls[#calls].json, { room = "7" })
+end)
+
 t.case("published keys are fetched when they are unknown, and not too often", function()
 	local fetched = 0
 	t.http.stub("GET", "https://auth.internal/keys.json", function()
