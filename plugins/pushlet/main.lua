@@ -70,7 +70,7 @@ local headers = { ["access-control-allow-headers"] = "Cache-Control" }
 if table.find(cfg.origins, "*") then headers["access-control-allow-origin"] = "*" end
 
 aether.dialect("pushlet", {
-	mount = { sse = cfg.events, ws = cfg.ws },
+	mount = { sse = cfg.events, ws = cfg.ws, listen = if cfg.listen ~= "" then cfg.listen else nil },
 	frame = { max = "64KiB" },
 	beat = { every = cfg.heartbeat },
 	origins = cfg.origins,

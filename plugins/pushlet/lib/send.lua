@@ -45,8 +45,8 @@ local function send(to_all)
 	end
 end
 
+local options = { auth = if cfg.open then "none" else "connect", listen = if cfg.listen ~= "" then cfg.listen else nil }
 for _, method in { "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS" } do
-	local options = { auth = if cfg.open then "none" else "connect" }
 	aether.http.route(method, cfg.send, options, send(false))
 	aether.http.route(method, cfg.send .. "/all", options, send(true))
 end
