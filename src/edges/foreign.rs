@@ -28,7 +28,7 @@ use super::wire::{Ending, Fault};
 use super::words::Words;
 use super::{session, ws};
 use crate::kernel::dialect::{
-    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way, no_style,
+    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
 };
 use crate::kernel::format::{Format, Gap, GapCause, Notice};
 use crate::kernel::hooks::{Farewell, Refusal};
@@ -332,8 +332,8 @@ impl ForeignDialect {
                     session.speaks(self.edge.foreign.of(&self.tongue, self.way, self.sealed));
                 }
                 None => {
-                    let fault = Fault::OfDialect { code: "no_style".into(), why: no_style(&style) };
-                    return Err(self.fail("frame", fault, &None, out));
+                    let why = format!("this dialect has no style {style:?}");
+                    return Err(self.fail("frame", Fault::OfDialect { code: "no_style".into(), why }, &None, out));
                 }
             },
             Act::Authenticate { token, tag } => {
@@ -439,14 +439,14 @@ async fn begin(
         // A browser sends the cookies of a host to all its ports; nobody vouches for those of such a page.
         caller.request.headers.retain(|(name, _)| name != "cookie");
     }
-    let sealed = manners.resume && transport == Transport::EventStream;
-    let way = Way { transport, style: None };
     let seat = edge.foreign.seat(tongue.name(), manners.connections)?;
     let client = match manners.handshake {
         None => edge.connect(&caller).await?,
         Some(most) => tokio::time::timeout(most, edge.connect(&caller)).await.map_err(|_| Fault::SlowRules)??,
     };
     let client = Arc::new(client);
+    let sealed = manners.resume && transport == Transport::EventStream;
+    let way = Way { transport, style: None };
     let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, way, sealed));
     let (limits, patience) = (edge.settings.limits, Patience::new(edge.settings.limits.refusals_per_minute));
     let (shared, of) = (with_manners(&edge, transport, &manners), edge.clone());

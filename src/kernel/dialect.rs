@@ -159,11 +159,6 @@ pub enum Act {
     },
 }
 
-/// Why a style cannot be spoken.
-pub fn no_style(style: &str) -> String {
-    format!("this dialect has no style {style:?}")
-}
-
 /// What the dialect wants to see again in the answer: JSON, opaque here.
 pub type Tag = Option<Box<str>>;
 

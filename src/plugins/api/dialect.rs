@@ -198,18 +198,6 @@ fn read_beat(table: &Table) -> Result<(Option<Duration>, Option<Duration>), Stri
     Ok((every, timeout))
 }
 
-fn read_styles(table: &Table) -> Result<Vec<&'static str>, String> {
-    if table.raw_len() > MAX_STYLES {
-        return Err(format!("styles: at most {MAX_STYLES}"));
-    }
-    let one = |one: mlua::Result<Value>| match one {
-        Ok(Value::String(text)) => Ok(interned(&text.to_string_lossy())),
-        Ok(other) => Err(format!("styles: expected a list of names, got {}", describe(&other))),
-        Err(error) => Err(error.to_string()),
-    };
-    table.sequence_values::<Value>().map(one).collect()
-}
-
 fn read_limits(table: &Table, manners: &mut Manners) -> Result<(), String> {
     for pair in table.pairs::<String, Value>() {
         let (key, value) = pair.map_err(|error| error.to_string())?;
@@ -234,6 +222,18 @@ fn read_limits(table: &Table, manners: &mut Manners) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn read_styles(table: &Table) -> Result<Vec<&'static str>, String> {
+    if table.raw_len() > MAX_STYLES {
+        return Err(format!("styles: at most {MAX_STYLES}"));
+    }
+    let one = |one: mlua::Result<Value>| match one {
+        Ok(Value::String(text)) => Ok(interned(&text.to_string_lossy())),
+        Ok(other) => Err(format!("styles: expected a list of names, got {}", describe(&other))),
+        Err(error) => Err(error.to_string()),
+    };
+    table.sequence_values::<Value>().map(one).collect()
 }
 
 fn read_origins(table: &Table) -> Result<Vec<String>, String> {

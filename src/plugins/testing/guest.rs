@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Stage;
 use super::air::EPOCH;
 use crate::kernel::dialect::{
-    Act, Broken, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way, no_style,
+    Act, Broken, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
 };
 use crate::kernel::format::{Gap, GapCause, Notice};
 use crate::kernel::hooks::{Client, ConnectRequest, Farewell, Hooks, Refusal, RefusalKind, Sight};
@@ -27,8 +27,8 @@ const MAX_ECHOES: usize = 100;
 pub struct Guest {
     tongue: Arc<dyn Tongue>,
     pub transport: Transport,
-    manners: Arc<Manners>,
     style: Cell<Option<&'static str>>,
+    manners: Arc<Manners>,
     client: RefCell<Arc<Client>>,
     memory: RefCell<Memory>,
     listens: RefCell<Vec<(ChannelName, Sight)>>,
@@ -93,8 +93,8 @@ impl Guest {
         let guest = Rc::new(Guest {
             tongue: mount.tongue,
             transport: mount.transport,
-            manners: mount.manners,
             style: Cell::default(),
+            manners: mount.manners,
             client: RefCell::new(Arc::new(client)),
             memory: RefCell::default(),
             listens: RefCell::default(),
@@ -273,20 +273,22 @@ impl Guest {
             }
             Act::Publish { draft, tag } => return self.publish(stage, host, draft, &tag),
             Act::Replay { age, tag } => return self.replay(stage, host, age, &tag),
+            Act::Authenticate { token, tag } => return self.authenticate(stage, host, &token, &tag),
             Act::Speak { style } => match self.manners.styles.iter().find(|known| **known == style) {
                 Some(known) => self.style.set(Some(known)),
-                None => return Ok(Err(self.fails(host, "no_style".into(), no_style(&style), &None))),
+                None => {
+                    let (code, why) = ("no_style".into(), format!("this dialect has no style {style:?}"));
+                    return self.perform(stage, host, Act::Fail { code, why, tag: None });
+                }
             },
-            Act::Authenticate { token, tag } => return self.authenticate(stage, host, &token, &tag),
-            Act::Fail { code, why, tag } => return Ok(Err(self.fails(host, code, why, &tag))),
+            Act::Fail { code, why, tag } => {
+                let event = Event::Error { what: "frame", code: &code, why: &why, decision: "", tag: &tag };
+                self.told(host, &event);
+                return Ok(Err(Stop::Refused(No { status: 400, number: 40005, code, why, decision: None })));
+            }
             Act::Close { code, reason } => return Ok(Err(Stop::Closed(code, reason))),
         }
         Ok(Ok(()))
-    }
-
-    fn fails(&self, host: &Host, code: String, why: String, tag: &Tag) -> Stop {
-        self.told(host, &Event::Error { what: "frame", code: &code, why: &why, decision: "", tag });
-        Stop::Refused(No { status: 400, number: 40005, code, why, decision: None })
     }
 
     fn denied(&self, host: &Host, what: &'static str, channel: &ChannelName, refusal: &Refusal, tag: &Tag) -> Stop {
