@@ -45,6 +45,7 @@ mod policy_again;
 mod poll;
 mod presence_hooks;
 mod real_clients;
+mod realtime;
 mod reconsider;
 mod reload;
 mod replay;
