@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::Stage;
 use super::air::EPOCH;
-use crate::kernel::dialect::{Act, Broken, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport};
+use crate::kernel::dialect::{
+    Act, Broken, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport,
+};
 use crate::kernel::format::{Gap, GapCause, Notice};
 use crate::kernel::hooks::{Client, ConnectRequest, Farewell, Hooks, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft, Message, Micros, Position, Publication};
@@ -108,7 +110,8 @@ impl Guest {
             None => stage.welcome(guest.clone()),
             Some(no) => {
                 let (reason, why) = (no.code.as_str(), no.why.as_str());
-                let entry = NoEntry { status: no.status, code: no.number, reason, why, decision: no.decision.as_deref() };
+                let entry =
+                    NoEntry { status: no.status, code: no.number, reason, why, decision: no.decision.as_deref() };
                 let instead = guest.tongue.refuse(&request, &entry);
                 guest.sent.borrow_mut().clear();
                 *guest.refused.borrow_mut() = Some(Refused { no, instead });
@@ -349,13 +352,7 @@ impl Guest {
         Ok(())
     }
 
-    fn publish(
-        &self,
-        stage: &Stage,
-        host: &Arc<Host>,
-        draft: Draft,
-        tag: &Tag,
-    ) -> Result<Result<(), Stop>, String> {
+    fn publish(&self, stage: &Stage, host: &Arc<Host>, draft: Draft, tag: &Tag) -> Result<Result<(), Stop>, String> {
         let channel = draft.channel.clone();
         match stage.wait(host.publish(&self.client(), draft))? {
             Ok(admission) => {
@@ -461,7 +458,7 @@ impl Guest {
             self.told(host, &Event::Closing { code, reason });
         }
         *self.closed.borrow_mut() = Some((code.unwrap_or(1006), reason.to_owned()));
-        let (client, why) = (self.client(), Farewell { cause, code });
+        let (client, why) = (self.client(), Farewell { cause, code, reason: reason.to_owned() });
         stage.witness().misses(&client);
         self.listens.take().iter().for_each(|(name, _)| host.left(&client, name));
         stage.settle(host)?;
@@ -512,7 +509,9 @@ impl Stage {
         for _ in 0..MAX_ECHOES {
             let (published, sent) = (self.witness().published(), self.witness().sent());
             let (heard, went) = self.heard.replace((published.len(), sent.len()));
-            for (client, draft) in published[heard..].iter().flat_map(|(by, drafts)| drafts.iter().map(move |d| (by, d))) {
+            for (client, draft) in
+                published[heard..].iter().flat_map(|(by, drafts)| drafts.iter().map(move |d| (by, d)))
+            {
                 match self.wait(host.publish(client, draft.clone()))? {
                     Ok(admission) => {
                         let receipt = self.air.borrow_mut().say(admission.draft, self.now())?;
@@ -521,7 +520,9 @@ impl Stage {
                         }
                     }
                     // The hub writes that into its log.
-                    Err(refusal) => tracing::warn!(channel = %draft.channel, "a plugin's message was not published: {refusal}"),
+                    Err(refusal) => {
+                        tracing::warn!(channel = %draft.channel, "a plugin's message was not published: {refusal}")
+                    }
                 }
             }
             for sent in &sent[went..] {
