@@ -27,7 +27,6 @@ pub fn permission(name: &str) -> Option<&'static str> {
         "announce" => "sessions = [\"announce\"]",
         "http.route" => "routes",
         "dialect" => "dialects",
-        "dialect" => "dialects",
         "http" | "http.get" | "http.post" | "http.request" => "http",
         _ => return None,
     })
