@@ -192,6 +192,23 @@ end)",
 }
 
 #[test]
+fn a_connect_hook_may_say_that_it_does_not_wait() {
+    let (host, _dir) = script_with(
+        "local get = aether.http.get
+aether.on.connect({ async = false }, function(req)
+	if req:bearer() then return get('http://127.0.0.1:1/') end
+	return aether.allow({ user = 'ann' })
+end)",
+        config(),
+    );
+    assert_eq!(connect(&host, None).unwrap().user.as_deref(), Some("ann"));
+    let log = logged(|| assert!(connect(&host, Some("x")).is_err()));
+    assert!(log.contains("rules.lua:3: aether.http.get waits, and on.connect must not"), "{log}");
+    let errors = complaints("aether.on.refresh({ async = false }, function() end)");
+    assert!(errors[0].contains("on.refresh takes one function"), "{errors:?}");
+}
+
+#[test]
 fn a_hook_that_waits_too_long_is_cut_off_at_the_line_where_it_waits() {
     let (backend, _gate) = gated();
     let code = "aether.on.subscribe('a', function()
