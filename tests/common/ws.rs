@@ -128,14 +128,19 @@ impl WsClient {
 
     /// The next text frame of whatever dialect, or the end.
     pub async fn hear(&mut self) -> Result<String, End> {
-        loop {
-            return match within(DEADLINE, "a frame", self.socket.next()).await {
-                Some(Ok(Message::Text(text))) => Ok(text.to_string()),
-                Some(Ok(Message::Binary(bytes))) => Ok(format!("{bytes:?}")),
-                Some(Ok(Message::Close(Some(frame)))) => Err(End::Closed(frame.code.into(), frame.reason.to_string())),
-                Some(Ok(_)) => continue,
-                None | Some(Err(_)) => Err(End::Broken),
-            };
+        let frame = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    frame => return frame,
+                }
+            }
+        };
+        match within(DEADLINE, "a frame", frame).await {
+            Some(Ok(Message::Text(text))) => Ok(text.to_string()),
+            Some(Ok(Message::Close(Some(frame)))) => Err(End::Closed(frame.code.into(), frame.reason.to_string())),
+            Some(Ok(other)) => Ok(format!("{other:?}")),
+            None | Some(Err(_)) => Err(End::Broken),
         }
     }
 
