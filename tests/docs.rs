@@ -224,7 +224,7 @@ fn every_limit_is_told_with_its_default() {
 #[test]
 fn the_plugin_that_the_guide_shows_passes_the_tests_that_it_shows() {
     let (guide, dir) = (read("docs/plugins.md"), TempDir::new());
-    for name in ["room-acl", "team-jwt"] {
+    for name in ["room-acl", "team-jwt", "chat-lines"] {
         let named = format!("[plugin]\nname = {name:?}");
         let manifest = blocks(&guide, "toml").into_iter().find(|block| block.starts_with(&named));
         dir.write(&format!("plugins/{name}/plugin.toml"), manifest.expect("the guide shows a manifest"));
@@ -237,7 +237,7 @@ fn the_plugin_that_the_guide_shows_passes_the_tests_that_it_shows() {
     let output = Command::new(env!("CARGO_BIN_EXE_aether")).current_dir(dir.path()).arg("test").output();
     let output = output.expect("aether runs");
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("\n6 passed, 0 failed"), "{said}");
+    assert!(output.status.success() && said.contains("\n9 passed, 0 failed"), "{said}");
     let used = blocks(&guide, "toml").into_iter().find(|block| block.contains("use = \"team-jwt\""));
     dir.write(
         "aether.toml",

@@ -29,8 +29,9 @@ const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, Bench); 7] = [
+    let runs: [(&str, Bench); 8] = [
         ("fan-out-ws", fan_out_ws),
+        ("fan-out-dialect", fan_out_dialect),
         ("fan-out-sse", fan_out_sse),
         ("quiet", quiet),
         ("publish", publish),
@@ -66,6 +67,29 @@ fn fan_out(name: &str, transport: Transport) -> Outcome {
         measure(&hub, transport, publishers, Duration::from_millis(500), None)?;
         let run = measure(&hub, transport, publishers, RUN, None)?;
         println!("| {publishers} | {}", run.row());
+    }
+    Ok(())
+}
+
+/// A plugin's dialect beside the native one, in turns on one hub: what a delivery costs must not depend on who words it.
+fn fan_out_dialect() -> Outcome {
+    const TURNS: usize = 3;
+    println!("\nfan-out, a plugin's dialect beside the native one: 1 channel, {SUBSCRIBERS} subscribers, {PAYLOAD} B");
+    println!("| publishers | native, CPU us per delivery | dialect, CPU us per delivery | ratio |");
+    println!("|---|---|---|---|");
+    let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/hub/scripts");
+    for publishers in [1, 4] {
+        let hub = HubProcess::start_with(&[("AETHER_PLUGINS_SCRIPTS", scripts)])?;
+        let mut cost = [0.0; 2];
+        for turn in 0..=TURNS {
+            for (sum, transport) in cost.iter_mut().zip([Transport::Ws, Transport::Dialect]) {
+                let run = measure(&hub, transport, publishers, RUN / 2, None)?;
+                // The first turn only warms.
+                *sum += if turn > 0 { run.cpu_us / TURNS as f64 } else { 0.0 };
+            }
+        }
+        let [native, dialect] = cost;
+        println!("| {publishers} | {native:.2} | {dialect:.2} | {:.2} |", dialect / native);
     }
     Ok(())
 }
@@ -145,6 +169,8 @@ fn idle() -> Outcome {
 enum Transport {
     Ws,
     Sse,
+    /// A WebSocket that speaks the dialect of `scripts/lines.lua`.
+    Dialect,
 }
 
 impl Transport {
@@ -169,6 +195,13 @@ impl Transport {
                 bytes.extend_from_slice(frame.as_bytes());
                 stream.write_all(&bytes)?;
                 read_until(&mut stream, b"}}}\n")?;
+            }
+            Transport::Dialect => {
+                let head = format!(
+                    "GET /lines?channel={channel}&token={token} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                );
+                stream.write_all(head.as_bytes())?;
+                read_until(&mut stream, b"listening\n")?;
             }
             Transport::Sse => {
                 let head = format!("GET /sse?channel={channel}&token={token} HTTP/1.1\r\nHost: hub\r\n\r\n");

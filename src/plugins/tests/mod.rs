@@ -11,6 +11,7 @@ mod explain;
 mod exports;
 mod hostile;
 mod hostile_alone;
+mod hostile_dialect;
 mod http;
 mod keysets;
 mod library;
