@@ -44,6 +44,7 @@ mod plugins_webhooks;
 mod policy_again;
 mod poll;
 mod presence_hooks;
+mod pushlet;
 mod real_clients;
 mod reconsider;
 mod reload;

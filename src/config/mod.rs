@@ -165,11 +165,13 @@ pub struct Publish {
     pub idempotency_window: Period,
     /// Publishes that may wait in one lane; the next one hears 503.
     pub queue: usize,
+    /// What a channel's first message is called.
+    pub first_seq: Count,
 }
 
 impl Default for Publish {
     fn default() -> Self {
-        Publish { max_batch: 100, idempotency_window: Period::seconds(24 * 3600), queue: 4096 }
+        Publish { max_batch: 100, idempotency_window: Period::seconds(24 * 3600), queue: 4096, first_seq: Count(1) }
     }
 }
 

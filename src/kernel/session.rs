@@ -208,6 +208,15 @@ impl Session {
         }
     }
 
+    /// From now on everything is said in another way.
+    pub fn speaks(&mut self, format: Arc<dyn Format>) {
+        for (_, subscription) in &mut self.subscriptions {
+            let sight = subscription.sight.clone();
+            subscription.look_through(sight, &format);
+        }
+        self.format = format;
+    }
+
     /// Slows one of its channels down.
     pub fn set_pace(&mut self, name: &str, pace: Pace) {
         if let Some(slot) = self.by_name.get(name) {

@@ -10,7 +10,7 @@ use super::format::{Gap, GapCause, Notice};
 use super::log::{Extent, From, LogError, Page, Range};
 use super::message::{Offset, Publication};
 use super::policy::Lag;
-use super::rendering::render;
+use super::rendering::{is_dark, render};
 use super::session::Session;
 use super::subscription::{Pace, Subscription};
 use super::tail::Copied;
@@ -18,6 +18,8 @@ use super::tail::Copied;
 /// What one page of the log holds at most, for a reader that is behind the tail.
 const PAGE_COUNT: usize = 512;
 const PAGE_BYTES: usize = 128 * 1024;
+/// What a slow view is asked about before its reader is heard again.
+const DARK_COUNT: usize = 16;
 
 /// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
 pub(super) struct Stretch {
@@ -71,11 +73,23 @@ impl Batch {
 }
 
 impl Session {
-    /// Reads the next page of a channel in which the session is behind the tail.
+    /// Reads the next page of a channel in which the session is behind the tail, or waits for a slow view.
     pub async fn fetch(&mut self) -> Result<(), LogError> {
         let Some(slot) = self.behind.pop_front() else { return Ok(()) };
         let Some(subscription) = self.subscriptions.get(slot as usize) else { return Ok(()) };
         let channel = &subscription.seat.channel;
+        if let Some(rendering) = subscription.encoding.rendering() {
+            let after = match subscription.pace {
+                Some(pace) if pace.conflate => subscription.cursor.max(channel.tail.head().saturating_sub(1)),
+                _ => subscription.cursor,
+            };
+            let dark = channel.tail.dark(rendering, after, DARK_COUNT);
+            if !dark.is_empty() {
+                rendering.foresee(&channel.name, dark, self.hub.counters()).await;
+                self.ready.push_front(slot);
+                return Ok(());
+            }
+        }
         if !channel.is_kept() {
             // The tail is all there is.
             let first = channel.tail.first();
@@ -89,17 +103,15 @@ impl Session {
         let upto = subscription.full_at.filter(|at| *at > subscription.cursor).map_or(upto, |at| at.min(upto));
         let range = Range {
             from: From::After { after: subscription.cursor, upto },
-            count: PAGE_COUNT,
+            count: if subscription.sight.as_ref().is_some_and(|view| view.is_slow()) { DARK_COUNT } else { PAGE_COUNT },
             bytes: PAGE_BYTES,
             now: self.hub.now(),
         };
         self.hub.counters().store_reads.add(1);
         match channel.log.read(&channel.name, range).await {
             Ok(mut page) => {
-                if let Some(view) = &subscription.sight
-                    && let Some(foreseeing) = view.foresee(&channel.name, &mut page.publications)
-                {
-                    foreseeing.await;
+                if let Some(view) = subscription.sight.as_ref().filter(|view| view.is_slow()) {
+                    view.foresee(&channel.name, &mut page.publications).await;
                 }
                 self.stretch = Some(Stretch { slot, page, upto });
                 self.ready.push_front(slot);
@@ -173,7 +185,7 @@ impl Session {
                 match self.fill_from_tail(slot, upto, batch, room) {
                     Copied::All if batch.bytes.len() < room => {}
                     Copied::All | Copied::Some => return Ok(()),
-                    Copied::Behind => {
+                    Copied::Behind | Copied::Dark => {
                         self.fall_behind(slot);
                         return Ok(());
                     }
@@ -213,7 +225,9 @@ impl Session {
                 subscription.reached = subscription.reached.max(head.saturating_sub(1));
             }
             let next = subscription.reached + 1;
-            if next <= head && self.fill_from_tail(slot, next, batch, usize::MAX) == Copied::Behind {
+            if next <= head
+                && let Copied::Behind | Copied::Dark = self.fill_from_tail(slot, next, batch, usize::MAX)
+            {
                 self.fall_behind(slot);
                 return;
             }
@@ -229,7 +243,8 @@ impl Session {
         let next = subscription.reached + 1;
         let upto = match subscription.seat.channel.tail.next_once(&subscription.encoding, subscription.reached, upto) {
             None => upto,
-            Some((at, number)) if at == next => {
+            Some((at, None)) if at == next => return Copied::Dark,
+            Some((at, Some(number))) if at == next => {
                 if !self.once.is_first(number, slot, at) {
                     self.skip_to(slot, Gap::at(at, GapCause::Once), batch);
                     return Copied::All;
@@ -257,6 +272,10 @@ impl Session {
         let Stretch { slot, page, upto } = stretch;
         for publication in &page.publications {
             self.announce_hole(slot, publication.offset, &page, batch);
+            let sight = &self.subscriptions[slot as usize].sight;
+            if sight.as_ref().is_some_and(|view| is_dark(&**view, publication)) {
+                return; // The view has turned out to be slow: this is read again.
+            }
             self.say_publication(slot, publication, batch);
         }
         if !page.more {

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
 use md5::Md5;
+use mlua::Variadic;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -42,14 +43,20 @@ pub const ENTRIES: &[Entry] = &[
     },
     Entry {
         name: "crypto.md5",
-        args: "data",
+        args: "data, ..",
         gives: "string",
-        doc: "MD5 in lower-case hex, for old protocols; not safe against anybody.",
-        kind: "(data: Data) -> string",
+        doc: "MD5 in lower-case hex of one thing after the other, for old protocols; not safe against anybody.",
+        kind: "(...Data) -> string",
         may_wait: false,
         since: "0.1.0",
         example: r#"assert(aether.crypto.md5("") == "d41d8cd98f00b204e9800998ecf8427e")"#,
-        make: |lua, seat| function(lua, seat, |_, _, data: Bytes| Ok(hex(&Md5::digest(&data.0)))),
+        make: |lua, seat| {
+            function(lua, seat, |_, _, parts: Variadic<Bytes>| {
+                let mut digest = Md5::new();
+                parts.iter().for_each(|part| digest.update(&part.0));
+                Ok(hex(&digest.finalize()))
+            })
+        },
     },
     Entry {
         name: "crypto.random",

@@ -20,7 +20,7 @@ use crate::plugins::visit::read_headers;
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "dialect",
-    args: "name, {mount, frame, beat, limits, origins, headers, async, on_open, on_frame, encode, on_close, refuse}",
+    args: "name, {mount, frame, beat, limits, origins, headers, resume, styles, async, on_open, on_frame, encode, on_close, refuse}",
     gives: "",
     doc: "Speaks a wire protocol of its own on a path or a listener: what clients say is heard by on_open(c, req) and on_frame(c, frame, kind), encode(ev) puts into words what they are told.",
     kind: "(name: string, spec: DialectSpec) -> ()",
@@ -48,12 +48,13 @@ pub const ENTRIES: &[Entry] = &[Entry {
     },
 }];
 
-const KEYS: [&str; 12] = [
-    "mount", "frame", "beat", "limits", "origins", "headers", "async", "on_open", "on_frame", "encode", "on_close",
-    "refuse",
+const KEYS: [&str; 14] = [
+    "mount", "frame", "beat", "limits", "origins", "headers", "resume", "styles", "async", "on_open", "on_frame",
+    "encode", "on_close", "refuse",
 ];
 const MAX_NAME: usize = 64;
 const MAX_ORIGINS: usize = 100;
+const MAX_STYLES: usize = 8;
 
 fn register(lua: &Lua, seat: &Rc<Seat>, name: &Value, spec: &Value) -> mlua::Result<()> {
     frozen_after_loading(lua, seat, Event::DialectEncode)?;
@@ -103,6 +104,8 @@ fn read(seat: &Seat, name: &Value, spec: &Value) -> Result<(Spec, Hooks), String
                 // A Lua table has no order, a registration is compared with another VM's.
                 manners.headers.sort();
             }
+            "resume" => manners.resume = value.as_boolean().ok_or_else(|| wrong("true or false"))?,
+            "styles" => manners.styles = read_styles(inner()?)?,
             "async" => waits = Some(value.as_boolean().ok_or_else(|| wrong("true or false"))?),
             "on_open" => hooks.push((Event::DialectOpen, hook()?)),
             "on_frame" => hooks.push((Event::DialectFrame, hook()?)),
@@ -219,6 +222,18 @@ fn read_limits(table: &Table, manners: &mut Manners) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn read_styles(table: &Table) -> Result<Vec<&'static str>, String> {
+    if table.raw_len() > MAX_STYLES {
+        return Err(format!("styles: at most {MAX_STYLES}"));
+    }
+    let one = |one: mlua::Result<Value>| match one {
+        Ok(Value::String(text)) => Ok(interned(&text.to_string_lossy())),
+        Ok(other) => Err(format!("styles: expected a list of names, got {}", describe(&other))),
+        Err(error) => Err(error.to_string()),
+    };
+    table.sequence_values::<Value>().map(one).collect()
 }
 
 fn read_origins(table: &Table) -> Result<Vec<String>, String> {

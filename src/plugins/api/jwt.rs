@@ -15,14 +15,14 @@ use crate::plugins::commons::Commons;
 use crate::plugins::http::allow::Allow;
 use crate::plugins::keysets::Keyset;
 use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{describe, json_to_lua, lua_to_json, raise};
+use crate::plugins::value::{describe, json_to_lua, lua_to_json, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "jwt.verifier",
-        args: "{alg, key or jwks, iss?, aud?, leeway = \"30s\"?, require_exp = true?}",
+        args: "{alg, key or jwks, iss?, aud?, leeway = \"30s\"?, require_exp = true?, min_key = 32?}",
         gives: "verifier",
-        doc: "A verifier: verifier:verify(token) gives the claims, or nil and why. alg has no default. jwks is where the issuer publishes its keys; they are fetched beside everything, and verify never waits.",
+        doc: "A verifier: verifier:verify(token) gives the claims, or nil and why. alg has no default. jwks is where the issuer publishes its keys; they are fetched beside everything, and verify never waits. min_key is how many bytes a secret of HS256, HS384 or HS512 must have.",
         kind: "(options: { [string]: any }) -> Verifier",
         may_wait: false,
         since: "0.1.0",
@@ -37,10 +37,10 @@ assert(claims == nil and why)"#,
     },
     Entry {
         name: "jwt.sign",
-        args: "claims, {alg, key}",
+        args: "claims, {alg, key, min_key = 32?}",
         gives: "string",
         doc: "A signed token.",
-        kind: "(claims: { [string]: any }, options: { alg: string, key: Data }) -> string",
+        kind: "(claims: { [string]: any }, options: { alg: string, key: Data, min_key: number? }) -> string",
         may_wait: false,
         since: "0.1.0",
         example: r#"local token = aether.jwt.sign({ sub = "alice" }, { alg = "HS256", key = aether.secret("signing_key") })
@@ -174,7 +174,7 @@ fn read_one_key(lua: &Lua, options: &Table, algorithms: &[Algorithm]) -> Result<
     }
     let key = read_key(lua, options)?;
     match family {
-        AlgorithmFamily::Hmac => Ok(DecodingKey::from_secret(hmac_key(&key)?)),
+        AlgorithmFamily::Hmac => Ok(DecodingKey::from_secret(hmac_key(&key, options)?)),
         AlgorithmFamily::Rsa => DecodingKey::from_rsa_pem(&key),
         AlgorithmFamily::Ec => DecodingKey::from_ec_pem(&key),
         AlgorithmFamily::Ed => DecodingKey::from_ed_pem(&key),
@@ -183,7 +183,7 @@ fn read_one_key(lua: &Lua, options: &Table, algorithms: &[Algorithm]) -> Result<
 }
 
 fn read_verifier(lua: &Lua, seat: &Seat, options: &Table) -> Result<Verifier, String> {
-    only_known(options, &["alg", "key", "jwks", "iss", "aud", "leeway", "require_exp"])?;
+    only_known(options, &["alg", "key", "jwks", "iss", "aud", "leeway", "require_exp", "min_key"])?;
     let algorithms = read_algorithms(&get(options, "alg")?)?;
     let keys = read_keys(lua, seat, options, &algorithms)?;
     let mut rules = Validation::new(algorithms[0]);
@@ -221,12 +221,12 @@ fn read_verifier(lua: &Lua, seat: &Seat, options: &Table) -> Result<Verifier, St
 }
 
 fn sign(lua: &Lua, claims: Table, options: &Table) -> Result<String, String> {
-    only_known(options, &["alg", "key"])?;
+    only_known(options, &["alg", "key", "min_key"])?;
     let algorithms = read_algorithms(&get(options, "alg")?)?;
     let [algorithm] = algorithms[..] else { return Err("alg: expected one algorithm".into()) };
     let key = read_key(lua, options)?;
     let key = match algorithm.family() {
-        AlgorithmFamily::Hmac => Ok(EncodingKey::from_secret(hmac_key(&key)?)),
+        AlgorithmFamily::Hmac => Ok(EncodingKey::from_secret(hmac_key(&key, options)?)),
         AlgorithmFamily::Rsa => EncodingKey::from_rsa_pem(&key),
         AlgorithmFamily::Ec => EncodingKey::from_ec_pem(&key),
         AlgorithmFamily::Ed => EncodingKey::from_ed_pem(&key),
@@ -237,9 +237,17 @@ fn sign(lua: &Lua, claims: Table, options: &Table) -> Result<String, String> {
         .map_err(|_| "the key does not fit the algorithm".into())
 }
 
-fn hmac_key(key: &[u8]) -> Result<&[u8], String> {
-    if key.len() < MIN_HMAC_KEY {
-        return Err(format!("key: {} bytes are too few, it takes at least {MIN_HMAC_KEY}", key.len()));
+/// `min_key` lets in secrets that another system chose, while its tokens are still out there.
+fn hmac_key<'a>(key: &'a [u8], options: &Table) -> Result<&'a [u8], String> {
+    let least = match get(options, "min_key")? {
+        Value::Nil => MIN_HMAC_KEY,
+        given => match to_number(&given) {
+            Some(least) if least.fract() == 0.0 && (1.0..=1024.0).contains(&least) => least as usize,
+            _ => return Err(format!("min_key: expected a number of bytes, 1 to 1024, got {}", describe(&given))),
+        },
+    };
+    if key.len() < least {
+        return Err(format!("key: {} bytes are too few, it takes at least {least}", key.len()));
     }
     Ok(key)
 }

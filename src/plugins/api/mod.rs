@@ -10,6 +10,7 @@ mod dialect;
 mod errand;
 mod export;
 mod forget;
+mod form;
 mod http;
 mod json;
 mod jwt;
@@ -83,6 +84,7 @@ pub fn registry() -> impl Iterator<Item = &'static Entry> {
         jwt::ENTRIES,
         crypto::ENTRIES,
         json::ENTRIES,
+        form::ENTRIES,
         shared::ENTRIES,
         kv::ENTRIES,
         http::ENTRIES,

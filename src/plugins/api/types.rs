@@ -186,6 +186,7 @@ pub const SHAPES: &[Shape] = &[
             ("attrs", "{ [string]: any }"),
             ("size", "number"),
             ("header", "(self: Visit, name: string) -> string?"),
+            ("may", "(self: Visit, what: string, channel: string) -> boolean"),
             ("text", "(self: Visit) -> string"),
             ("buffer", "(self: Visit) -> buffer"),
             ("json", "(self: Visit) -> any"),

@@ -187,6 +187,7 @@ fn permissions(unit: &Unit, generation: &Generation, found: &mut Vec<Finding>) {
         let own = |hook: &&Registration| std::ptr::eq(&generation.program.units[hook.unit], unit);
         let used = generation.registrations.iter().filter(own).any(|hook| match &hook.about {
             About::Route(route) => path.covers(&route.path),
+            About::Dialect(spec) => spec.places.iter().any(|place| path.covers(&place.path)),
             _ => false,
         });
         if !used {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Stage;
 use super::air::EPOCH;
 use crate::kernel::dialect::{
-    Act, Broken, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport,
+    Act, Broken, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
 };
 use crate::kernel::format::{Gap, GapCause, Notice};
 use crate::kernel::hooks::{Client, ConnectRequest, Farewell, Hooks, Refusal, RefusalKind, Sight};
@@ -27,6 +27,8 @@ const MAX_ECHOES: usize = 100;
 pub struct Guest {
     tongue: Arc<dyn Tongue>,
     pub transport: Transport,
+    style: Cell<Option<&'static str>>,
+    manners: Arc<Manners>,
     client: RefCell<Arc<Client>>,
     memory: RefCell<Memory>,
     listens: RefCell<Vec<(ChannelName, Sight)>>,
@@ -91,6 +93,8 @@ impl Guest {
         let guest = Rc::new(Guest {
             tongue: mount.tongue,
             transport: mount.transport,
+            style: Cell::default(),
+            manners: mount.manners,
             client: RefCell::new(Arc::new(client)),
             memory: RefCell::default(),
             listens: RefCell::default(),
@@ -218,7 +222,7 @@ impl Guest {
 
     /// Is told something, in the dialect's words; whether there were words.
     pub fn told(&self, host: &Host, event: &Event<'_>) -> bool {
-        match self.tongue.say(self.transport, event) {
+        match self.tongue.say(Way { transport: self.transport, style: self.style.get() }, event) {
             Ok(speech) => self.sent.borrow_mut().extend(speech),
             Err(Broken) => {
                 let newest = DecisionFilter { allowed: Some(false), limit: Some(1), ..DecisionFilter::default() };
@@ -270,6 +274,13 @@ impl Guest {
             Act::Publish { draft, tag } => return self.publish(stage, host, draft, &tag),
             Act::Replay { age, tag } => return self.replay(stage, host, age, &tag),
             Act::Authenticate { token, tag } => return self.authenticate(stage, host, &token, &tag),
+            Act::Speak { style } => match self.manners.styles.iter().find(|known| **known == style) {
+                Some(known) => self.style.set(Some(known)),
+                None => {
+                    let (code, why) = ("no_style".into(), format!("this dialect has no style {style:?}"));
+                    return self.perform(stage, host, Act::Fail { code, why, tag: None });
+                }
+            },
             Act::Fail { code, why, tag } => {
                 let event = Event::Error { what: "frame", code: &code, why: &why, decision: "", tag: &tag };
                 self.told(host, &event);

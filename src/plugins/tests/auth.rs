@@ -135,7 +135,7 @@ fn api_keys_are_known_by_their_hash() {
         (json!({"name": "x", "sha256": "AB"}), "keys[1]: x: sha256 is 64 lower-case hex digits"),
         (
             json!({"name": "x", "sha256": hash, "publish": ["$user.*"]}),
-            "keys[1]: x: $user.*: names that begin with $ belong",
+            "keys[1].publish[1]: x: \"$user.*\": names that begin with $ belong",
         ),
         (json!({"name": "x", "sha256": hash, "publish": [".*"]}), "aether.toml:41: keys[1].publish[1]: pattern \".*\""),
         (json!({"name": "x"}), "aether.toml:41: keys[1].sha256 is required"),
@@ -168,6 +168,8 @@ fn a_verifier_is_checked_when_it_is_made() {
         ("{ alg = 'HS256' }", "key is missing"),
         ("{ alg = 'HS256', key = 'short' }", "5 bytes are too few"),
         ("{ alg = 'RS256', key = key }", "not a public key in PEM for RS256"),
+        ("{ alg = 'HS256', key = 'short', min_key = 6 }", "5 bytes are too few, it takes at least 6"),
+        ("{ alg = 'HS256', key = '', min_key = 0 }", "min_key: expected a number of bytes, 1 to 1024, got 0"),
         ("{ alg = 'HS256', key = key, lee = 1 }", "lee is not known here"),
         ("{ alg = 'HS256', key = key, leeway = '2d' }", "at most a day"),
     ] {
@@ -178,6 +180,7 @@ fn a_verifier_is_checked_when_it_is_made() {
         );
     }
     assert!(load("{ alg = 'HS512', key = key }").is_empty());
+    assert!(load("{ alg = 'HS256', key = 'short', min_key = 5 }").is_empty(), "a secret that another system chose");
 }
 
 #[test]
@@ -187,7 +190,7 @@ fn the_crypto_library_gives_the_published_values() {
 local c = aether.crypto
 assert(c.sha256("aek_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8") == "a367240204f98aaff0e54a180e09e2f1684df29d84649a4e4283ab413dc39285")
 assert(c.hmac_sha256(string.rep("0f", 32), '{"repo":"core","n":1}') == "e04956ce2ebd93e548bdd087bb01d1783364d5ea9b1b954d31aa7204fc715b5a")
-assert(c.md5("") == "d41d8cd98f00b204e9800998ecf8427e")
+assert(c.md5("") == "d41d8cd98f00b204e9800998ecf8427e" and c.md5("a", "b", "c") == "900150983cd24fb0d6963f7d28e17f72")
 assert(c.base64.encode("a?>") == "YT8+" and c.base64.decode("YT8+") == "a?>" and c.base64.decode("*") == nil)
 assert(c.base64.url_encode("a?>b") == "YT8-Yg" and c.base64.url_decode("YT8-Yg") == "a?>b")
 assert(c.hex.encode("\0\255") == "00ff" and c.hex.decode("00FF") == "\0\255" and c.hex.decode("0") == nil and c.hex.decode("+1") == nil)

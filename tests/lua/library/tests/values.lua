@@ -33,6 +33,13 @@ t.case("json keeps lists, nulls and large integers", function()
 	t.matches(why, "EOF")
 end)
 
+t.case("parts of what others send come as they were written", function()
+	t.equal(json.members('{"a":1,"data":{"n":1.0 },"a":[2]}'), { a = "[2]", data = '{"n":1.0 }' })
+	t.equal(json.members("[1]"), nil)
+	t.equal(aether.form.decode("a=1+2&b=%E4%BD%A0%26&a=3"), { a = "1 2", b = "你&" })
+	t.equal(aether.form.decode("a=%4"), nil)
+end)
+
 t.case("patterns hold what is put into them", function()
 	assert(aether.pattern("user.{}.*", "bob"):matches("user.bob.inbox"))
 	assert(not aether.pattern("user.{}.*", "*"):matches("user.bob.inbox"))
