@@ -47,6 +47,7 @@ mod poll;
 mod presence_hooks;
 mod pushlet;
 mod real_clients;
+mod realtime;
 mod reconsider;
 mod reload;
 mod replay;

@@ -134,7 +134,7 @@ impl Aphlict {
     fn ports(&self) -> Result<Said, Wrong> {
         // There both listened everywhere; the admin server lets everybody publish, so here somebody must say so.
         let listen = self.0.get("LISTEN_ADDR").map_or("127.0.0.1", String::as_str);
-        let address = |name: &str, default: u16| {
+        let address = |name: &str, default: u16| -> Result<Vec<String>, Wrong> {
             let port = self.0.get(name).map_or(Ok(default), |text| text.parse());
             let port = port.map_err(|_| (name.to_owned(), format!("expected a port, got {:?}", self.0[name])))?;
             let address = resolve(listen, port).map_err(|why| ("LISTEN_ADDR".to_owned(), why))?;
