@@ -70,7 +70,7 @@ local headers = { ["access-control-allow-headers"] = "Cache-Control" }
 if table.find(cfg.origins, "*") then headers["access-control-allow-origin"] = "*" end
 
 aether.dialect("pushlet", {
-	mount = { sse = cfg.events, ws = cfg.ws },
+	mount = { sse = cfg.events, ws = cfg.ws, listen = if cfg.listen ~= "" then cfg.listen else nil },
 	frame = { max = "64KiB" },
 	beat = { every = cfg.heartbeat },
 	origins = cfg.origins,
@@ -92,7 +92,8 @@ aether.dialect("pushlet", {
 			if not channel then return c:fail("bad_topic", why) end
 			c:subscribe(channel, { last_id = last_id })
 		end
-		c:subscribe(topics.global, { last_id = last_id })
+		-- A token that names nobody hears what it grants; whoever has none is told so now.
+		if #cfg.topics > 0 or c.user or not c:credential() then c:subscribe(topics.global, { last_id = last_id }) end
 	end,
 	on_frame = function(c, frame)
 		if string.match(frame, "^%s*{") then return action(c, frame) end

@@ -2,8 +2,9 @@
 //!
 //! `aether.toml` at the root of the repository says in words what each key is for; a test holds it against these defaults.
 //! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values, `reload`
-//! what a running hub takes of them, `first_aether` the names that settings had there.
+//! what a running hub takes of them, `first_aether` the names that settings had there, `aphlict` what that was told.
 
+mod aphlict;
 mod check;
 mod first_aether;
 mod read;

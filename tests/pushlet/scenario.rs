@@ -56,3 +56,17 @@ async fn a_page_needs_no_change_and_misses_nothing() {
     let seen: Vec<String> = serde_json::from_value(page.eval("window.seen").await).unwrap();
     assert_eq!(seen, (1..=20).map(|number| number.to_string()).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn on_an_address_of_its_own_every_path_of_its_examples_is_there() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _hub = open_with(&format!("listen = \"{address}\"\nws = \"/ws\"\n"));
+    let mut line = Line(RawWs::at(address, "/ws?topic=news").await);
+    assert!(line.hears().await.contains("\"event\":\"connected\""));
+    let mut stream = SseClient::open(address, "/events?topic=news", None).await.unwrap();
+    stream.expect("connected").await;
+    let answer = Http::connect(address, None).await.get("/send?topic=news&message=hello").await;
+    assert_eq!((answer.status, answer.text()), (200, "Message sent"));
+    assert_eq!(push(&line.hears().await).1["data"], "hello");
+    assert_eq!(stream.expect("message").await.data, "hello");
+}

@@ -10,6 +10,9 @@ for _, name in { "gap", "live", "subscribed", "unsubscribed", "bye", "error", "o
 	RESERVED[name] = true
 end
 
+-- An event's name is one line, whatever else is in it.
+function words.is_event(name) return not string.find(name, "[\r\n%z]") end
+
 -- How `aether.publish` is told the name of an event.
 function words.options(event)
 	local plain = #event <= 128 and not RESERVED[event] and not string.find(event, "%c") and utf8.len(event) ~= nil
@@ -19,7 +22,7 @@ end
 local function event_of(ev)
 	local meta = ev.meta and json.decode(ev.meta)
 	local beside = type(meta) == "table" and meta.event
-	return if type(beside) == "string" and not string.find(beside, "[\r\n%z]") then beside else ev.event or "message"
+	return if type(beside) == "string" and words.is_event(beside) then beside else ev.event or "message"
 end
 
 -- Data is a text there. A JSON string is its text, any other JSON stands as it was written.
