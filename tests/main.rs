@@ -3,6 +3,7 @@
 mod common;
 
 mod actions;
+mod aphlict;
 mod attacks;
 mod attendance;
 mod auth;

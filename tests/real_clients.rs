@@ -141,7 +141,7 @@ pub fn python() -> Option<&'static Path> {
     })
 }
 
-fn node() -> Option<&'static Path> {
+pub fn node() -> Option<&'static Path> {
     static HOME: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let advice = "Install Node 18 or later with npm (apt-get install nodejs npm), and let npm reach its registry";
     there("Node with its packages", advice, &HOME, |home| {

@@ -11,7 +11,7 @@ local replays = aether.limiter({ rate = 1, per = "1s", burst = 10 })
 local MOST_IDS = 1000
 -- What the hub lets a plugin publish at once, with room for what is written on it.
 local LONGEST, MOST_SUBSCRIBERS = 1024 * 1024 - 4096, 4096
-local MOST_COUNTED = 500
+local MOST_LOOKED_AT = 1000
 
 aether.on.connect(function(req)
 	if req.dialect ~= "aphlict" then return nil end
@@ -99,15 +99,19 @@ aether.dialect("aphlict", {
 
 -- What publishers and peers say.
 
--- How many connections listen to any of them: of the first channels, the first thousand of each.
+-- How many connections listen to any of them. Of a crowd no more are looked at than there is time for.
 local function listeners(channels)
-	local sessions, count = {}, 0
-	for at = 1, math.min(#channels, MOST_COUNTED) do
-		for _, s in aether.presence(channels[at]) do
+	local sessions, count, looked = {}, 0, 0
+	for _, channel in channels do
+		local listed, there = aether.presence(channel)
+		for _, s in listed do
 			if not sessions[s.id] then
 				sessions[s.id], count = true, count + 1
 			end
 		end
+		-- A thousand are listed.
+		count, looked = count + there - #listed, looked + 1 + #listed
+		if looked > MOST_LOOKED_AT then break end
 	end
 	return count
 end
@@ -132,7 +136,7 @@ local function post(req)
 	local me = node.fingerprint()
 	local receipt = { headers = { ["content-type"] = "application/json" }, body = `\{"fingerprint":"{me}"}` }
 	if table.find(said.touched, me) then return receipt end
-	if #cfg.peers > 0 and not said.unique and #said.touched == 0 then message.name(said, node.random(32)) end
+	if #peers.all > 0 and not said.unique and #said.touched == 0 then message.name(said, node.random(32)) end
 	if not seen.first(where.tenant, said) then return receipt end
 
 	message.touch(said, me)
@@ -160,7 +164,7 @@ for _, address in cfg.admin do
 	end
 end
 
-for _, peer in cfg.peers do
+for _, peer in peers.all do
 	aether.every("1s", function() peers.catch_up(peer) end)
 end
 

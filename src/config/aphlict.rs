@@ -138,7 +138,7 @@ impl Aphlict {
             let port = self.0.get(name).map_or(Ok(default), |text| text.parse());
             let port = port.map_err(|_| (name.to_owned(), format!("expected a port, got {:?}", self.0[name])))?;
             let address = resolve(listen, port).map_err(|why| ("LISTEN_ADDR".to_owned(), why))?;
-            Ok(vec![address.to_string()])
+            Ok::<_, Wrong>(vec![address.to_string()])
         };
         let (client, admin) = (address("CLIENT_PORT", 22280)?, address("ADMIN_PORT", 22281)?);
         if client == admin {

@@ -119,8 +119,11 @@ impl PathPattern {
         let mut rest = path.strip_prefix('/')?;
         for (at, segment) in self.segments.iter().enumerate() {
             if *segment == Segment::Rest {
-                // Alone it is every path, the shortest too.
-                let whole = decoded(rest).filter(|whole| at == 0 || !whole.is_empty())?;
+                // Alone it is every path: the shortest too, and those with broken escapes, as they are.
+                let whole = match decoded(rest) {
+                    None if at == 0 => rest.to_owned(),
+                    whole => whole.filter(|whole| at == 0 || !whole.is_empty())?,
+                };
                 captured.push((REST, whole));
                 return Some(captured);
             }
@@ -252,6 +255,7 @@ mod tests {
             ("/status/", "/status", None),
             ("/*", "/", Some("rest=")),
             ("/*", "/a/b", Some("rest=a/b")),
+            ("/*", "/%zz", Some("rest=%zz")),
         ] {
             assert_eq!(captured(pattern, of).as_deref(), expected, "{pattern} {of}");
         }

@@ -76,7 +76,21 @@ async fn h7_whatever_a_client_says_it_goes_on_hearing_and_is_heard() {
     let node = Node::start();
     let mut client = node.browser("/ws/").await;
     subscribe(&mut client, &["PHID-1"]).await;
-    let words = ["{", "}", "[", "]", ":", ",", "\"command\"", "\"data\"", "\"subscribe\"", "\"replay\"", "null", "-1e999", "\"\\ud800\""];
+    let words = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"command\"",
+        "\"data\"",
+        "\"subscribe\"",
+        "\"replay\"",
+        "null",
+        "-1e999",
+        "\"\\ud800\"",
+    ];
     let mut dice = Dice::new(7);
     for round in 0..600 {
         let frame: String = (0..dice.below(8)).map(|_| words[dice.below(words.len() as u64) as usize]).collect();

@@ -14,7 +14,7 @@ use crate::common::*;
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add((std::process::id() % 10_000) as u16 * 7);
+        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add((std::process::id() % 10_000) as u16);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 20_000 + step % 12_000));
         if TcpListener::bind(address).is_ok() {
             return address;

@@ -92,6 +92,11 @@ impl WsClient {
         within(DEADLINE, "send", self.socket.send(message)).await.unwrap();
     }
 
+    /// The same, where the hub may cut it off.
+    pub async fn try_send_message(&mut self, message: Message) -> Result<(), Error> {
+        self.socket.send(message).await
+    }
+
     /// The next JSON frame, or the end.
     pub async fn next(&mut self) -> Result<Json, End> {
         if !self.aside.is_empty() {

@@ -3,7 +3,11 @@
 local cfg, log = aether.config, aether.log
 local own, waiting = aether.shared("aphlict"), aether.shared("aphlict_waiting")
 local lost = aether.metrics.counter("lost_total", { help = "Messages that a peer was not told, because it was away for too long" })
-local peers = {}
+local peers = { all = {} }
+
+for _, peer in cfg.peers do
+	table.insert(peers.all, (string.gsub(peer, "/+$", "")))
+end
 
 local TIMEOUT = "1s"
 -- Of one peer; beyond, the oldest go.
@@ -72,7 +76,7 @@ end
 function peers.tell(instance, said)
 	local item = { instance = instance.name, text = said.text, at = aether.now_ms() }
 	if cfg.full_mesh and #said.touched > 1 then return end
-	for _, peer in cfg.peers do
+	for _, peer in peers.all do
 		local known = own:get("fingerprint of", peer)
 		local needs = not (known and table.find(said.touched, known))
 		-- In the order in which they came: nothing overtakes those that wait.

@@ -8,7 +8,7 @@ local seen = {}
 -- Longer than any node tries to get a message through, and than it is kept.
 local REMEMBERED = "3m"
 -- Copies of one message are closer together than messages that say the same.
-local NAMELESS = "5s"
+local NAMELESS = "10s"
 
 local function key(tenant, said)
 	local name = said.unique or said.touched[1] .. message.content(said)
