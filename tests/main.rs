@@ -61,3 +61,4 @@ mod vanished;
 mod views;
 mod waiting;
 mod ws;
+mod xlvein;

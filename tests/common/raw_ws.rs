@@ -28,11 +28,15 @@ pub const PONG: u8 = 10;
 
 impl RawWs {
     pub async fn connect(address: SocketAddr, token: &str) -> RawWs {
+        RawWs::open(address, &format!("/ws?token={token}")).await
+    }
+
+    pub async fn open(address: SocketAddr, path: &str) -> RawWs {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = within(DEADLINE, "connect", socket.connect(address)).await.unwrap();
         let request = format!(
-            "GET /ws?token={token} HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -73,6 +77,12 @@ impl RawWs {
         let frame = self.next().await;
         assert_eq!(frame.opcode, TEXT, "{frame:?}");
         serde_json::from_slice(&frame.payload).unwrap()
+    }
+
+    /// The connection has ended, with or without a word.
+    pub async fn is_over(&mut self) -> bool {
+        within(DEADLINE, "the end", async { while self.try_next().await.is_ok() {} }).await;
+        true
     }
 
     /// The code of the close frame that comes next, and then nothing but the end.
