@@ -77,11 +77,9 @@ async fn who_asks_in_vain_without_end_is_sent_away_for_a_while_and_costs_no_rule
         let mut ws = hub.ws_as(None).await;
         let before = hub.metric("aether_rules_denied_total").await;
         // As fast as it can, and without ever listening.
-        let text = flood.to_string();
-        for _ in 0..60 {
-            ws.send_text(&text).await;
-        }
-        let mut refusals = 0;
+        let began = std::time::Instant::now();
+        ws.send_at_once(&flood.to_string(), 60).await;
+        let mut refusals = 0u64;
         let last = loop {
             match ws.next().await.unwrap_or_else(|end| panic!("{end:?} after {refusals}, {flood}")) {
                 frame if frame["code"] == 42901 => break frame,
@@ -91,7 +89,9 @@ async fn who_asks_in_vain_without_end_is_sent_away_for_a_while_and_costs_no_rule
         };
         assert_eq!(last["reason"], "too_many_refusals");
         // A dry run says its refusals in one frame, which is not sent any more.
-        assert!(refusals == 50 || refusals == 51 || flood["dry_run"] == true, "{refusals}: {flood}");
+        // Where the machine is slow, the minute gives some back meanwhile.
+        let most = 51 + began.elapsed().as_secs();
+        assert!((50..=most).contains(&refusals) || flood["dry_run"] == true, "{refusals} of {most}: {flood}");
         let bye = ws.expect("bye").await;
         assert_eq!(
             (&bye["code"], bye["retry_ms"].as_u64().is_some_and(|ms| ms >= 10_000)),
@@ -100,7 +100,7 @@ async fn who_asks_in_vain_without_end_is_sent_away_for_a_while_and_costs_no_rule
         );
         assert!(matches!(ws.end().await, End::Closed(4429, _)));
         let asked = hub.metric("aether_rules_denied_total").await - before;
-        assert!(asked <= 52.0, "{asked} decisions for {flood}");
+        assert!(asked <= most as f64 + 1.0, "{asked} decisions for {flood}");
     }
     let mut patient = hub.ws_as(None).await;
     for _ in 0..40 {

@@ -1,9 +1,9 @@
 //! **What a view hides reaches nobody who sees through it**: live, resumed, or read as history; and it is told as a gap.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use aether::kernel::format::{Format, Notice, View};
+use aether::kernel::format::{Foreseeing, Format, Notice, View};
 use aether::kernel::hooks::Sight;
 use aether::kernel::hub::HistoryFrom;
 use aether::kernel::message::{ChannelName, Epoch, Message, Position, Publication};
@@ -130,6 +130,116 @@ async fn a_thousand_readers_of_one_view_cost_one_rendering_and_an_encoding_per_f
     let counters = kernel.hub.counters();
     assert_eq!(half.renders.load(Ordering::SeqCst), 5);
     assert_eq!((counters.rendered.get(), counters.encoded.get()), (5, 2 * 4));
+}
+
+/// Turns out to be slow when it has rendered three times; from then on it may only be foreseen.
+struct Sloth {
+    itself: Weak<Sloth>,
+    here: AtomicU64,
+    foreseen: AtomicU64,
+}
+
+impl Sloth {
+    const SLOW_AFTER: u64 = 3;
+
+    fn new() -> Arc<Sloth> {
+        Arc::new_cyclic(|itself| Sloth { itself: itself.clone(), here: AtomicU64::new(0), foreseen: AtomicU64::new(0) })
+    }
+
+    fn shown(publication: &Publication) -> Option<Message> {
+        let message = publication.message.clone();
+        (!message.payload.starts_with(b"secret")).then_some(message)
+    }
+
+    /// How often it was rendered by whom it serves, and elsewhere.
+    fn renderings(&self) -> (u64, u64) {
+        (self.here.load(Ordering::SeqCst), self.foreseen.load(Ordering::SeqCst))
+    }
+}
+
+impl View for Sloth {
+    fn name(&self) -> &str {
+        "sloth"
+    }
+    fn render(&self, _: &ChannelName, publication: &Publication) -> Option<Message> {
+        self.here.fetch_add(1, Ordering::SeqCst);
+        Sloth::shown(publication)
+    }
+    fn is_slow(&self) -> bool {
+        self.here.load(Ordering::SeqCst) >= Sloth::SLOW_AFTER
+    }
+    fn foresee<'a>(&'a self, _: &'a ChannelName, page: &'a mut [Publication]) -> Foreseeing<'a> {
+        Box::pin(async move {
+            for publication in page.iter_mut().filter(|it| it.message.foreseen.through(self).is_none()) {
+                tokio::task::yield_now().await;
+                self.foreseen.fetch_add(1, Ordering::SeqCst);
+                let seen = Sloth::shown(publication);
+                publication.message.foreseen.add(self.itself.upgrade().unwrap(), seen);
+            }
+        })
+    }
+}
+
+/// Reads until the replay is over.
+async fn read_to_the_end(session: &mut Session) -> Vec<String> {
+    let mut said = Vec::new();
+    while !said.last().is_some_and(|line: &String| line.starts_with("L ")) {
+        said.extend(read(session).await);
+    }
+    said
+}
+
+#[tokio::test]
+async fn no_thread_that_serves_renders_a_view_that_is_slow_and_its_readers_share_what_is_foreseen() {
+    let (rules, sloth) = (Arc::new(Rules::default()), Sloth::new());
+    for guest in ["one", "two", "late"] {
+        rules.sights.lock().insert(guest.to_owned(), Some(sloth.clone()));
+    }
+    rules.past.lock().insert("past".into(), Some(sloth.clone()));
+    let kernel = Kernel::start(rules);
+    kernel.say("a", &["n1", "secret", "n3", "n4", "n5", "secret", "n7", "n8"]).await;
+    let expected = [
+        "P a 1 n1",
+        "G a denied 2 2",
+        "P a 3 n3",
+        "P a 4 n4",
+        "P a 5 n5",
+        "G a denied 6 6",
+        "P a 7 n7",
+        "P a 8 n8",
+        "L a 8",
+    ];
+    let (mut one, mut two) = (kernel.session("one"), kernel.session("two"));
+    listen(&mut one, "a", Start::After(0, None)).await;
+    listen(&mut two, "a", Start::After(0, None)).await;
+    let (first, second) = tokio::join!(read_to_the_end(&mut one), read_to_the_end(&mut two));
+    assert_eq!((first, second), (expected.map(String::from).to_vec(), expected.map(String::from).to_vec()));
+    assert_eq!(sloth.renderings(), (Sloth::SLOW_AFTER, 5), "once for both, and not where they are served");
+
+    // What has left the tail is read from the log and made for whoever asks.
+    let more: Vec<String> = (9..=40).map(|n| format!("n{n}")).collect();
+    kernel.say("a", &more.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let mut late = kernel.session("late");
+    listen(&mut late, "a", Start::After(0, None)).await;
+    let said = read_to_the_end(&mut late).await;
+    let lines = expected[..8].iter().map(|line| (*line).to_owned()).chain((9..=40).map(|n| format!("P a {n} n{n}")));
+    assert_eq!(said, lines.chain(["L a 40".to_owned()]).collect::<Vec<_>>());
+    let name = ChannelName::new("a").unwrap();
+    let past = kernel.hub.history(&client("past"), &name, HistoryFrom::After(0), 50, 1 << 20).await.unwrap();
+    assert_eq!((past.page.publications.len(), past.withheld), (38, vec![2, 6]));
+    assert_eq!(sloth.renderings().0, Sloth::SLOW_AFTER);
+}
+
+#[tokio::test]
+async fn a_history_that_finds_out_that_its_view_is_slow_goes_on_elsewhere() {
+    let (rules, sloth) = (Arc::new(Rules::default()), Sloth::new());
+    rules.past.lock().insert("past".into(), Some(sloth.clone()));
+    let kernel = Kernel::start(rules);
+    kernel.say("a", &["n1", "secret", "n3", "n4", "secret"]).await;
+    let name = ChannelName::new("a").unwrap();
+    let past = kernel.hub.history(&client("past"), &name, HistoryFrom::After(0), 50, 1 << 20).await.unwrap();
+    assert_eq!((past.page.publications.len(), past.withheld), (3, vec![2, 5]));
+    assert_eq!(sloth.renderings(), (Sloth::SLOW_AFTER, 2));
 }
 
 #[tokio::test]

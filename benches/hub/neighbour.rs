@@ -1,7 +1,7 @@
 //! What a plugin gone mad on its own channels costs the others: a neighbour's latency beside it, as a ratio of its quiet one.
 //!
 //! Four publishers keep the hostile channel busy, 200 a second each. What that much traffic costs by itself is measured
-//! with a hook that just says no.
+//! with a hook that just says no. `cargo bench --bench hub -- neighbour view` measures only the rows with that in their name.
 
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
@@ -40,7 +40,12 @@ pub fn neighbour() -> Outcome {
     );
     println!("| the hook | p50 ms | p99 ms | p50, p99 of the answer ms | p99 : quiet | hostile publishes/s |");
     println!("|---|---|---|---|---|---|");
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|arg| HOOKS.iter().any(|(name, ..)| name.contains(&**arg))).collect();
     for (name, hook, body) in HOOKS {
+        if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(&**part)) {
+            continue;
+        }
         let rules = std::env::temp_dir().join(format!("aether-bench-rules-{}", std::process::id()));
         std::fs::create_dir_all(&rules)?;
         std::fs::write(

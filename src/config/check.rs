@@ -5,6 +5,9 @@ use super::{Bound, Config, Period, Size};
 /// Shorter keys can be guessed from one token.
 pub const SHORTEST_KEY: usize = 32;
 
+/// Numbers of messages stay exact in JavaScript and Lua, however many follow.
+const FARTHEST_FIRST: u64 = 1_000_000_000_000;
+
 /// A value that makes no sense.
 pub struct Finding {
     pub key: String,
@@ -74,6 +77,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("publish.max_batch", publish.max_batch, 1, 100_000);
     found.period("publish.idempotency_window", publish.idempotency_window, "1s", "30d");
     found.number("publish.queue", publish.queue, 1, 1_000_000);
+    let first = publish.first_seq.0;
+    found.that(
+        "publish.first_seq",
+        (1..=FARTHEST_FIRST).contains(&first),
+        format!("must be between 1 and {FARTHEST_FIRST}, not {first}"),
+    );
 
     found.period("websocket.ping_interval", websocket.ping_interval, "100ms", "1h");
     found.period("websocket.pong_timeout", websocket.pong_timeout, "100ms", "1d");

@@ -2,8 +2,9 @@
 //!
 //! `aether.toml` at the root of the repository says in words what each key is for; a test holds it against these defaults.
 //! `read` gathers the sources (defaults, file, environment, flags), `check` knows the ranges, `units` the values, `reload`
-//! what a running hub takes of them, `first_aether` the names that settings had there.
+//! what a running hub takes of them, `first_aether` the names that settings had there, `aphlict` what that was told.
 
+mod aphlict;
 mod check;
 mod first_aether;
 mod read;
@@ -164,11 +165,13 @@ pub struct Publish {
     pub idempotency_window: Period,
     /// Publishes that may wait in one lane; the next one hears 503.
     pub queue: usize,
+    /// What a channel's first message is called.
+    pub first_seq: Count,
 }
 
 impl Default for Publish {
     fn default() -> Self {
-        Publish { max_batch: 100, idempotency_window: Period::seconds(24 * 3600), queue: 4096 }
+        Publish { max_batch: 100, idempotency_window: Period::seconds(24 * 3600), queue: 4096, first_seq: Count(1) }
     }
 }
 
@@ -304,6 +307,8 @@ impl From<Ack> for policy::Ack {
 pub enum Lag {
     #[default]
     CatchUp,
+    DropOldest,
+    DropNewest,
     Skip,
     Close,
 }
@@ -312,6 +317,8 @@ impl From<Lag> for policy::Lag {
     fn from(lag: Lag) -> Self {
         match lag {
             Lag::CatchUp => policy::Lag::CatchUp,
+            Lag::DropOldest => policy::Lag::DropOldest,
+            Lag::DropNewest => policy::Lag::DropNewest,
             Lag::Skip => policy::Lag::Skip,
             Lag::Close => policy::Lag::Close,
         }

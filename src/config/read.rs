@@ -14,6 +14,7 @@ use serde_json::{Map, Value as Json};
 use toml_edit::{ImDocument, Item, TableLike, Value};
 
 use super::Config;
+use super::aphlict::{self, Aphlict};
 use super::check::check;
 use super::first_aether::{self, Became, Formerly};
 
@@ -128,7 +129,9 @@ fn file_text(file: Option<&Path>) -> Result<Option<(String, String)>, ConfigErro
 fn env_text() -> Result<Vec<(String, String)>, ConfigError> {
     let mut found = Vec::new();
     for (name, value) in std::env::vars_os() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX) || aphlict::knows(name)) else {
+            continue;
+        };
         let value = value.into_string().map_err(|_| one_problem(name, "is not UTF-8"))?;
         found.push((name.to_owned(), value));
     }
@@ -209,6 +212,7 @@ struct Reading {
     notes: Vec<String>,
     /// What was said in the first Aether's words and is some plugin's.
     formerly: Formerly,
+    aphlict: Aphlict,
 }
 
 impl Reading {
@@ -348,6 +352,9 @@ impl Reading {
         if value.is_empty() || CLIENT_VARIABLES.contains(&name) {
             return;
         }
+        if aphlict::knows(name) {
+            return self.aphlict.variable(name, value);
+        }
         let known = known_variables();
         let secret = name.strip_prefix("AETHER_SECRETS_").filter(|name| !name.is_empty());
         match (secret, known.get(name)) {
@@ -411,6 +418,10 @@ impl Reading {
                 }
                 if let Err(wrong) = std::mem::take(&mut self.formerly).settle(&mut config) {
                     wrong.into_iter().for_each(|(at, what)| self.problem(at, what));
+                }
+                if let Err((at, what)) = std::mem::take(&mut self.aphlict).settle(&mut config) {
+                    self.problem(at, what);
+                    self.rules_touched = true;
                 }
                 self.ranges(&config);
                 Some(config)

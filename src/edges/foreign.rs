@@ -14,6 +14,7 @@ use warp::http::Method;
 use warp::http::header::{HeaderName, HeaderValue};
 use warp::reply::Response;
 
+use super::cursor::{self, Cursor};
 use super::frames::SseFormat;
 use super::http::{Caller, Edge, refuse};
 use super::native::Limits;
@@ -27,7 +28,7 @@ use super::wire::{Ending, Fault};
 use super::words::Words;
 use super::{session, ws};
 use crate::kernel::dialect::{
-    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport,
+    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
 };
 use crate::kernel::format::{Format, Gap, GapCause, Notice};
 use crate::kernel::hooks::{Farewell, Refusal};
@@ -39,32 +40,65 @@ use crate::kernel::session::{Session, Start};
 const REPLAYED: usize = 4096;
 const REPLAYED_BYTES: usize = 4 << 20;
 
-/// The formats of the dialects, one of each, so that all its readers share its bytes. There are as many as dialects.
+/// The formats of the dialects, one of each, so that all its readers share its bytes. There are as many as dialects and their styles.
 #[derive(Default)]
-pub struct Formats(Mutex<Vec<Arc<ForeignFormat>>>);
+pub struct Formats {
+    known: Mutex<Vec<Arc<ForeignFormat>>>,
+    /// A seat for each connection of a dialect, given back when the last copy is dropped.
+    seats: Mutex<Vec<(&'static str, Arc<()>)>>,
+}
 
 impl Formats {
-    fn of(&self, tongue: &Arc<dyn Tongue>, transport: Transport) -> Arc<dyn Format> {
-        let mut known = self.0.lock();
-        let is_it =
-            |format: &&Arc<ForeignFormat>| (format.tongue.name(), format.transport) == (tongue.name(), transport);
+    fn of(&self, tongue: &Arc<dyn Tongue>, way: Way, sealed: bool) -> Arc<dyn Format> {
+        let mut known = self.known.lock();
+        let is_it = |format: &&Arc<ForeignFormat>| {
+            (format.tongue.name(), format.way, format.sealed) == (tongue.name(), way, sealed)
+        };
         if let Some(format) = known.iter().find(is_it) {
             return format.clone();
         }
-        let format = Arc::new(ForeignFormat { tongue: tongue.clone(), transport });
+        let format = Arc::new(ForeignFormat { tongue: tongue.clone(), way, sealed });
         known.push(format.clone());
         format
+    }
+
+    /// A place for one more who speaks it, unless there are `max`.
+    fn seat(&self, dialect: &'static str, max: Option<usize>) -> Result<Arc<()>, Fault> {
+        let mut seats = self.seats.lock();
+        let at = seats.iter().position(|(name, _)| *name == dialect).unwrap_or_else(|| {
+            seats.push((dialect, Arc::default()));
+            seats.len() - 1
+        });
+        let all = &seats[at].1;
+        match max {
+            // One copy is ours.
+            Some(max) if Arc::strong_count(all) > max => Err(Fault::TooManyConnections),
+            _ => Ok(all.clone()),
+        }
     }
 }
 
 struct ForeignFormat {
     tongue: Arc<dyn Tongue>,
-    transport: Transport,
+    way: Way,
+    /// Each event ends with the connection's place in all its channels.
+    sealed: bool,
 }
 
 impl ForeignFormat {
     fn put(&self, event: &Event<'_>, out: &mut Vec<u8>) -> bool {
-        self.tongue.say(self.transport, event).map(|speech| put(self.transport, speech, out)).is_ok()
+        let Ok(speech) = self.tongue.say(self.way, event) else { return false };
+        let says = speech.as_ref().is_some_and(|speech| !speech.bytes.is_empty());
+        put(self.way.transport, speech, out);
+        if self.sealed && says {
+            // Left open for the seal.
+            match out.ends_with(b"\n\n") {
+                true => drop(out.pop()),
+                false if !out.ends_with(b"\n") => out.push(b'\n'),
+                false => {}
+            }
+        }
+        true
     }
 }
 
@@ -83,11 +117,28 @@ impl Format for ForeignFormat {
             return;
         }
         // Not even that: whoever reads on would miss something without knowing.
-        match self.transport {
+        match self.way.transport {
             Transport::WebSocket => ws::put_close(1011, "this dialect cannot say what happens", out),
-            Transport::EventStream => SseFormat { several: false, bare: false }.notice(channel, at, notice, out),
+            Transport::EventStream => SseFormat { several: self.sealed, bare: false }.notice(channel, at, notice, out),
         }
     }
+
+    fn sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// Of what the dialect says nothing about there is nothing to end.
+    fn seal(&self, positions: &mut dyn Iterator<Item = (&ChannelName, Position)>, out: &mut Vec<u8>) {
+        if !out.is_empty() && !out.ends_with(b"\n\n") {
+            put_place(positions, out);
+        }
+    }
+}
+
+fn put_place<'a>(positions: impl Iterator<Item = (&'a ChannelName, Position)>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"id: ");
+    cursor::write(positions, out);
+    out.extend_from_slice(b"\n\n");
 }
 
 fn put(transport: Transport, speech: Option<Speech>, out: &mut Vec<u8>) {
@@ -123,11 +174,15 @@ impl No {
 
 /// A plugin's dialect on one connection.
 pub struct ForeignDialect {
+    edge: Arc<Edge>,
     tongue: Arc<dyn Tongue>,
-    transport: Transport,
+    manners: Arc<Manners>,
+    way: Way,
+    sealed: bool,
     memory: Memory,
     limits: Limits,
     patience: Patience,
+    _seat: Arc<()>,
 }
 
 impl Dialect for ForeignDialect {
@@ -159,7 +214,7 @@ impl Dialect for ForeignDialect {
     fn beat(&mut self, _session: &Session, out: &mut Vec<u8>) {
         let before = out.len();
         self.say(&Event::Ping, out);
-        match self.transport {
+        match self.way.transport {
             Transport::WebSocket => ws::put_frame(OpCode::Control(Control::Ping), b"", out),
             Transport::EventStream if out.len() == before => out.extend_from_slice(b":\n\n"),
             Transport::EventStream => {}
@@ -186,7 +241,7 @@ impl Dialect for ForeignDialect {
     fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
         self.say(&Event::Closing { code, reason: why.reason() }, out);
-        if self.transport == Transport::WebSocket {
+        if self.way.transport == Transport::WebSocket {
             ws::put_close(code, why.reason(), out);
         }
     }
@@ -199,8 +254,8 @@ impl Dialect for ForeignDialect {
 impl ForeignDialect {
     fn say(&self, event: &Event<'_>, out: &mut Vec<u8>) {
         // What broke is in the log, and this is no publication that would be missed.
-        if let Ok(speech) = self.tongue.say(self.transport, event) {
-            put(self.transport, speech, out);
+        if let Ok(speech) = self.tongue.say(self.way, event) {
+            put(self.way.transport, speech, out);
         }
     }
 
@@ -227,8 +282,10 @@ impl ForeignDialect {
 
     async fn perform(&mut self, session: &mut Session, act: Act, out: &mut Vec<u8>) -> Result<(), No> {
         match act {
-            Act::Reply(speech) => put(self.transport, Some(speech), out),
-            Act::Subscribe { channel, start, pace, tag } => {
+            Act::Reply(speech) => put(self.way.transport, Some(speech), out),
+            Act::Subscribe { channel, start, last_id, pace, tag } => {
+                let left = last_id.and_then(|id| Cursor::parse(&id)?.position(&channel));
+                let start = left.map_or(start, |left| Start::After(left.offset, Some(left.epoch)));
                 let max = self.limits.channels_per_connection;
                 if session.len() >= max && !session.holds(channel.as_str()) {
                     return Err(self.fail("subscribe", Fault::TooManyOnConnection { max }, &tag, out));
@@ -269,6 +326,16 @@ impl ForeignDialect {
                 }
             }
             Act::Replay { age, tag } => self.replay(session, age, &tag, out).await?,
+            Act::Speak { style } => match self.manners.styles.iter().find(|known| **known == style) {
+                Some(known) => {
+                    self.way.style = Some(known);
+                    session.speaks(self.edge.foreign.of(&self.tongue, self.way, self.sealed));
+                }
+                None => {
+                    let why = format!("this dialect has no style {style:?}");
+                    return Err(self.fail("frame", Fault::OfDialect { code: "no_style".into(), why }, &None, out));
+                }
+            },
             Act::Authenticate { token, tag } => {
                 let hub = session.hub().clone();
                 match hub.hooks().refresh(session.client(), &token).await {
@@ -372,10 +439,28 @@ async fn begin(
         // A browser sends the cookies of a host to all its ports; nobody vouches for those of such a page.
         caller.request.headers.retain(|(name, _)| name != "cookie");
     }
-    let client = Arc::new(edge.connect(&caller).await?);
-    let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, transport));
+    let seat = edge.foreign.seat(tongue.name(), manners.connections)?;
+    let client = match manners.handshake {
+        None => edge.connect(&caller).await?,
+        Some(most) => tokio::time::timeout(most, edge.connect(&caller)).await.map_err(|_| Fault::SlowRules)??,
+    };
+    let client = Arc::new(client);
+    let sealed = manners.resume && transport == Transport::EventStream;
+    let way = Way { transport, style: None };
+    let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, way, sealed));
     let (limits, patience) = (edge.settings.limits, Patience::new(edge.settings.limits.refusals_per_minute));
-    let mut dialect = ForeignDialect { tongue, transport, memory: None, limits, patience };
+    let (shared, of) = (with_manners(&edge, transport, &manners), edge.clone());
+    let mut dialect = ForeignDialect {
+        edge: of,
+        tongue,
+        manners: manners.clone(),
+        way,
+        sealed,
+        memory: None,
+        limits,
+        patience,
+        _seat: seat,
+    };
     let mut hello = Vec::new();
     let heard = Heard::Came(caller.with_meant_cookies(&edge.settings.origins)?.into_owned());
     let acts = dialect.tongue.hear(session.client(), heard, &mut dialect.memory).await.map_err(Fault::Broken)?;
@@ -386,11 +471,14 @@ async fn begin(
             No::Ending(ending) => Fault::OfDialect { code: "closed".into(), why: ending.reason().to_owned() },
         })?;
     }
-    let shared = with_manners(&edge, transport, &manners);
+    if sealed && !session.is_empty() {
+        // Whoever loses the connection before the first event comes back here.
+        put_place(session.positions(), &mut hello);
+    }
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
     let mut response = match key {
         Some(key) => {
-            let max = edge.settings.max_message.min(manners.max_frame.unwrap_or(usize::MAX));
+            let max = manners.max_frame.unwrap_or(edge.settings.max_message);
             let voice = Voice { dialect, session, shared, max_message: max, hello, permit };
             upgrade::switch(&edge, &key, on_upgrade, voice)?
         }
@@ -399,6 +487,10 @@ async fn begin(
             session::run(socket, dialect, session, shared, Vec::new()).await
         })),
     };
+    if transport == Transport::EventStream {
+        sse::allow_origin(&edge.settings.origins, &caller, &mut response);
+        sse::allow_origin(&here, &caller, &mut response);
+    }
     for (name, value) in &manners.headers {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             response.headers_mut().insert(name, value);
@@ -412,11 +504,12 @@ fn with_manners(edge: &Edge, transport: Transport, manners: &Manners) -> Arc<Sha
         Transport::WebSocket => &edge.ws,
         Transport::EventStream => &edge.sse,
     };
-    if manners.beat.is_none() && manners.patience.is_none() {
+    if manners.beat.is_none() && manners.patience.is_none() && manners.write_timeout.is_none() {
         return usual.clone();
     }
     let mut pulse = usual.pulse;
     pulse.interval = manners.beat.unwrap_or(pulse.interval);
     pulse.timeout = pulse.timeout.map(|usual| manners.patience.unwrap_or(usual));
+    pulse.write_timeout = manners.write_timeout.unwrap_or(pulse.write_timeout);
     Arc::new(Shared { pulse, roster: usual.roster.clone() })
 }

@@ -47,6 +47,12 @@ pub fn render(hub: &Hub, others: &Others, plugins: &Page) -> String {
     );
     page.number("aether_gaps_total", "counter", "Gaps that readers were told of", counters.gaps.get());
     page.number("aether_lagged_total", "counter", "Readers that a lag policy struck", counters.lagged.get());
+    page.number(
+        "aether_messages_skipped_total",
+        "counter",
+        "Messages that readers did not get because they lagged",
+        counters.skipped.get(),
+    );
     page.number("aether_store_groups_total", "counter", "Group commits", counters.groups.get());
     page.number("aether_store_reads_total", "counter", "Pages read by replays", counters.store_reads.get());
     page.number("aether_store_errors_total", "counter", "Failed operations of the store", counters.store_errors.get());

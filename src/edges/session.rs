@@ -166,7 +166,7 @@ struct Connection<S, D: Dialect> {
 impl<S, D: Dialect> Drop for Connection<S, D> {
     fn drop(&mut self) {
         self.session.end();
-        let why = Farewell { cause: self.ending.cause(), code: self.ending.code() };
+        let why = self.ending.farewell();
         self.session.hub().hooks().disconnected(self.session.client(), &why);
         self.dialect.ended(&self.session, &why);
     }

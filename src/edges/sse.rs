@@ -22,6 +22,7 @@ use warp::reply::Response;
 use super::http::{Caller, Edge, wants_heartbeat};
 use super::listening::Asked;
 use super::native::SseDialect;
+use super::origin::Origins;
 use super::session::{self, Frame, Socket};
 use super::wire::{Ending, Fault};
 
@@ -127,7 +128,7 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
         session::run(socket, SseDialect { heartbeat }, session, shared, Vec::new()).await
     });
     let mut response = stream(events);
-    allow_origin(&edge, &caller, &mut response);
+    allow_origin(&edge.settings.origins, &caller, &mut response);
     Ok(response)
 }
 
@@ -146,9 +147,8 @@ pub fn stream(events: Events) -> Response {
 }
 
 /// A page from another origin that the operator lists may read the answer.
-fn allow_origin(edge: &Edge, caller: &Caller, response: &mut Response) {
-    let listed =
-        caller.headers.get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| edge.settings.origins.lists(o)));
+pub fn allow_origin(origins: &Origins, caller: &Caller, response: &mut Response) {
+    let listed = caller.headers.get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| origins.lists(o)));
     if let Some(origin) = listed {
         response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         response.headers_mut().insert(header::VARY, HeaderValue::from_static("origin"));

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use super::words::Words;
-use crate::kernel::hooks::{Refusal, RefusalKind};
+use crate::kernel::hooks::{Farewell, Refusal, RefusalKind};
 use crate::kernel::hub::{PublishError, ReadError};
 use crate::kernel::message::NameError;
 use crate::kernel::session::{Close, SubscribeError};
@@ -58,6 +58,8 @@ pub enum Fault {
         max: usize,
     },
     SlowBody,
+    /// The rules took longer to say who somebody is than the dialect waits.
+    SlowRules,
     /// What the operator asked of the rules cannot be done; a line per problem.
     Rules(Vec<String>),
     TooManyConnections,
@@ -113,6 +115,7 @@ impl Fault {
             Fault::NoRoute => (404, 40400),
             Fault::Method => (405, 40500),
             Fault::SlowBody => (408, 40801),
+            Fault::SlowRules => (504, 50401),
             Fault::Rules(_) => (422, 42201),
             Fault::TooLarge { .. } => (413, 41301),
             Fault::TooManyRefusals => (429, 42901),
@@ -147,6 +150,7 @@ impl Fault {
             Fault::Method => "method",
             Fault::TooLarge { .. } => "too_large",
             Fault::SlowBody => "slow_body",
+            Fault::SlowRules => "slow_rules",
             Fault::Rules(_) => "rules",
             Fault::TooManyRefusals => "too_many_refusals",
             Fault::TooManyConnections => "too_many_connections",
@@ -188,6 +192,7 @@ impl Fault {
             Fault::Method => "this path does not answer to that method".into(),
             Fault::TooLarge { max } => format!("payload exceeds maximum size of {max} bytes").into(),
             Fault::SlowBody => "the request's body did not arrive in time".into(),
+            Fault::SlowRules => "nobody said in time who you are: come back in a moment".into(),
             Fault::Rules(problems) => problems.join("\n").into(),
             Fault::TooManyRefusals => {
                 "too many of your requests had to be refused: come back later, and ask for what is yours".into()
@@ -277,7 +282,10 @@ pub enum Ending {
     /// The client closed it, or its socket broke.
     Gone,
     /// The client said goodbye with a close frame; it is answered in kind.
-    Closed,
+    Closed {
+        code: u16,
+        reason: Words,
+    },
     Draining,
     /// The operator sent it away.
     Kicked,
@@ -311,7 +319,7 @@ impl Ending {
     pub fn code(self) -> Option<u16> {
         match self {
             Ending::Gone | Ending::Dead => None,
-            Ending::Closed => Some(1000),
+            Ending::Closed { .. } => Some(1000),
             Ending::Draining => Some(1001),
             Ending::Protocol(_) => Some(1002),
             Ending::Utf8 => Some(1007),
@@ -327,7 +335,7 @@ impl Ending {
     pub fn reason(&self) -> &str {
         match self {
             Ending::Gone => "gone",
-            Ending::Closed => "",
+            Ending::Closed { .. } => "",
             Ending::Draining => "server shutting down",
             Ending::Kicked => "disconnected by the operator",
             Ending::SentAway(why) | Ending::OfDialect(_, why) => why.as_str(),
@@ -341,10 +349,19 @@ impl Ending {
         }
     }
 
+    /// What rules hear of it afterwards: of a goodbye, the client's own words.
+    pub fn farewell(self) -> Farewell {
+        let (code, reason) = match &self {
+            Ending::Closed { code, reason } => (Some(*code), reason.as_str()),
+            other => (other.code(), other.reason()),
+        };
+        Farewell { cause: self.cause(), code, reason: reason.to_owned() }
+    }
+
     /// The cause as rules hear it.
     pub fn cause(self) -> &'static str {
         match self {
-            Ending::Gone | Ending::Closed => "client",
+            Ending::Gone | Ending::Closed { .. } => "client",
             Ending::Draining => "shutdown",
             Ending::Lagged => "lag",
             Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",

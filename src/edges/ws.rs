@@ -17,6 +17,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use super::deadline::TryWrite;
 use super::session::{Frame, Socket};
 use super::wire::Ending;
+use super::words::Words;
 
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]);
@@ -164,15 +165,17 @@ impl Parser {
 /// What a client's close frame means.
 fn close_of(payload: &[u8]) -> Ending {
     let Some((code, reason)) = payload.split_first_chunk::<2>() else {
-        return if payload.is_empty() { Ending::Closed } else { Ending::Protocol("half a close code") };
+        let goodbye = Ending::Closed { code: 1000, reason: Words::new("") };
+        return if payload.is_empty() { goodbye } else { Ending::Protocol("half a close code") };
     };
-    if !CloseCode::from(u16::from_be_bytes(*code)).is_allowed() {
+    let code = u16::from_be_bytes(*code);
+    if !CloseCode::from(code).is_allowed() {
         return Ending::Protocol("invalid close code");
     }
-    if std::str::from_utf8(reason).is_err() {
-        return Ending::Utf8;
+    match std::str::from_utf8(reason) {
+        Ok(reason) => Ending::Closed { code, reason: Words::new(reason) },
+        Err(_) => Ending::Utf8,
     }
-    Ending::Closed
 }
 
 pub struct WsSocket<S> {

@@ -53,6 +53,8 @@ pub struct Counters {
     pub rendered: Counter,
     pub gaps: Counter,
     pub lagged: Counter,
+    /// Publications that readers did not get because they lagged.
+    pub skipped: Counter,
     pub store_reads: Counter,
     pub store_errors: Counter,
     pub groups: Counter,

@@ -44,19 +44,37 @@ impl Transport {
     }
 }
 
+/// How something is said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    pub transport: Transport,
+    /// One of the dialect's styles, if the connection has chosen one.
+    pub style: Option<&'static str>,
+}
+
 /// How a dialect keeps its connections, where it does not do as the settings say.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Manners {
-    /// What a client's message may weigh; never more than the settings allow.
+    /// What a client's message may weigh; in place of what the settings say.
     pub max_frame: Option<usize>,
     /// How often a client is asked for a sign of life, and how long it may stay silent then.
     pub beat: Option<Duration>,
     pub patience: Option<Duration>,
+    /// How long its socket may take nothing while something is owed.
+    pub write_timeout: Option<Duration>,
+    /// How long the rules may take to say who somebody is.
+    pub handshake: Option<Duration>,
+    /// How many may be connected at once.
+    pub connections: Option<usize>,
     /// Pages that may connect, without cookies, beside those that the settings list. An entry is an origin, a glob of them,
     /// `same-host` (on whatever port) or `*`.
     pub origins: Vec<String>,
     /// Of the answer that begins the connection.
     pub headers: Vec<(String, String)>,
+    /// Event streams name in each event where the connection stands, so that it can come back there.
+    pub resume: bool,
+    /// Other ways of saying the same, of which a connection may choose one.
+    pub styles: Vec<&'static str>,
 }
 
 /// What a dialect keeps with a connection; opaque here.
@@ -72,7 +90,7 @@ pub trait Tongue: Send + Sync + 'static {
     /// It has gone. Told after the fact; must not block.
     fn gone(&self, client: &Arc<Client>, memory: Memory, why: &Farewell);
     /// How it says something. The same for each of its listeners, so publications are put into words once.
-    fn say(&self, transport: Transport, event: &Event<'_>) -> Result<Option<Speech>, Broken>;
+    fn say(&self, way: Way, event: &Event<'_>) -> Result<Option<Speech>, Broken>;
     /// What it answers over HTTP to somebody who is not let in, in place of what the hub would.
     fn refuse(&self, request: &ConnectRequest, no: &NoEntry<'_>) -> Option<Instead>;
 }
@@ -102,6 +120,8 @@ pub enum Act {
     Subscribe {
         channel: ChannelName,
         start: Start,
+        /// The id of the event that its stream ended with, if it comes back; opaque here.
+        last_id: Option<Box<str>>,
         pace: Option<Pace>,
         tag: Tag,
     },
@@ -117,6 +137,10 @@ pub enum Act {
     Replay {
         age: Duration,
         tag: Tag,
+    },
+    /// It wants to hear things said in another of the dialect's styles from now on.
+    Speak {
+        style: String,
     },
     /// It shows a new credential.
     Authenticate {

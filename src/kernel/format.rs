@@ -32,9 +32,13 @@ pub trait View: Send + Sync + 'static {
     fn name(&self) -> &str;
     /// The message as these readers see it; none if it is withheld from them, which they are told as a gap.
     fn render(&self, channel: &ChannelName, publication: &Publication) -> Option<Message>;
-    /// If that takes long: does it elsewhere for what was read from a log, and lets the messages carry it.
-    fn foresee<'a>(&'a self, _channel: &'a ChannelName, _page: &'a mut [Publication]) -> Option<Foreseeing<'a>> {
-        None
+    /// Rendering takes so long that no thread which serves readers may do it: what they are to see is foreseen.
+    fn is_slow(&self) -> bool {
+        false
+    }
+    /// Renders elsewhere what does not carry it yet, and lets the messages carry it.
+    fn foresee<'a>(&'a self, _channel: &'a ChannelName, _page: &'a mut [Publication]) -> Foreseeing<'a> {
+        Box::pin(std::future::ready(()))
     }
 }
 

@@ -186,4 +186,6 @@ pub struct Farewell {
     pub cause: &'static str,
     /// The close code, where the transport has one.
     pub code: Option<u16>,
+    /// What was said with it.
+    pub reason: String,
 }

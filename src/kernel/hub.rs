@@ -16,7 +16,7 @@ use super::lane::{Item, Request, Shared};
 use super::log::{From, Log, LogError, Page, Range};
 use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset, Publication};
 use super::policy::{Ack, Policy};
-use super::rendering::render;
+use super::rendering::{is_dark, render};
 use super::tail::TailLimit;
 
 /// What the hub is built from.
@@ -232,19 +232,17 @@ impl Hub {
         page.extent.last = channel.tail.head();
         let mut withheld = Vec::new();
         if let Some(view) = sight {
-            if let Some(foreseeing) = view.foresee(name, &mut page.publications) {
-                foreseeing.await;
+            let mut kept = std::mem::take(&mut page.publications);
+            for at in 0..kept.len() {
+                // Which may turn out at any time.
+                if is_dark(&*view, &kept[at]) {
+                    view.foresee(name, &mut kept[at..]).await;
+                }
+                match render(&*view, name, &kept[at], &self.shared.counters) {
+                    Some(seen) => page.publications.push(seen),
+                    None => withheld.push(kept[at].offset),
+                }
             }
-            page.publications = std::mem::take(&mut page.publications)
-                .into_iter()
-                .filter_map(|publication| {
-                    let seen = render(&*view, name, &publication, &self.shared.counters);
-                    if seen.is_none() {
-                        withheld.push(publication.offset);
-                    }
-                    seen
-                })
-                .collect();
         }
         Ok(Past { page, epoch: channel.epoch, withheld })
     }

@@ -20,6 +20,10 @@ pub enum Lag {
     /// It reads on from the store; what has left the store is announced as a gap.
     #[default]
     CatchUp,
+    /// It goes on with the newest publications that it may be behind, with a gap that says which older ones were left out.
+    DropOldest,
+    /// It gets the oldest publications that it may be behind, and then what comes from there on, with a gap between them.
+    DropNewest,
     /// It jumps to the newest publication, with a gap that says what was skipped.
     Skip,
     /// Its connection is closed.

@@ -176,6 +176,7 @@ impl Session {
             reached: cursor,
             gap,
             live_at,
+            full_at: None,
             pace: None,
             rests_until: None,
             gap_said: false,
@@ -205,6 +206,15 @@ impl Session {
             Ok(past) => Ok((sight.or(past), true)),
             Err(_) => Ok((sight, false)),
         }
+    }
+
+    /// From now on everything is said in another way.
+    pub fn speaks(&mut self, format: Arc<dyn Format>) {
+        for (_, subscription) in &mut self.subscriptions {
+            let sight = subscription.sight.clone();
+            subscription.look_through(sight, &format);
+        }
+        self.format = format;
     }
 
     /// Slows one of its channels down.

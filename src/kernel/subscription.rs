@@ -32,6 +32,8 @@ pub(super) struct Subscription {
     pub behind_since: Option<Instant>,
     /// Where the replay is over, while there is one.
     pub live_at: Option<Offset>,
+    /// It lagged and its channel drops the newest: what lies between here and the head is left out when it gets here.
+    pub full_at: Option<Offset>,
     /// How fast its reader wants it, if not as fast as it comes.
     pub pace: Option<Pace>,
     /// With a pace: before this nothing more is said.
@@ -71,6 +73,12 @@ impl Subscription {
             Some(max) => channel.tail.head().saturating_sub(self.reached) > max,
             None => self.reached + 1 < channel.tail.first(),
         }
+    }
+
+    /// How many publications it may be behind.
+    pub fn room(&self) -> u64 {
+        let tail = &self.seat.channel.tail;
+        self.seat.channel.policy().max_lag.unwrap_or_else(|| (tail.head() + 1).saturating_sub(tail.first()))
     }
 
     /// Where a reader stands who has been told everything up to `offset`: a gap that it has not been told of yet must be told

@@ -155,6 +155,8 @@ pub enum Copied {
     Some,
     /// The next publication has left the tail: the log has it, or nobody.
     Behind,
+    /// The view is slow and has not said yet what its readers see of the next publication.
+    Dark,
 }
 
 impl Tail {
@@ -258,8 +260,9 @@ impl Tail {
         new
     }
 
-    /// The first publication after `after`, up to `upto`, that carries a once number and that these readers see.
-    pub fn next_once(&self, encoding: &Encoding, mut after: Offset, upto: Offset) -> Option<(Offset, u64)> {
+    /// The first publication after `after`, up to `upto`, that carries a once number and that these readers see; without the
+    /// number if it is dark.
+    pub fn next_once(&self, encoding: &Encoding, mut after: Offset, upto: Offset) -> Option<(Offset, Option<u64>)> {
         while self.newest_once.load(Ordering::Relaxed) > after {
             let found = {
                 let recent = self.recent.read();
@@ -270,8 +273,11 @@ impl Tail {
             if found.offset > upto {
                 return None;
             }
+            if encoding.rendering.as_ref().is_some_and(|rendering| rendering.is_dark(&found)) {
+                return Some((found.offset, None));
+            }
             if let Some(number) = self.seen(encoding, &found).and_then(|seen| seen.once) {
-                return Some((found.offset, number));
+                return Some((found.offset, Some(number)));
             }
             after = found.offset;
         }
@@ -299,11 +305,26 @@ impl Tail {
         if !self.encode_missing(encoding, &mut run, after) {
             return Copied::Behind;
         }
+        if run.first > after + 1 || run.next() <= after + 1 {
+            return Copied::Dark;
+        }
         let upto = upto.min(run.next() - 1);
         run.copy(after, upto, room, encoding.format.sealed(), out, step)
     }
 
-    /// Brings a run up to the head, and back to `after + 1` if it began later. False if the tail no longer reaches there.
+    /// Some of what is after `after` and dark to these readers, the oldest first.
+    pub(super) fn dark(&self, rendering: &Rendering, after: Offset, most: usize) -> Vec<Publication> {
+        let recent = self.recent.read();
+        let first = recent.first(self.head());
+        if !rendering.view.is_slow() || after + 1 < first {
+            return Vec::new();
+        }
+        let ahead = recent.publications.range(((after + 1 - first) as usize).min(recent.publications.len())..);
+        ahead.filter(|publication| rendering.is_dark(publication)).take(most).map(|it| (**it).clone()).collect()
+    }
+
+    /// Brings a run up to the head, and back to `after + 1` if it began later, as far as it is light. False if the tail no
+    /// longer reaches there.
     fn encode_missing(&self, encoding: &Encoding, run: &mut Run, after: Offset) -> bool {
         let recent = self.recent.read();
         let head = self.head();
@@ -321,10 +342,13 @@ impl Tail {
         let newer = missing(run.next(), head + 1);
         let older = if after + 1 < run.first { missing(after + 1, run.first) } else { Vec::new() };
         drop(recent); // The lane may go on while we encode.
-        if !older.is_empty() {
+        if !older.is_empty() && older.iter().all(|publication| self.light(encoding, publication)) {
             self.prepend(encoding, run, &older);
         }
         for publication in newer {
+            if !self.light(encoding, &publication) {
+                break;
+            }
             self.encode(encoding, &publication, &mut run.bytes);
             let end = run.base + run.bytes.len() as u64;
             run.ends.push_back(end);
@@ -343,6 +367,16 @@ impl Tail {
         bytes.extend_from_slice(&run.bytes[(run.start - run.base) as usize..]);
         ends.extend(run.ends.iter().map(|end| end - run.start + shift));
         *run = Run { first: older[0].offset, ends, base: 0, start: 0, bytes };
+    }
+
+    /// Renders it, unless that is for another thread. A view may turn out to be slow at any time.
+    fn light(&self, encoding: &Encoding, publication: &Arc<Publication>) -> bool {
+        let Some(rendering) = &encoding.rendering else { return true };
+        if rendering.is_dark(publication) {
+            return false;
+        }
+        self.seen(encoding, publication);
+        true
     }
 
     fn seen(&self, encoding: &Encoding, publication: &Arc<Publication>) -> Option<Arc<Publication>> {
@@ -364,6 +398,10 @@ impl Tail {
 }
 
 impl Encoding {
+    pub(super) fn rendering(&self) -> Option<&Arc<Rendering>> {
+        self.rendering.as_ref()
+    }
+
     fn shows(&self, sight: &Sight) -> bool {
         match (&self.rendering, sight) {
             (None, None) => true,

@@ -10,7 +10,7 @@ use super::format::{Gap, GapCause, Notice};
 use super::log::{Extent, From, LogError, Page, Range};
 use super::message::{Offset, Publication};
 use super::policy::Lag;
-use super::rendering::render;
+use super::rendering::{is_dark, render};
 use super::session::Session;
 use super::subscription::{Pace, Subscription};
 use super::tail::Copied;
@@ -18,6 +18,8 @@ use super::tail::Copied;
 /// What one page of the log holds at most, for a reader that is behind the tail.
 const PAGE_COUNT: usize = 512;
 const PAGE_BYTES: usize = 128 * 1024;
+/// What a slow view is asked about before its reader is heard again.
+const DARK_COUNT: usize = 16;
 
 /// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
 pub(super) struct Stretch {
@@ -51,7 +53,10 @@ struct Step {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
     Publication,
-    Gap,
+    /// So many publications were left out because the reader lagged.
+    Gap {
+        skipped: u64,
+    },
     Live,
 }
 
@@ -68,11 +73,23 @@ impl Batch {
 }
 
 impl Session {
-    /// Reads the next page of a channel in which the session is behind the tail.
+    /// Reads the next page of a channel in which the session is behind the tail, or waits for a slow view.
     pub async fn fetch(&mut self) -> Result<(), LogError> {
         let Some(slot) = self.behind.pop_front() else { return Ok(()) };
         let Some(subscription) = self.subscriptions.get(slot as usize) else { return Ok(()) };
         let channel = &subscription.seat.channel;
+        if let Some(rendering) = subscription.encoding.rendering() {
+            let after = match subscription.pace {
+                Some(pace) if pace.conflate => subscription.cursor.max(channel.tail.head().saturating_sub(1)),
+                _ => subscription.cursor,
+            };
+            let dark = channel.tail.dark(rendering, after, DARK_COUNT);
+            if !dark.is_empty() {
+                rendering.foresee(&channel.name, dark, self.hub.counters()).await;
+                self.ready.push_front(slot);
+                return Ok(());
+            }
+        }
         if !channel.is_kept() {
             // The tail is all there is.
             let first = channel.tail.first();
@@ -83,19 +100,18 @@ impl Session {
             return Ok(());
         }
         let upto = subscription.live_at.unwrap_or(Offset::MAX).min(channel.tail.head());
+        let upto = subscription.full_at.filter(|at| *at > subscription.cursor).map_or(upto, |at| at.min(upto));
         let range = Range {
             from: From::After { after: subscription.cursor, upto },
-            count: PAGE_COUNT,
+            count: if subscription.sight.as_ref().is_some_and(|view| view.is_slow()) { DARK_COUNT } else { PAGE_COUNT },
             bytes: PAGE_BYTES,
             now: self.hub.now(),
         };
         self.hub.counters().store_reads.add(1);
         match channel.log.read(&channel.name, range).await {
             Ok(mut page) => {
-                if let Some(view) = &subscription.sight
-                    && let Some(foreseeing) = view.foresee(&channel.name, &mut page.publications)
-                {
-                    foreseeing.await;
+                if let Some(view) = subscription.sight.as_ref().filter(|view| view.is_slow()) {
+                    view.foresee(&channel.name, &mut page.publications).await;
                 }
                 self.stretch = Some(Stretch { slot, page, upto });
                 self.ready.push_front(slot);
@@ -159,11 +175,17 @@ impl Session {
             let subscription = &mut self.subscriptions[slot as usize];
             let head = subscription.seat.head();
             let upto = subscription.live_at.unwrap_or(head).min(head);
+            if subscription.full_at == Some(subscription.reached) {
+                let gap = Gap::between(subscription.reached, head + 1, GapCause::Skipped);
+                self.skip_to(slot, gap, batch);
+                return Ok(()); // What comes from here on is said when the socket has taken the gap.
+            }
+            let upto = subscription.full_at.map_or(upto, |at| at.min(upto));
             if subscription.reached < upto {
                 match self.fill_from_tail(slot, upto, batch, room) {
                     Copied::All if batch.bytes.len() < room => {}
                     Copied::All | Copied::Some => return Ok(()),
-                    Copied::Behind => {
+                    Copied::Behind | Copied::Dark => {
                         self.fall_behind(slot);
                         return Ok(());
                     }
@@ -203,7 +225,9 @@ impl Session {
                 subscription.reached = subscription.reached.max(head.saturating_sub(1));
             }
             let next = subscription.reached + 1;
-            if next <= head && self.fill_from_tail(slot, next, batch, usize::MAX) == Copied::Behind {
+            if next <= head
+                && let Copied::Behind | Copied::Dark = self.fill_from_tail(slot, next, batch, usize::MAX)
+            {
                 self.fall_behind(slot);
                 return;
             }
@@ -219,7 +243,8 @@ impl Session {
         let next = subscription.reached + 1;
         let upto = match subscription.seat.channel.tail.next_once(&subscription.encoding, subscription.reached, upto) {
             None => upto,
-            Some((at, number)) if at == next => {
+            Some((at, None)) if at == next => return Copied::Dark,
+            Some((at, Some(number))) if at == next => {
                 if !self.once.is_first(number, slot, at) {
                     self.skip_to(slot, Gap::at(at, GapCause::Once), batch);
                     return Copied::All;
@@ -247,6 +272,10 @@ impl Session {
         let Stretch { slot, page, upto } = stretch;
         for publication in &page.publications {
             self.announce_hole(slot, publication.offset, &page, batch);
+            let sight = &self.subscriptions[slot as usize].sight;
+            if sight.as_ref().is_some_and(|view| is_dark(&**view, publication)) {
+                return; // The view has turned out to be slow: this is read again.
+            }
             self.say_publication(slot, publication, batch);
         }
         if !page.more {
@@ -269,7 +298,7 @@ impl Session {
         if let Some(gap) = self.subscriptions[slot as usize].gap {
             self.subscriptions[slot as usize].gap_said = true;
             self.hub.counters().gaps.add(1);
-            self.say(slot, Notice::Gap(gap), Act::Gap, batch);
+            self.say(slot, Notice::Gap(gap), Act::Gap { skipped: 0 }, batch);
         }
     }
 
@@ -282,22 +311,36 @@ impl Session {
             return Ok(()); // A replay is behind because it was asked for.
         }
         let lag = subscription.seat.channel.policy().lag;
-        if lag == Lag::CatchUp || !subscription.is_far_behind() {
+        if lag == Lag::CatchUp || subscription.full_at.is_some() || !subscription.is_far_behind() {
             return Ok(());
         }
         self.hub.counters().lagged.add(1);
         if lag == Lag::Close && !self.watches {
             return Err(Close::Lagged);
         }
-        let (head, reached) = (subscription.seat.head(), subscription.reached);
-        self.skip_to(slot, Gap::between(reached, head, GapCause::Skipped), batch);
+        let (head, reached, room) = (subscription.seat.head(), subscription.reached, subscription.room());
+        let next = match lag {
+            Lag::DropNewest => {
+                self.subscriptions[slot as usize].full_at = Some(reached + room);
+                return Ok(());
+            }
+            Lag::DropOldest => head + 1 - room.min(head - reached),
+            Lag::CatchUp | Lag::Skip | Lag::Close => head,
+        };
+        if next > reached + 1 {
+            self.skip_to(slot, Gap::between(reached, next, GapCause::Skipped), batch);
+        }
         Ok(())
     }
 
     fn skip_to(&mut self, slot: u32, gap: Gap, batch: &mut Batch) {
         self.hub.counters().gaps.add(1);
         self.subscriptions[slot as usize].reached = gap.available - 1;
-        self.say(slot, Notice::Gap(gap), Act::Gap, batch);
+        let skipped = match (gap.cause, gap.missing) {
+            (GapCause::Skipped | GapCause::Evicted, Some((first, last))) => last + 1 - first,
+            _ => 0,
+        };
+        self.say(slot, Notice::Gap(gap), Act::Gap { skipped }, batch);
     }
 
     fn say(&mut self, slot: u32, notice: Notice, act: Act, batch: &mut Batch) {
@@ -347,7 +390,7 @@ impl Session {
     /// which is to be written before anything else.
     pub fn commit(&mut self, batch: &Batch, written: usize, carry: &mut Vec<u8>) {
         let mut begin = 0;
-        let mut taken = 0;
+        let (mut taken, mut skipped) = (0, 0);
         for step in &batch.steps {
             if begin >= written {
                 break;
@@ -362,12 +405,16 @@ impl Session {
                     taken += 1;
                     subscription.rests_until = subscription.pace.map(|pace| Instant::now() + pace.every);
                 }
-                Act::Gap => subscription.gap = None,
+                Act::Gap { skipped: lost } => {
+                    subscription.gap = None;
+                    skipped += lost;
+                }
                 Act::Live => subscription.live_at = None,
             }
             begin = step.end;
         }
         self.hub.counters().pushed.add(taken);
+        self.hub.counters().skipped.add(skipped);
         let subscriptions = &self.subscriptions;
         self.once.settle(|slot, offset| offset <= subscriptions[slot as usize].cursor);
         let whole = written == batch.bytes.len();
@@ -375,6 +422,7 @@ impl Session {
             let subscription = &mut self.subscriptions[*slot as usize];
             subscription.reached = subscription.cursor;
             subscription.gap_said = false;
+            subscription.full_at.take_if(|at| *at < subscription.cursor);
             if subscription.cursor < subscription.seat.head() {
                 subscription.behind_since.get_or_insert_with(Instant::now);
             } else {

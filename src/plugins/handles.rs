@@ -239,6 +239,7 @@ pub fn farewell(lua: &Lua, why: &Farewell) -> mlua::Result<Value> {
     let table = lua.create_table()?;
     table.raw_set("cause", why.cause)?;
     table.raw_set("code", why.code)?;
+    table.raw_set("reason", why.reason.as_str())?;
     // A proper close by either side; not a connection that broke off, fell behind or misbehaved.
     table.raw_set("expected", matches!(why.cause, "client" | "server" | "shutdown") && why.code.is_some())?;
     Ok(frozen(table))

@@ -107,7 +107,8 @@ impl Lanes {
         F: Future<Output = Result<(), Failure>> + 'static,
     {
         let place = generation.registrations[hook].to_string();
-        let Some(ticket) = Ticket::take(&generation.program, hook, generation) else { return false };
+        let unit = generation.registrations[hook].unit;
+        let Some(ticket) = Ticket::take(&generation.program, unit) else { return false };
         let generation = generation.clone();
         self.push(Box::new(move || {
             Box::pin(async move {
@@ -139,7 +140,7 @@ impl Lanes {
             let plugin = &generation.unit_of(hook).name;
             Unheard::Busy(format!("{limit} calls of {plugin} wait already (plugins.waiting_calls)"))
         };
-        let ticket = Ticket::take(&generation.program, hook, generation).ok_or_else(busy)?;
+        let ticket = Ticket::take(&generation.program, generation.registrations[hook].unit).ok_or_else(busy)?;
         let (mut tell, answer) = oneshot::channel();
         let generation = generation.clone();
         let pushed = self.push(Box::new(move || {
@@ -213,14 +214,13 @@ fn serve(runtime: &tokio::runtime::Runtime, mut jobs: mpsc::Receiver<Job>) {
 }
 
 /// A place among the waiting calls of a unit.
-struct Ticket {
+pub struct Ticket {
     program: Arc<Program>,
     unit: usize,
 }
 
 impl Ticket {
-    fn take(program: &Arc<Program>, hook: usize, generation: &Generation) -> Option<Ticket> {
-        let unit = generation.registrations[hook].unit;
+    pub fn take(program: &Arc<Program>, unit: usize) -> Option<Ticket> {
         let ticket = Ticket { program: program.clone(), unit };
         // Given back by `Drop` if there were too many.
         let before = program.waiting[unit].fetch_add(1, Ordering::AcqRel);

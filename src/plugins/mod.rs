@@ -24,7 +24,7 @@
 //! * What is told after the fact (who left, who joined) comes from queues with an end, on threads of their own.
 //!
 //! Who is who:
-//! * From files to hooks: `manifest` `schema` read, `generation` holds, `roster` loads, `change` `handover` from one to the next.
+//! * From files to hooks: `manifest` `schema` read, `unit` `generation` hold, `roster` loads, `change` `handover` from one to the next.
 //! * One VM: `vm` `watchdog` `handles` `msg` (`scan`: one path of a JSON text) `value` `keys` `running`; `api`: what `aether` has.
 //! * A question: `host` -> `rules` (`votes`, `who` for connecting, `admit` for what becomes of a message, `view` `redact`, `retention`) ->
 //!   `decision`; `remembered` and `breaker` spare the asking; `resident`: a thread's VMs.
@@ -102,6 +102,7 @@ pub mod testing;
 mod timers;
 mod trace;
 mod turns;
+mod unit;
 mod value;
 mod view;
 mod visit;

@@ -1,7 +1,7 @@
 //! What a channel keeps and promises, as far as rules say: their answers over the settings, the strictest of several.
 //!
 //! A field that a rule answers takes the place of the setting, be it narrower or wider. Between rules the smaller bound, the
-//! stronger ack and the less patient lag count (`close` before `skip` before `catch_up`), and no history before any.
+//! stronger ack and the less patient lag count (`close` before `skip` before `drop_newest` before `drop_oldest` before `catch_up`), and no history before any.
 
 use std::time::Duration;
 
@@ -113,9 +113,11 @@ impl Wish {
                 "lag" => {
                     wish.lag = Some(match json.as_str() {
                         Some("catch_up") => Lag::CatchUp,
+                        Some("drop_oldest") => Lag::DropOldest,
+                        Some("drop_newest") => Lag::DropNewest,
                         Some("skip") => Lag::Skip,
                         Some("close") => Lag::Close,
-                        _ => return Err(wrong("catch_up, skip or close")),
+                        _ => return Err(wrong("catch_up, drop_oldest, drop_newest, skip or close")),
                     })
                 }
                 "history" => wish.history = Some(json.as_bool().ok_or_else(|| wrong("true or false"))?),
@@ -176,7 +178,9 @@ fn tighter<T: Ord + Copy>(a: Option<Option<T>>, b: Option<Option<T>>) -> Option<
 fn impatience(lag: &Lag) -> u8 {
     match lag {
         Lag::CatchUp => 0,
-        Lag::Skip => 1,
-        Lag::Close => 2,
+        Lag::DropOldest => 1,
+        Lag::DropNewest => 2,
+        Lag::Skip => 3,
+        Lag::Close => 4,
     }
 }

@@ -142,14 +142,18 @@ impl format::View for Scripted {
         })
     }
 
-    fn foresee<'a>(&'a self, channel: &'a ChannelName, page: &'a mut [Publication]) -> Option<format::Foreseeing<'a>> {
-        let itself = self.itself.upgrade().filter(|_| self.generation.is_slow(self.hook))?;
-        Some(Box::pin(async move {
-            for publication in page {
+    fn is_slow(&self) -> bool {
+        self.generation.is_slow(self.hook)
+    }
+
+    fn foresee<'a>(&'a self, channel: &'a ChannelName, page: &'a mut [Publication]) -> format::Foreseeing<'a> {
+        Box::pin(async move {
+            let Some(itself) = self.itself.upgrade() else { return };
+            for publication in page.iter_mut().filter(|it| it.message.foreseen.through(self).is_none()) {
                 let seen = itself.clone().render_beside(channel, publication).await;
                 publication.message.foreseen.add(itself.clone(), seen);
             }
-        }))
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use super::Facts;
 use super::decision::{Deny, Vote};
 use super::handles::{add_request_fields, add_request_methods};
 use super::schema::hint;
-use super::value::{describe, frozen, json_to_lua, lua_to_json, to_number};
+use super::value::{describe, frozen, json_to_lua, lua_to_json, raise, to_number};
 use crate::kernel::hooks::{Client, ConnectRequest};
 
 /// A request, whole.
@@ -75,6 +75,17 @@ impl UserData for Visitor {
 
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         add_request_methods(methods);
+        // By its grants: no hook is asked.
+        methods.add_method("may", |lua, req, (what, channel): (String, String)| {
+            let grants = req.visit.client.as_ref().map(|client| &client.identity.grants);
+            let granted = match what.as_str() {
+                "subscribe" => grants.map(|grants| &grants.subscribe),
+                "publish" => grants.map(|grants| &grants.publish),
+                "history" => grants.map(|grants| &grants.history),
+                _ => return Err(raise(lua, format!("req:may: subscribe, publish or history, not {what:?}"))),
+            };
+            Ok(granted.is_some_and(|patterns| patterns.matches(&channel)))
+        });
         methods.add_method("text", |lua, req, ()| lua.create_string(&req.visit.body));
         methods.add_method("buffer", |lua, req, ()| lua.create_buffer(&req.visit.body));
         methods.add_method("json", |lua, req, ()| match serde_json::from_slice(&req.visit.body) {

@@ -143,12 +143,13 @@ impl Running {
         let window = config.publish.idempotency_window.0;
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
+        kept.begin_at(config.publish.first_seq.0);
         host.keep_in(Arc::new(kept.kv()?));
         host.begin()?;
         let hub = Hub::start(Parts {
             hooks: host.clone(),
             kept: Arc::new(kept),
-            fleeting: Arc::new(MemoryLog::new(window)),
+            fleeting: Arc::new(MemoryLog::new(window).beginning_at(config.publish.first_seq.0)),
             clock: now,
             tail: TailLimit { count: config.channels.tail_count, bytes: config.channels.tail_bytes.bytes() },
             idle_after: config.channels.idle_after.0,

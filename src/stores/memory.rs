@@ -22,6 +22,7 @@ const KEYS: usize = 10_000;
 pub struct MemoryLog {
     channels: DashMap<ChannelName, Arc<Mutex<Kept>>>,
     window: Duration,
+    first: Offset,
 }
 
 struct Kept {
@@ -38,7 +39,12 @@ struct Kept {
 impl MemoryLog {
     /// `window`: how long idempotency keys are remembered.
     pub fn new(window: Duration) -> Self {
-        MemoryLog { channels: DashMap::new(), window }
+        MemoryLog { channels: DashMap::new(), window, first: 1 }
+    }
+
+    /// Channels begin with this number, at least 1.
+    pub fn beginning_at(self, first: Offset) -> Self {
+        MemoryLog { first: first.max(1), ..self }
     }
 
     fn kept(&self, channel: &ChannelName) -> Result<Arc<Mutex<Kept>>, LogError> {
@@ -142,7 +148,7 @@ impl Log for MemoryLog {
         let kept = self.channels.entry(channel.clone()).or_insert_with(|| {
             Arc::new(Mutex::new(Kept {
                 epoch: new_epoch(),
-                last: 0,
+                last: self.first - 1,
                 retention: policy.history,
                 publications: VecDeque::new(),
                 bytes: 0,

@@ -19,6 +19,7 @@
 mod group;
 mod sweep;
 
+use std::cell::Cell;
 use std::collections::hash_map::Entry as MapEntry;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -27,7 +28,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -126,6 +127,8 @@ struct Inner {
     /// sled's own file, for `fdatasync`.
     file: File,
     open: DashMap<ChannelName, Arc<Mutex<Open>>>,
+    /// What the first message of a channel is called.
+    first: AtomicU64,
     /// Values so large that sled wrote them to files of their own since the last sync.
     large: AtomicBool,
     /// Those of them that are on disk.
@@ -181,8 +184,18 @@ impl Head {
 }
 
 impl Open {
-    fn new(retention: Retention, weak: bool) -> Open {
-        Open { number: None, last: 0, floor: 1, trimmed: 1, reserved: 0, lost: Vec::new(), retention, weak, bytes: 0 }
+    fn new(first: Offset, retention: Retention, weak: bool) -> Open {
+        Open {
+            number: None,
+            last: first - 1,
+            floor: first,
+            trimmed: first,
+            reserved: 0,
+            lost: Vec::new(),
+            retention,
+            weak,
+            bytes: 0,
+        }
     }
 
     /// The oldest offset that the policy still lets anyone see.
@@ -214,6 +227,11 @@ impl SledLog {
             }
         };
         Ok(SledLog { inner: Arc::new(inner), failure: Arc::default(), readers: Arc::new(Semaphore::new(READERS)) })
+    }
+
+    /// Channels that have no message yet begin with this number, at least 1.
+    pub fn begin_at(&self, first: Offset) {
+        self.inner.first.store(first.max(1), Ordering::Relaxed);
     }
 
     /// What rules keep, beside the log.
@@ -251,6 +269,26 @@ impl SledLog {
     }
 }
 
+/// sled meets some kinds of damage with a panic; what it says there helps nobody, and what other threads say meanwhile does.
+fn quietly<R>(open: impl FnOnce() -> R) -> std::thread::Result<R> {
+    thread_local! {
+        static QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                hook(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(open));
+    QUIET.set(false);
+    opened
+}
+
 impl Inner {
     fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<Inner, OpenError> {
         let at = || path.to_path_buf();
@@ -261,11 +299,7 @@ impl Inner {
             .cache_capacity(cache)
             // The flusher thread also collects garbage, so it must stay on.
             .flush_every_ms(Some(flush_interval.as_millis().max(1) as u64));
-        // sled meets some kinds of damage with a panic; what it says there helps nobody.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| config.open()));
-        std::panic::set_hook(hook);
+        let opened = quietly(|| config.open());
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => {
@@ -316,6 +350,7 @@ impl Inner {
             window: window.as_micros() as Micros,
             file,
             open: DashMap::new(),
+            first: AtomicU64::new(1),
             large: AtomicBool::new(false),
             synced_large: Mutex::default(),
             syncs: AtomicU64::new(0),
@@ -333,7 +368,8 @@ impl Inner {
             return Ok(open.extent(self.epoch));
         }
         let retention = policy.history.unwrap_or(Retention { count: Some(0), age: None, bytes: None });
-        let mut open = Open::new(retention, policy.ack != Ack::Synced);
+        let first = self.first.load(Ordering::Relaxed);
+        let mut open = Open::new(first, retention, policy.ack != Ack::Synced);
         if let Some(stored) = self.heads.get(name.as_str()).map_err(failed)? {
             self.recover(name, &mut open, Head::from_bytes(&stored)?)?;
         }

@@ -28,10 +28,10 @@ pub const PONG: u8 = 10;
 
 impl RawWs {
     pub async fn connect(address: SocketAddr, token: &str) -> RawWs {
-        RawWs::open(address, &format!("/ws?token={token}")).await
+        RawWs::at(address, &format!("/ws?token={token}")).await
     }
 
-    pub async fn open(address: SocketAddr, path: &str) -> RawWs {
+    pub async fn at(address: SocketAddr, path: &str) -> RawWs {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let mut stream = within(DEADLINE, "connect", socket.connect(address)).await.unwrap();

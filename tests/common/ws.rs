@@ -80,6 +80,14 @@ impl WsClient {
         self.send_message(Message::text(text)).await;
     }
 
+    /// The same text again and again, on its way before any of it can have been read.
+    pub async fn send_at_once(&mut self, text: &str, times: usize) {
+        for _ in 0..times {
+            within(DEADLINE, "send", self.socket.feed(Message::text(text))).await.unwrap();
+        }
+        within(DEADLINE, "send", self.socket.flush()).await.unwrap();
+    }
+
     pub async fn send_message(&mut self, message: Message) {
         within(DEADLINE, "send", self.socket.send(message)).await.unwrap();
     }

@@ -104,7 +104,7 @@ async fn a_negative_number_is_from_the_beginning() {
 /// There an emptied channel forgot its numbers: the next message was 1 again, and who resumed heard nothing of it.
 #[tokio::test]
 async fn numbers_go_on_when_everything_is_evicted_and_who_resumes_is_told() {
-    let config = "[store]\nsweep_interval = \"100ms\"\n[[retention.rules]]\npattern = \"a\"\nttl = \"200ms\"";
+    let config = "[store]\nsweep_interval = \"100ms\"\n[[retention.rules]]\npattern = \"a\"\nttl = \"4s\"";
     let hub = TestHub::plan().toml(config).start();
     hub.publish_numbers("a", 1, 5).await;
     until("all is evicted", async || hub.history("channel=a").await["messages"] == json!([])).await;
@@ -220,4 +220,33 @@ async fn where_the_settings_say_so_nothing_is_said_that_it_did_not_know_but_to_w
     assert_eq!(native.end().await, End::Closed(1001, "server shutting down".into()));
     assert_eq!(first.close_code().await, 1001);
     stopping.unwrap().join().unwrap();
+}
+
+/// Clients know a number and no epoch: a hub that begins behind all numbers of the old one takes none of them for its own.
+#[tokio::test]
+async fn who_comes_with_a_number_of_the_old_hub_is_told_and_gets_everything_of_the_new_one() {
+    let config = "[publish]\nfirst_seq = 1000\n[[retention.rules]]\npattern = \"fleeting\"\nhistory = false";
+    let mut hub = TestHub::plan().toml(config).start();
+    for channel in ["kept", "fleeting"] {
+        let empty = hub.history(&format!("channel={channel}")).await;
+        assert_eq!((&empty["first_seq"], &empty["last_seq"]), (&json!(1000), &json!(999)), "{channel}");
+        hub.publish_numbers(channel, 1000, 1004).await;
+        let mut ws = hub.ws().await;
+        ws.resume(channel, 3).await;
+        let seen = ws.read_to(channel, 1004).await;
+        seen.assert_exactly(1000, 1004);
+        assert_eq!(seen.gaps[0]["message"], "gap: requested seq 3 but earliest available is 1000", "{channel}");
+        // And from then on it is as ever.
+        let mut ws = hub.ws().await;
+        ws.resume(channel, 1002).await;
+        let seen = ws.read_to(channel, 1004).await;
+        seen.assert_exactly(1003, 1004);
+        assert!(seen.gaps.is_empty(), "{channel}");
+    }
+    hub.restart();
+    assert_eq!(hub.publish("kept", json!(1)).await["seq_id"], 1005, "what has begun goes on");
+    hub.config.publish.first_seq = aether::config::Count(1);
+    hub.restart();
+    assert_eq!(hub.publish("kept", json!(1)).await["seq_id"], 1006);
+    assert_eq!(hub.publish("another", json!(1)).await["seq_id"], 1);
 }

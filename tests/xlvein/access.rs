@@ -19,7 +19,10 @@ async fn the_account_c_of_a_b_is_not_the_account_b_c_of_a() {
         let body = signed_form(app, SECRET, to, &format!("{{\"n\":{n}}}"), &format!("nonce{n}"));
         assert_eq!(post_form(&mut http, &body).await.ok()["error"], 0);
     }
-    assert_eq!((long.frame().await["data"]["n"].as_u64(), short.frame().await["data"]["n"].as_u64()), (Some(1), Some(2)));
+    assert_eq!(
+        (long.frame().await["data"]["n"].as_u64(), short.frame().await["data"]["n"].as_u64()),
+        (Some(1), Some(2))
+    );
     // Nor do peers reach beyond their application.
     long.send(r#"{"to":"b:c","event":1,"data":{}}"#).await;
     short.send(r#"{"to":"c","event":1,"data":{}}"#).await;
@@ -32,7 +35,9 @@ async fn accounts_may_be_called_anything_but_nothing() {
     let hub = plan("").start();
     let mut http = hub.http_as(None).await;
     let long = "x".repeat(300);
-    for (n, account) in ["*", "a.b", "你好", "constructor", "u%5F1", "x y&z=\"", "sha256", &long].into_iter().enumerate() {
+    for (n, account) in
+        ["*", "a.b", "你好", "constructor", "u%5F1", "x y&z=\"", "sha256", &long].into_iter().enumerate()
+    {
         let mut user = User::connect(&hub, account).await;
         assert_eq!(push(&mut http, account, &format!("{{\"n\":{n}}}")).await, 0, "{account}");
         let frame = user.frame().await;
@@ -40,7 +45,10 @@ async fn accounts_may_be_called_anything_but_nothing() {
         user.assert_silent().await;
     }
     let nobody = token(SECRET, &json!({"sub": "", "exp": now() + 60}));
-    assert_eq!(User::refused(&hub, "test", &nobody).await, (200, json!({"code": 1000, "detail": "", "msg": "错误的Token"})));
+    assert_eq!(
+        User::refused(&hub, "test", &nobody).await,
+        (200, json!({"code": 1000, "detail": "", "msg": "错误的Token"}))
+    );
 }
 
 #[tokio::test]
@@ -164,7 +172,8 @@ fn settings_that_cannot_be_are_refused_with_a_sentence() {
         let dir = TempDir::new();
         dir.write("aether.toml", &settings("").replace(was, becomes));
         let (plugins, scripts) = (repository().join("plugins"), repository().join("scripts"));
-        let env = [("AETHER_PLUGINS_DIR", plugins.to_str().unwrap()), ("AETHER_PLUGINS_SCRIPTS", scripts.to_str().unwrap())];
+        let env =
+            [("AETHER_PLUGINS_DIR", plugins.to_str().unwrap()), ("AETHER_PLUGINS_SCRIPTS", scripts.to_str().unwrap())];
         let output = crate::common::spawned::run(dir.path(), &["check"], &env);
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(why), "{why}: {said}");
@@ -172,7 +181,8 @@ fn settings_that_cannot_be_are_refused_with_a_sentence() {
     let dir = TempDir::new();
     dir.write("aether.toml", &settings(""));
     let (plugins, scripts) = (repository().join("plugins"), repository().join("scripts"));
-    let env = [("AETHER_PLUGINS_DIR", plugins.to_str().unwrap()), ("AETHER_PLUGINS_SCRIPTS", scripts.to_str().unwrap())];
+    let env =
+        [("AETHER_PLUGINS_DIR", plugins.to_str().unwrap()), ("AETHER_PLUGINS_SCRIPTS", scripts.to_str().unwrap())];
     let output = crate::common::spawned::run(dir.path(), &["check", "--strict"], &env);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -99,7 +99,13 @@ async fn x5_what_is_signed_can_be_split_in_one_way_only() {
     // An account that its owner chose, and the signature that a back end made for it.
     let to = "eve&send_to=victim";
     let signature = sign("test", SECRET, to, "{}", "n1");
-    let moved = [("nonce", "n1&send_to=eve"), ("send_to", "victim"), ("message", "{}"), ("app_key", "test"), ("sign", &signature)];
+    let moved = [
+        ("nonce", "n1&send_to=eve"),
+        ("send_to", "victim"),
+        ("message", "{}"),
+        ("app_key", "test"),
+        ("sign", &signature),
+    ];
     assert_eq!(sign("test", SECRET, "victim", "{}", "n1&send_to=eve"), signature, "MD5 does not see the difference");
     assert_eq!(post_form(&mut http, &form(&moved)).await.ok()["error"], 1002);
     victim.assert_silent().await;
@@ -113,8 +119,11 @@ async fn x5_with_hmac_an_old_push_and_a_changed_one_are_refused() {
     let mut http = hub.http_as(None).await;
     let body = r#"{"app_key":"test","send_to":"u1","message":"{}","nonce":"n1"}"#;
     let send = async |http: &mut Http, time: String, signature: &str, body: &str| {
-        let headers =
-            [("content-type", "application/json"), ("x-signature-timestamp", time.as_str()), ("x-signature-256", signature)];
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-signature-timestamp", time.as_str()),
+            ("x-signature-256", signature),
+        ];
         http.send("POST", PUSH, &headers, body.as_bytes()).await.ok()["error"].as_i64().unwrap()
     };
     let at = now();

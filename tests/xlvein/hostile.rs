@@ -5,7 +5,7 @@ use crate::common::raw_ws::{BINARY, PING, PONG, TEXT, frame};
 use super::*;
 
 async fn raw(hub: &TestHub, account: &str) -> RawWs {
-    RawWs::open(hub.address, &format!("/ws/connect?app_id=test&token={}", token_of(account))).await
+    RawWs::at(hub.address, &format!("/ws/connect?app_id=test&token={}", token_of(account))).await
 }
 
 async fn answers_ping(ws: &mut RawWs) {
@@ -76,7 +76,10 @@ async fn x1_what_is_no_text_or_too_large_ends_that_connection_alone() {
     let huge = vec![b'x'; 16 << 20];
     // All of it: an end that read along would be closed by a reset, and the word lost.
     eve.write(&frame(0x80 | TEXT, &huge)).await;
-    assert!(matches!(eve.try_next().await, Ok(frame) if frame.payload.starts_with(&1009_u16.to_be_bytes())) || eve.is_over().await);
+    assert!(
+        matches!(eve.try_next().await, Ok(frame) if frame.payload.starts_with(&1009_u16.to_be_bytes()))
+            || eve.is_over().await
+    );
     let mut eve = raw(&hub, "eve").await;
     let long = format!(r#"{{"to":"bob","event":1,"data":{{"x":"{}"}}}}"#, "x".repeat(65_536));
     eve.send(TEXT, long.as_bytes()).await;
@@ -93,8 +96,22 @@ async fn random_frames_and_pushes_change_nothing_for_others() {
     let mut eve = raw(&hub, "eve").await;
     let mut http = hub.http_as(None).await;
     let mut dice = Dice::new(7);
-    let words: [&[u8]; 14] =
-        [b"{", b"}", b"\"to\":", b"\"bob\"", b"\"event\":", b"2", b"\"data\":", b"[", b"]", b",", b"null", b"\\u0000", b"\xc3", b"1e9"];
+    let words: [&[u8]; 14] = [
+        b"{",
+        b"}",
+        b"\"to\":",
+        b"\"bob\"",
+        b"\"event\":",
+        b"2",
+        b"\"data\":",
+        b"[",
+        b"]",
+        b",",
+        b"null",
+        b"\\u0000",
+        b"\xc3",
+        b"1e9",
+    ];
     for _ in 0..300 {
         let bytes: Vec<u8> =
             (0..dice.below(12)).flat_map(|_| words[dice.below(words.len() as u64) as usize].to_vec()).collect();
@@ -109,7 +126,13 @@ async fn random_frames_and_pushes_change_nothing_for_others() {
 
 #[tokio::test]
 async fn who_speaks_nonsense_without_end_is_sent_away() {
-    let hub = TestHub::plan().toml(&(settings("") + "[limits]\nhandshakes_per_second = 0\nrefusals_per_minute = 20\n").replacen("[limits]\nhandshakes_per_second = 0\n", "", 1)).start();
+    let hub = TestHub::plan()
+        .toml(&(settings("") + "[limits]\nhandshakes_per_second = 0\nrefusals_per_minute = 20\n").replacen(
+            "[limits]\nhandshakes_per_second = 0\n",
+            "",
+            1,
+        ))
+        .start();
     let mut eve = User::connect(&hub, "eve").await;
     for _ in 0..30 {
         let _ = tokio::time::timeout(DEADLINE, eve.socket.send(Message::text("nonsense"))).await;

@@ -44,7 +44,9 @@ use = "xlvein"
 
 /// The settings with one application, `test`, whose users send to each other; `more` are settings of the plugin.
 pub fn settings(more: &str) -> String {
-    format!("{CONFIG}{more}\n[[plugin.config.applications]]\napp_key = \"test\"\napp_secret = \"test_secret\"\npeer = true\n")
+    format!(
+        "{CONFIG}{more}\n[[plugin.config.applications]]\napp_key = \"test\"\napp_secret = \"test_secret\"\npeer = true\n"
+    )
 }
 
 pub fn plan(more: &str) -> Plan {
@@ -115,12 +117,7 @@ impl User {
     }
 
     /// `receive_buffer`: little, and it is stuck soon while it is not read.
-    pub async fn with(
-        hub: &TestHub,
-        app: &str,
-        token: &str,
-        receive_buffer: Option<u32>,
-    ) -> Result<User, Box<Error>> {
+    pub async fn with(hub: &TestHub, app: &str, token: &str, receive_buffer: Option<u32>) -> Result<User, Box<Error>> {
         let query = form(&[("app_id", app), ("token", token)]);
         let request = format!("ws://{}/ws/connect?{query}", hub.address).into_client_request().unwrap();
         let socket = TcpSocket::new_v4().unwrap();

@@ -15,12 +15,12 @@ use crate::plugins::dialect::{Place, Spec, interned};
 use crate::plugins::generation::{Event, Registration};
 use crate::plugins::route::PathPattern;
 use crate::plugins::schema::{hint, read_duration, read_size};
-use crate::plugins::value::{caller, describe, lua_to_json};
+use crate::plugins::value::{caller, describe, lua_to_json, to_number};
 use crate::plugins::visit::read_headers;
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "dialect",
-    args: "name, {mount, frame, beat, origins, headers, async, on_open, on_frame, encode, on_close, refuse}",
+    args: "name, {mount, frame, beat, limits, origins, headers, resume, styles, async, on_open, on_frame, encode, on_close, refuse}",
     gives: "",
     doc: "Speaks a wire protocol of its own on a path or a listener: what clients say is heard by on_open(c, req) and on_frame(c, frame, kind), encode(ev) puts into words what they are told.",
     kind: "(name: string, spec: DialectSpec) -> ()",
@@ -48,10 +48,13 @@ pub const ENTRIES: &[Entry] = &[Entry {
     },
 }];
 
-const KEYS: [&str; 11] =
-    ["mount", "frame", "beat", "origins", "headers", "async", "on_open", "on_frame", "encode", "on_close", "refuse"];
+const KEYS: [&str; 14] = [
+    "mount", "frame", "beat", "limits", "origins", "headers", "resume", "styles", "async", "on_open", "on_frame",
+    "encode", "on_close", "refuse",
+];
 const MAX_NAME: usize = 64;
 const MAX_ORIGINS: usize = 100;
+const MAX_STYLES: usize = 8;
 
 fn register(lua: &Lua, seat: &Rc<Seat>, name: &Value, spec: &Value) -> mlua::Result<()> {
     frozen_after_loading(lua, seat, Event::DialectEncode)?;
@@ -94,12 +97,15 @@ fn read(seat: &Seat, name: &Value, spec: &Value) -> Result<(Spec, Hooks), String
             "mount" => places = read_mounts(seat, inner()?)?,
             "frame" => manners.max_frame = read_frame(inner()?)?,
             "beat" => (manners.beat, manners.patience) = read_beat(inner()?)?,
+            "limits" => read_limits(inner()?, &mut manners)?,
             "origins" => manners.origins = read_origins(inner()?)?,
             "headers" => {
                 manners.headers = read_headers(inner()?)?;
                 // A Lua table has no order, a registration is compared with another VM's.
                 manners.headers.sort();
             }
+            "resume" => manners.resume = value.as_boolean().ok_or_else(|| wrong("true or false"))?,
+            "styles" => manners.styles = read_styles(inner()?)?,
             "async" => waits = Some(value.as_boolean().ok_or_else(|| wrong("true or false"))?),
             "on_open" => hooks.push((Event::DialectOpen, hook()?)),
             "on_frame" => hooks.push((Event::DialectFrame, hook()?)),
@@ -190,6 +196,44 @@ fn read_beat(table: &Table) -> Result<(Option<Duration>, Option<Duration>), Stri
         }
     }
     Ok((every, timeout))
+}
+
+fn read_limits(table: &Table, manners: &mut Manners) -> Result<(), String> {
+    for pair in table.pairs::<String, Value>() {
+        let (key, value) = pair.map_err(|error| error.to_string())?;
+        let time = || {
+            let time = lua_to_json(&value).ok().and_then(|json| read_duration(&json)).filter(|time| !time.is_zero());
+            time.ok_or_else(|| format!("limits: {key}: expected a duration like \"5s\", got {}", describe(&value)))
+        };
+        match key.as_str() {
+            "connections" => {
+                let count = to_number(&value).filter(|n| n.fract() == 0.0 && (1.0..1e9).contains(n));
+                let wrong = || format!("limits: connections: expected a number from 1, got {}", describe(&value));
+                manners.connections = Some(count.ok_or_else(wrong)? as usize);
+            }
+            "handshake" => manners.handshake = Some(time()?),
+            "write" => manners.write_timeout = Some(time()?),
+            _ => {
+                return Err(format!(
+                    "limits: {key} is not known here{}",
+                    hint(&key, ["connections", "handshake", "write"])
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_styles(table: &Table) -> Result<Vec<&'static str>, String> {
+    if table.raw_len() > MAX_STYLES {
+        return Err(format!("styles: at most {MAX_STYLES}"));
+    }
+    let one = |one: mlua::Result<Value>| match one {
+        Ok(Value::String(text)) => Ok(interned(&text.to_string_lossy())),
+        Ok(other) => Err(format!("styles: expected a list of names, got {}", describe(&other))),
+        Err(error) => Err(error.to_string()),
+    };
+    table.sequence_values::<Value>().map(one).collect()
 }
 
 fn read_origins(table: &Table) -> Result<Vec<String>, String> {

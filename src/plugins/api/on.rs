@@ -16,10 +16,10 @@ use crate::plugins::value::{caller_below, describe, lua_to_json, raise};
 pub const ENTRIES: &[Entry] = &[
     Entry {
         name: "on.connect",
-        args: "fn(req)",
+        args: "{async}?, fn(req)",
         gives: "",
         doc: "Asked who somebody is; in order, and the first answer that is not nil counts.",
-        kind: "(hook: (req: Request) -> Vote) -> ()",
+        kind: "(hook: ((req: Request) -> Vote) | { async: boolean }, waiting: ((req: Request) -> Vote)?) -> ()",
         may_wait: false,
         since: "0.1.0",
         example: r#"aether.on.connect(function(req)
@@ -161,7 +161,7 @@ end)"#,
         name: "on.disconnect",
         args: "fn(s, why)",
         gives: "",
-        doc: "Told after a session has ended; why is {cause, code, expected}.",
+        doc: "Told after a session has ended; why is {cause, code, reason, expected}.",
         kind: "(hook: (s: Session, why: Farewell) -> ()) -> ()",
         may_wait: false,
         since: "0.1.0",
@@ -203,18 +203,28 @@ const MAX_DEBOUNCE: Duration = Duration::from_secs(3600);
 fn plain(lua: &Lua, seat: &Rc<Seat>, event: Event, args: &MultiValue) -> mlua::Result<()> {
     frozen_after_loading(lua, seat, event)?;
     let args: Vec<&Value> = args.iter().collect();
-    match args[..] {
-        [Value::Function(hook)] => {
+    let (hook, about) = match args[..] {
+        [Value::Function(hook)] => (hook, Ok(About::Nothing)),
+        [Value::Table(options), Value::Function(hook)] if event == Event::Connect => {
+            (hook, read_options(event, options))
+        }
+        _ => {
+            complain(lua, seat, &format!("{event} takes one function, got {}", all(&args)));
+            return Ok(());
+        }
+    };
+    match about {
+        Ok(about) => {
             let registration = Registration {
                 event,
                 pattern: None,
                 unit: seat.at,
                 place: caller_below(lua, &seat.unit().root),
-                about: About::Nothing,
+                about,
             };
             seat.registered.borrow_mut().push((registration, hook.clone()));
         }
-        _ => complain(lua, seat, &format!("{event} takes one function, got {}", all(&args))),
+        Err(why) => complain(lua, seat, &format!("{event}: {why}")),
     }
     Ok(())
 }

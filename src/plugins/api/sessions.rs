@@ -21,7 +21,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "presence",
         args: "channel",
         gives: "list, number",
-        doc: "Who listens to a channel: {id, user, tenant, ip, transport} each, at most 1,000; and how many there are.",
+        doc: "Who listens to a channel: {id, user, tenant, ip, transport, connected_ms, expires_ms} each, at most 1,000; and how many there are.",
         kind: "(channel: string) -> ({ any }, number)",
         may_wait: false,
         since: "0.1.0",
@@ -238,7 +238,13 @@ fn list(
                 ("ip", client.ip.map(|ip| ip.to_string())),
                 ("transport", Some(client.transport.to_owned())),
             ];
-            all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?)))).collect::<Json>()
+            let times = [
+                ("connected_ms", Some(client.connected / 1000)),
+                ("expires_ms", identity.expires.map(|expires| expires / 1000)),
+            ];
+            let texts = all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?))));
+            let times = times.into_iter().filter_map(|(key, value)| Some((key.to_owned(), Json::from(value?))));
+            texts.chain(times).collect::<Json>()
         };
         let all = find();
         let listed = all.iter().take(MAX_LISTED).map(one).collect();

@@ -219,9 +219,9 @@ impl UserData for Handle {
         });
         methods.add_method("subscribe", |lua, c, (channel, options): (Value, Option<Table>)| {
             let asked = read_subscribe(options.as_ref()).map_err(|why| raise(lua, format!("c:subscribe: {why}")))?;
-            let (start, pace, tag) = asked;
+            let Asked { start, last_id, pace, tag } = asked;
             match c.channel(lua, &channel, &tag)? {
-                Some(channel) => c.want(lua, Act::Subscribe { channel, start, pace, tag }),
+                Some(channel) => c.want(lua, Act::Subscribe { channel, start, last_id, pace, tag }),
                 None => Ok(()),
             }
         });
@@ -248,6 +248,7 @@ impl UserData for Handle {
             let wrong = || raise(lua, format!("c:replay: expected a duration like \"60s\", got {}", describe(&age)));
             c.want(lua, Act::Replay { age: time.ok_or_else(wrong)?, tag })
         });
+        methods.add_method("speak", |lua, c, style: String| c.want(lua, Act::Speak { style }));
         methods.add_method("authenticate", |lua, c, (token, options): (String, Option<Table>)| {
             let tag = only_tag(lua, "c:authenticate", options.as_ref())?;
             c.want(lua, Act::Authenticate { token, tag })
@@ -333,10 +334,17 @@ fn read_keys(options: Option<&Table>, known: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-fn read_subscribe(options: Option<&Table>) -> Result<(Start, Option<Pace>, Tag), String> {
-    read_keys(options, &["after", "epoch", "max_rate", "conflate", "tag"])?;
+struct Asked {
+    start: Start,
+    last_id: Option<Box<str>>,
+    pace: Option<Pace>,
+    tag: Tag,
+}
+
+fn read_subscribe(options: Option<&Table>) -> Result<Asked, String> {
+    read_keys(options, &["after", "epoch", "last_id", "max_rate", "conflate", "tag"])?;
     let tag = read_tag(options)?;
-    let Some(options) = options else { return Ok((Start::Now, None, tag)) };
+    let Some(options) = options else { return Ok(Asked { start: Start::Now, last_id: None, pace: None, tag }) };
     let get = |key: &str| options.raw_get::<Value>(key).map_err(|error| error.to_string());
     let after = match get("after")? {
         Value::Nil => None,
@@ -350,6 +358,11 @@ fn read_subscribe(options: Option<&Table>) -> Result<(Start, Option<Pace>, Tag),
         Value::String(text) => Some(text.to_string_lossy().parse().unwrap_or(Epoch::UNKNOWN)),
         other => return Err(format!("epoch: expected a text, got {}", describe(&other))),
     };
+    let last_id = match get("last_id")? {
+        Value::Nil => None,
+        Value::String(text) => Some(text.to_string_lossy().into()),
+        other => return Err(format!("last_id: expected a text, got {}", describe(&other))),
+    };
     let pace = match get("max_rate")? {
         Value::Nil => None,
         value => {
@@ -360,5 +373,5 @@ fn read_subscribe(options: Option<&Table>) -> Result<(Start, Option<Pace>, Tag),
             Some(Pace { every: std::time::Duration::from_secs_f64(1.0 / rate), conflate })
         }
     };
-    Ok((after.map_or(Start::Now, |after| Start::After(after, epoch)), pace, tag))
+    Ok(Asked { start: after.map_or(Start::Now, |after| Start::After(after, epoch)), last_id, pace, tag })
 }

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
+use mlua::Lua;
+
 use super::line::{self, Brought};
 use super::said;
 use crate::kernel::dialect::{
-    Act, Broken, Dialects, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tongue, Transport,
+    Act, Broken, Dialects, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tongue, Transport, Way,
 };
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Refusal, RefusalKind};
 use crate::plugins::decision::Asker;
@@ -94,11 +96,16 @@ impl OfHost {
         &self,
         generation: &Arc<Generation>,
         hook: usize,
-        transport: Transport,
+        way: Way,
         event: &Event<'_>,
     ) -> Result<Option<Speech>, Failure> {
         let budget = generation.program.limits.call;
-        with_vm(generation, |vm| vm.call(hook, budget, |lua| said::table(lua, transport, event), said::read_speech))
+        let asked = |lua: &Lua| {
+            let ev = said::table(lua, way.transport, event)?;
+            ev.raw_set("style", way.style)?;
+            Ok(ev)
+        };
+        with_vm(generation, |vm| vm.call(hook, budget, asked, said::read_speech))
     }
 }
 
@@ -123,10 +130,10 @@ impl Tongue for OfHost {
         }
     }
 
-    fn say(&self, transport: Transport, event: &Event<'_>) -> Result<Option<Speech>, Broken> {
+    fn say(&self, way: Way, event: &Event<'_>) -> Result<Option<Speech>, Broken> {
         let rules = self.rules().ok_or(Broken)?;
         let Some(hook) = rules.dialects.named(self.name).and_then(|hooks| hooks.says) else { return Ok(None) };
-        self.put_into_words(&rules.generation, hook, transport, event).map_err(|failure| {
+        self.put_into_words(&rules.generation, hook, way, event).map_err(|failure| {
             withheld(&rules.generation, hook, &failure, said::channel_of(event));
             Broken
         })

@@ -5,6 +5,7 @@
 //! text between these lines, and from the functions of the same file that they call.
 
 mod functions;
+mod reader;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -166,6 +166,8 @@ pub fn policy(lua: &Lua, policy: &Policy) -> mlua::Result<Value> {
     table.raw_set("ack", ack)?;
     let lag = match policy.lag {
         Lag::CatchUp => "catch_up",
+        Lag::DropOldest => "drop_oldest",
+        Lag::DropNewest => "drop_newest",
         Lag::Skip => "skip",
         Lag::Close => "close",
     };

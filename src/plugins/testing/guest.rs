@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::Stage;
 use super::air::EPOCH;
-use crate::kernel::dialect::{Act, Broken, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport};
+use crate::kernel::dialect::{
+    Act, Broken, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
+};
 use crate::kernel::format::{Gap, GapCause, Notice};
 use crate::kernel::hooks::{Client, ConnectRequest, Farewell, Hooks, Refusal, RefusalKind, Sight};
 use crate::kernel::message::{ChannelName, Draft, Message, Micros, Position, Publication};
@@ -25,6 +27,8 @@ const MAX_ECHOES: usize = 100;
 pub struct Guest {
     tongue: Arc<dyn Tongue>,
     pub transport: Transport,
+    style: Cell<Option<&'static str>>,
+    manners: Arc<Manners>,
     client: RefCell<Arc<Client>>,
     memory: RefCell<Memory>,
     listens: RefCell<Vec<(ChannelName, Sight)>>,
@@ -89,6 +93,8 @@ impl Guest {
         let guest = Rc::new(Guest {
             tongue: mount.tongue,
             transport: mount.transport,
+            style: Cell::default(),
+            manners: mount.manners,
             client: RefCell::new(Arc::new(client)),
             memory: RefCell::default(),
             listens: RefCell::default(),
@@ -108,7 +114,8 @@ impl Guest {
             None => stage.welcome(guest.clone()),
             Some(no) => {
                 let (reason, why) = (no.code.as_str(), no.why.as_str());
-                let entry = NoEntry { status: no.status, code: no.number, reason, why, decision: no.decision.as_deref() };
+                let entry =
+                    NoEntry { status: no.status, code: no.number, reason, why, decision: no.decision.as_deref() };
                 let instead = guest.tongue.refuse(&request, &entry);
                 guest.sent.borrow_mut().clear();
                 *guest.refused.borrow_mut() = Some(Refused { no, instead });
@@ -215,7 +222,7 @@ impl Guest {
 
     /// Is told something, in the dialect's words; whether there were words.
     pub fn told(&self, host: &Host, event: &Event<'_>) -> bool {
-        match self.tongue.say(self.transport, event) {
+        match self.tongue.say(Way { transport: self.transport, style: self.style.get() }, event) {
             Ok(speech) => self.sent.borrow_mut().extend(speech),
             Err(Broken) => {
                 let newest = DecisionFilter { allowed: Some(false), limit: Some(1), ..DecisionFilter::default() };
@@ -267,6 +274,13 @@ impl Guest {
             Act::Publish { draft, tag } => return self.publish(stage, host, draft, &tag),
             Act::Replay { age, tag } => return self.replay(stage, host, age, &tag),
             Act::Authenticate { token, tag } => return self.authenticate(stage, host, &token, &tag),
+            Act::Speak { style } => match self.manners.styles.iter().find(|known| **known == style) {
+                Some(known) => self.style.set(Some(known)),
+                None => {
+                    let (code, why) = ("no_style".into(), format!("this dialect has no style {style:?}"));
+                    return self.perform(stage, host, Act::Fail { code, why, tag: None });
+                }
+            },
             Act::Fail { code, why, tag } => {
                 let event = Event::Error { what: "frame", code: &code, why: &why, decision: "", tag: &tag };
                 self.told(host, &event);
@@ -349,13 +363,7 @@ impl Guest {
         Ok(())
     }
 
-    fn publish(
-        &self,
-        stage: &Stage,
-        host: &Arc<Host>,
-        draft: Draft,
-        tag: &Tag,
-    ) -> Result<Result<(), Stop>, String> {
+    fn publish(&self, stage: &Stage, host: &Arc<Host>, draft: Draft, tag: &Tag) -> Result<Result<(), Stop>, String> {
         let channel = draft.channel.clone();
         match stage.wait(host.publish(&self.client(), draft))? {
             Ok(admission) => {
@@ -461,7 +469,7 @@ impl Guest {
             self.told(host, &Event::Closing { code, reason });
         }
         *self.closed.borrow_mut() = Some((code.unwrap_or(1006), reason.to_owned()));
-        let (client, why) = (self.client(), Farewell { cause, code });
+        let (client, why) = (self.client(), Farewell { cause, code, reason: reason.to_owned() });
         stage.witness().misses(&client);
         self.listens.take().iter().for_each(|(name, _)| host.left(&client, name));
         stage.settle(host)?;
@@ -512,7 +520,9 @@ impl Stage {
         for _ in 0..MAX_ECHOES {
             let (published, sent) = (self.witness().published(), self.witness().sent());
             let (heard, went) = self.heard.replace((published.len(), sent.len()));
-            for (client, draft) in published[heard..].iter().flat_map(|(by, drafts)| drafts.iter().map(move |d| (by, d))) {
+            for (client, draft) in
+                published[heard..].iter().flat_map(|(by, drafts)| drafts.iter().map(move |d| (by, d)))
+            {
                 match self.wait(host.publish(client, draft.clone()))? {
                     Ok(admission) => {
                         let receipt = self.air.borrow_mut().say(admission.draft, self.now())?;
@@ -521,7 +531,9 @@ impl Stage {
                         }
                     }
                     // The hub writes that into its log.
-                    Err(refusal) => tracing::warn!(channel = %draft.channel, "a plugin's message was not published: {refusal}"),
+                    Err(refusal) => {
+                        tracing::warn!(channel = %draft.channel, "a plugin's message was not published: {refusal}")
+                    }
                 }
             }
             for sent in &sent[went..] {

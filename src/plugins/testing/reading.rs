@@ -122,7 +122,7 @@ pub fn read_listener(options: Option<&Table>) -> Result<Option<SocketAddr>, Stri
 }
 
 pub fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {
-    let mut farewell = Farewell { cause: "client", code: Some(1000) };
+    let mut farewell = Farewell { cause: "client", code: Some(1000), reason: String::new() };
     for (key, value) in fields(options)? {
         match key.as_str() {
             "cause" => {
@@ -137,7 +137,8 @@ pub fn read_farewell(options: Option<&Table>) -> Result<Farewell, String> {
                 farewell.code =
                     Some(code.ok_or_else(|| format!("code: expected a close code, got {}", describe(&value)))? as u16);
             }
-            _ => return Err(format!("{key} is not known here{}", hint(&key, ["cause", "code"]))),
+            "reason" => farewell.reason = text(&key, &value)?,
+            _ => return Err(format!("{key} is not known here{}", hint(&key, ["cause", "code", "reason"]))),
         }
     }
     Ok(farewell)

@@ -131,7 +131,11 @@ impl Stage {
 
     /// Waits for an answer, as the hub would.
     pub fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T, String> {
-        let mut answer = pin!(answer);
+        let mut answer = pin!(async {
+            let answer = answer.await;
+            self.quiet().await;
+            answer
+        });
         let deadline = tokio::time::Instant::now() + PATIENCE;
         // Who asks within a function that answers has nobody to ask.
         let mut questions = self.questions.take();
@@ -167,6 +171,16 @@ impl Stage {
         }
         self.met()?;
         answered
+    }
+
+    /// Until what hooks have left to be done beside them is done.
+    async fn quiet(&self) {
+        let Some(host) = self.host.borrow().clone() else { return };
+        let rules = host.rules();
+        let calls = &rules.generation.program.waiting;
+        while calls.iter().any(|calls| calls.load(Ordering::Acquire) > 0) {
+            tokio::time::sleep(Duration::from_micros(100)).await;
+        }
     }
 
     /// Does what may ask functions of the case and stands still until they answer.

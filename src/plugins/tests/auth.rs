@@ -135,7 +135,7 @@ fn api_keys_are_known_by_their_hash() {
         (json!({"name": "x", "sha256": "AB"}), "keys[1]: x: sha256 is 64 lower-case hex digits"),
         (
             json!({"name": "x", "sha256": hash, "publish": ["$user.*"]}),
-            "keys[1]: x: $user.*: names that begin with $ belong",
+            "keys[1].publish[1]: x: \"$user.*\": names that begin with $ belong",
         ),
         (json!({"name": "x", "sha256": hash, "publish": [".*"]}), "aether.toml:41: keys[1].publish[1]: pattern \".*\""),
         (json!({"name": "x"}), "aether.toml:41: keys[1].sha256 is required"),

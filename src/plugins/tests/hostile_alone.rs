@@ -62,7 +62,7 @@ fn every_hostile_program_that_nobody_waits_for_is_stopped_and_named_and_the_next
         for (who, channel) in [(&bad, "bad"), (&good, "good")] {
             host.joined(who, &name(channel));
             host.left(who, &name(channel));
-            host.disconnected(who, &Farewell { cause: "client", code: Some(1000) });
+            host.disconnected(who, &Farewell { cause: "client", code: Some(1000), reason: String::new() });
         }
         let told = || publish(&host, &nobody(), "told", "1").unwrap_err().why;
         let all = || host.counters().errors.load(Ordering::Relaxed) >= 6 && told() == "1111";

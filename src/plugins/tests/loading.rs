@@ -211,7 +211,7 @@ fn what_uses_a_name_that_is_not_permitted_is_told_the_permission() {
     let ear = heard_about(&dir);
     assert!(super::waiting::wait(host.connect(&ConnectRequest::default())).is_err(), "it waits, and there is none");
     assert!(ear.lock().contains(&lacks(3, "shared", "shared")), "{}", ear.lock());
-    let why = crate::kernel::hooks::Farewell { cause: "client", code: None };
+    let why = crate::kernel::hooks::Farewell { cause: "client", code: None, reason: String::new() };
     host.disconnected(&Arc::new(nobody()), &why);
     until("the disconnect hook is told too", || ear.lock().contains(&lacks(5, "kv", "kv")));
 }

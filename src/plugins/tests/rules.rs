@@ -224,7 +224,7 @@ fn disconnect_hooks_are_told_afterwards_and_nobody_waits_for_them() {
     let ann = Arc::new(client(Some("ann"), Grants::default()));
     let started = Instant::now();
     for code in 0..2000 {
-        host.disconnected(&ann, &Farewell { cause: "lag", code: Some(code % 2) });
+        host.disconnected(&ann, &Farewell { cause: "lag", code: Some(code % 2), reason: String::new() });
     }
     let counters = host.counters();
     // Most of them would run for longer than this test does.

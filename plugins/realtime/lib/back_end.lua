@@ -1,0 +1,34 @@
+-- What a Go program asked of the framework in its own process, it asks here over HTTP, with a key that may administer.
+
+local send, envelope = require("./send"), require("./envelope")
+
+local function answered(ok, why)
+	if ok then return { json = { ok = true } } end
+	local status = if why == "session_closed" then 404 else 503
+	return { status = status, json = { ok = false, error = why } }
+end
+
+-- The body's envelope, and beside it whom it is for.
+local function read(req)
+	local env, why = envelope.read(req:text())
+	if not env then return nil, { status = 400, json = { ok = false, error = "bad_envelope", message = why } } end
+	return env, req:json()
+end
+
+return function(path)
+	aether.http.route("POST", path .. "/broadcast", function(req)
+		local env, no = read(req)
+		if not env then return no end
+		return answered(send.broadcast_message(env))
+	end)
+
+	aether.http.route("POST", path .. "/identities/{tenant}/{id}/send", function(req)
+		local env, no = read(req)
+		if not env then return no end
+		return answered(send.send_message_to_identity(req.params.tenant, req.params.id, env))
+	end)
+
+	aether.http.route("GET", path .. "/identities/{tenant}/{id}/sessions", function(req)
+		return { json = send.sessions(req.params.tenant, req.params.id) }
+	end)
+end
