@@ -12,6 +12,7 @@ mod cli_clients;
 mod config_and_cli;
 mod cookies;
 mod crash;
+mod dialects;
 mod docs;
 mod explain;
 mod fan_out;

@@ -28,6 +28,7 @@ end
 
 local function listener(what)
 	return function(fn)
+		routes.check_open(`on_{what}`)
 		if type(fn) ~= "function" then error(`rt.on_{what}: expected a function, got a {type(fn)}`, 2) end
 		table.insert(told[what], fn)
 	end

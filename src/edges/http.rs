@@ -29,7 +29,7 @@ use super::session;
 use super::tail::{self, TailFormat};
 use super::wire::{ErrorBody, Fault};
 use super::{admin, foreign, history, metrics, poll, publish, sse, upgrade};
-use crate::kernel::dialect::{Dialects, Mount};
+use crate::kernel::dialect::{Dialects, Mount, Transport};
 use crate::kernel::format::Format;
 use crate::kernel::hooks::{Client, ConnectRequest};
 use crate::kernel::hub::Hub;
@@ -415,7 +415,9 @@ fn mounted(edge: &Edge, caller: &Caller, surface: Surface) -> Option<Mount> {
     };
     let mount = edge.beside.dialects.mount(listener, path)?;
     let routed = || matches!(edge.beside.routes.find(listener, method, path), routes::Found::Route(_));
-    (method == "GET" || !routed()).then_some(mount)
+    // A socket's path may be a page too, for those that ask for no socket.
+    let meant = method == "GET" && (mount.transport == Transport::EventStream || upgrade::is_asked_for(caller));
+    (meant || !routed()).then_some(mount)
 }
 
 /// A request is judged by the rules of one moment, from its first question to its last.

@@ -53,6 +53,12 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     Ok(response)
 }
 
+/// Whether a request wants to become a WebSocket, be it a proper one or not.
+pub fn is_asked_for(caller: &Caller) -> bool {
+    let asked = caller.headers.get(header::UPGRADE);
+    asked.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Answers the handshake whose key this is; `voice` speaks as soon as the answer is out.
 pub fn switch<D: Dialect + 'static>(
     edge: &Edge,

@@ -137,6 +137,10 @@ impl Event {
     pub const OF_DIALECT: [Event; 5] =
         [Event::DialectOpen, Event::DialectFrame, Event::DialectEncode, Event::DialectClose, Event::DialectRefuse];
 
+    pub fn is_of_dialect(self) -> bool {
+        Event::OF_DIALECT.contains(&self)
+    }
+
     /// As it is registered, where that has one name.
     pub fn name(self) -> &'static str {
         match self {

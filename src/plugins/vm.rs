@@ -45,6 +45,9 @@ pub struct Failure {
     pub rests: bool,
 }
 
+/// As Luau says it.
+const NO_MEMORY: &str = "not enough memory";
+
 /// A closer look at memory after a call that left this share of the limit in use.
 const FULL: (usize, usize) = (3, 4);
 
@@ -230,6 +233,10 @@ impl Vm {
         let breaker = self.breaker(hook);
         let turn = match &outcome {
             Ok(_) => breaker.succeeded(),
+            // What one client says must not silence a dialect for the others; what it costs them does.
+            Err(why) if registration.event.is_of_dialect() && !stopped && !why.contains(NO_MEMORY) => {
+                breaker.succeeded()
+            }
             Err(_) => breaker.failed(&limits.breaker, commons.now(), stopped),
         };
         if let Some(turn) = turn {

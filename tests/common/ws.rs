@@ -131,6 +131,31 @@ impl WsClient {
         }
     }
 
+    /// The next text frame of whatever dialect, or the end.
+    pub async fn hear(&mut self) -> Result<String, End> {
+        let frame = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    frame => return frame,
+                }
+            }
+        };
+        match within(DEADLINE, "a frame", frame).await {
+            Some(Ok(Message::Text(text))) => Ok(text.to_string()),
+            Some(Ok(Message::Close(Some(frame)))) => Err(End::Closed(frame.code.into(), frame.reason.to_string())),
+            Some(Ok(other)) => Ok(format!("{other:?}")),
+            None | Some(Err(_)) => Err(End::Broken),
+        }
+    }
+
+    /// The next text frame is this one.
+    #[track_caller]
+    pub fn hears(&mut self, expected: &str) -> impl Future<Output = ()> {
+        let (place, expected) = (std::panic::Location::caller(), expected.to_owned());
+        async move { assert_eq!(self.hear().await, Ok(expected), "{place}") }
+    }
+
     /// The next frame of a type; others of the type `message`, `live` or `gap` wait for their turn.
     #[track_caller]
     pub fn expect(&mut self, kind: &str) -> impl Future<Output = Json> {

@@ -240,7 +240,7 @@ end)";
     let hub = TestHub::plan().toml(OPEN).rules(rules).start();
     let mut line = Line::open(&hub, "?topic=a%20b").await;
     assert_eq!(hub.http_as(None).await.get("/host").await.text(), "nil a topic is missing");
-    let mut heard = vec![push(&line.hears().await), push(&line.hears().await)];
+    let mut heard = [push(&line.hears().await), push(&line.hears().await)];
     heard.sort_by(|(one, _), (two, _)| one.cmp(two));
     assert_eq!((&*heard[0].0, &heard[0].1["data"]), ("a b", &json!("to a topic")));
     assert_eq!((&*heard[1].0, &heard[1].1["event"]), ("global", &json!("error")));

@@ -53,13 +53,12 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn whatever_is_said_the_same_socket_still_answers() {
     let (runtime, hub) = (Runtime::new().unwrap(), hub());
-    let mut line = runtime.block_on(Line::open(&hub, ""));
-    let line = std::cell::RefCell::new(&mut line);
+    let line = tokio::sync::Mutex::new(runtime.block_on(Line::open(&hub, "")));
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let outcome = runner.run(&prop::collection::vec((any::<bool>(), frame()), 1..10), |frames| {
         runtime.block_on(async {
-            let mut line = line.borrow_mut();
+            let mut line = line.lock().await;
             for (as_text, frame) in &frames {
                 match std::str::from_utf8(frame) {
                     Ok(text) if *as_text => line.says_text(text).await,

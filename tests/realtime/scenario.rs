@@ -11,16 +11,40 @@ rt.use(rt.recovery())
 rt.use(rt.timeout(2))
 rt.use(rt.logger())
 rt.handle('chat.join', function(s, env)
-	s:join(env.data:json().room)
+	s:join(env:json().room)
 	return s:send_message({ id = env.id, route = 'chat.joined', data = env.data })
 end)
 rt.handle('chat.send', function(s, env)
-	local message = env.data:json()
+	local message = env:json()
 	local n = said:incr('n')
 	rt.send_to_room(s.identity.tenant_id, message.room, 'chat.message', { n = n, from = s.identity.id, text = message.text })
 	return s:send_message({ id = env.id, route = 'chat.sent', metadata = { n = tostring(n) } })
 end)
 ";
+
+#[tokio::test]
+async fn the_handlers_that_the_readme_shows_do_what_it_says() {
+    let readme = std::fs::read_to_string(repository().join("plugins/realtime/README.md")).unwrap();
+    let lua = readme.split("```lua\n").nth(1).and_then(|rest| rest.split("```").next()).expect("it shows a script");
+    let hub = plan_with("error_route = \"err\"", lua).start();
+    let mut people = Vec::new();
+    for name in ["alice", "bob"] {
+        let bearer = format!("Bearer {}", hub.token_for(name, &[], &[]));
+        let mut one = Client::try_open(&hub, "/rt", &[("authorization", &bearer)], None).await.unwrap();
+        one.hears(&format!(r#"{{"route":"hello","data":{{"id":"{name}"}}}}"#)).await;
+        people.push(one);
+    }
+    people[0].say(r#"{"route":"chat.send","data":{"to":"bob","text":"hi"}}"#).await;
+    people[1].hears(r#"{"route":"chat.message","data":{"from":"alice","text":"hi"}}"#).await;
+    people[0].say(r#"{"id":"1","route":"chat.send","data":{"to":"eve","text":"hi"}}"#).await;
+    people[0].hears(r#"{"id":"1","route":"err","data":{"code":"failed","message":"not_there"}}"#).await;
+    people[0].say(r#"{"route":"metrics.cpu","data":0.50}"#).await;
+    for one in &mut people {
+        one.hears(r#"{"route":"metrics.cpu","data":0.50}"#).await;
+    }
+    people[0].say(r#"{"route":"what"}"#).await;
+    people[0].hears(r#"{"route":"unknown","data":{"route":"what"}}"#).await;
+}
 
 #[tokio::test]
 async fn two_people_chat_with_websockets_for_python() {

@@ -11,6 +11,13 @@ function Data:json()
 	return json.decode(self.text)
 end
 
+local Envelope = {}
+Envelope.__index = Envelope
+
+function Envelope:json()
+	return self.data and self.data:json()
+end
+
 -- JSON that stands as it is, in whatever is sent.
 function envelope.raw(text)
 	return table.freeze(setmetatable({ text = text }, Data))
@@ -69,7 +76,8 @@ function envelope.read(frame)
 	if not id then return nil, "id: expected a text" end
 	if not route then return nil, "route: expected a text" end
 	if not metadata then return nil, "metadata: expected an object of texts" end
-	return { id = id, route = route, data = members.data and envelope.raw(members.data), metadata = metadata }
+	local data = members.data and envelope.raw(members.data)
+	return setmetatable({ id = id, route = route, data = data, metadata = metadata }, Envelope)
 end
 
 -- Its text; what is empty is left out.

@@ -4,8 +4,13 @@ local routes = {}
 local exact, prefixes, layers, last = {}, {}, {}, {}
 local sealed = {}
 
+-- Handlers and listeners are registered while a file loads: another VM would not know of what comes later.
+function routes.check_open(what)
+	if sealed.yes then error(`rt.{what}: register it while the file loads, not in a hook`, 4) end
+end
+
 local function check(name, handler, what)
-	if sealed.yes then error(`rt.{what}: handlers are registered while a file loads`, 3) end
+	routes.check_open(what)
 	if type(name) ~= "string" then error(`rt.{what}: expected a route and a function, got a {type(name)}`, 3) end
 	if type(handler) ~= "function" then error(`rt.{what}: expected a function, got a {type(handler)}`, 3) end
 end
@@ -37,7 +42,7 @@ function routes.use(layer)
 	table.insert(layers, layer)
 end
 
--- From the first connection on nothing is registered any more: another VM would not know of it.
+-- From the first connection on nothing is registered any more.
 function routes.seal()
 	sealed.yes = true
 end
