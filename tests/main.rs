@@ -65,3 +65,4 @@ mod vanished;
 mod views;
 mod waiting;
 mod ws;
+mod xlvein;

@@ -66,9 +66,9 @@ aether.on.publish("xlvein.*", function(s)
 	return deny("no_peers", "users of this application may not send to each other; peer = true lets them")
 end)
 
--- Nothing is kept: who is away misses it.
+-- Nothing is kept: who is away misses it. Who is there and does not read is sent away, for these frames have no word for what it would miss.
 aether.on.retention("xlvein.*", function()
-	return { history = false }
+	return { history = false, lag = "close", max_lag = 100 }
 end)
 
 local function hear(c, bytes)

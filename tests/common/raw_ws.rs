@@ -79,6 +79,12 @@ impl RawWs {
         serde_json::from_slice(&frame.payload).unwrap()
     }
 
+    /// The connection has ended, with or without a word.
+    pub async fn is_over(&mut self) -> bool {
+        within(DEADLINE, "the end", async { while self.try_next().await.is_ok() {} }).await;
+        true
+    }
+
     /// The code of the close frame that comes next, and then nothing but the end.
     pub async fn close_code(&mut self) -> u16 {
         let frame = self.next().await;

@@ -28,7 +28,7 @@ for at, app in cfg.applications do
 		leeway = cfg.leeway,
 		require_exp = cfg.require_exp,
 	})
-	if not made then wrong(`app_secret: {tokens} (min_secret)`) end
+	if not made then wrong(`app_secret: {string.match(tostring(tokens), "key: ([^\n]*)") or tokens} (min_secret)`) end
 
 	known[app.app_key] = {
 		key = app.app_key,

@@ -169,7 +169,7 @@ fn a_verifier_is_checked_when_it_is_made() {
         ("{ alg = 'HS256', key = 'short' }", "5 bytes are too few"),
         ("{ alg = 'RS256', key = key }", "not a public key in PEM for RS256"),
         ("{ alg = 'HS256', key = 'short', min_key = 6 }", "5 bytes are too few, it takes at least 6"),
-        ("{ alg = 'HS256', key = '', min_key = 0 }", "min_key: expected a number of bytes, 1 to 1024, got 0"),
+        ("{ alg = 'HS256', key = '', min_key = 0 }", "min_key: expected a number of bytes, 1 to 1024, got the number 0"),
         ("{ alg = 'HS256', key = key, lee = 1 }", "lee is not known here"),
         ("{ alg = 'HS256', key = key, leeway = '2d' }", "at most a day"),
     ] {
