@@ -31,8 +31,13 @@ async fn phorges_page_and_back_end_do_not_notice_that_a_node_is_killed() {
     let arguments = [servers, client.to_string(), "acme".into(), "PHID-USER-1".into(), last];
     let mut publisher = Program::start(Command::new("python3").arg(script).args(arguments));
     page.until_lines(LAST / 4).await;
+    // What was accepted and not yet delivered may go with the process, there as here: so nothing of that kind is under way.
+    publisher.signal("STOP");
+    let all = async || status(admins[0], "acme").await["messages.in"].as_u64() == Some(page.out().len() as u64);
+    until("the page has been told all", all).await;
     let (hub, dir) = &mut hubs[0];
     hub.kill_9();
+    publisher.signal("CONT");
     publisher.until_lines(publisher.out().len() + 20).await;
     *hub = Spawned::start(dir.path());
     assert_eq!(publisher.end().await, Some(0), "{}", publisher.err());
