@@ -3,6 +3,7 @@
 mod common;
 
 mod actions;
+mod all_five;
 mod aphlict;
 mod attacks;
 mod attendance;
