@@ -1,156 +1,38 @@
-//! Connections that speak a dialect of a plugin: let in as any other, heard and answered in the plugin's words.
+//! Connections that speak a dialect of a plugin: heard and answered in the plugin's words.
 //!
 //! The plugin says what is to be done, this does it, and the plugin says how the outcome is told. What it says is framed
 //! here, for the transport at hand.
 
+mod entrance;
+mod format;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::upgrade::OnUpgrade;
-use parking_lot::Mutex;
 use tokio::time::Instant;
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use warp::http::Method;
-use warp::http::header::{HeaderName, HeaderValue};
-use warp::reply::Response;
+use tungstenite::protocol::frame::coding::{Control, OpCode};
 
-use super::cursor::{self, Cursor};
-use super::frames::SseFormat;
-use super::http::{Caller, Edge, refuse};
+pub use entrance::open;
+pub use format::Formats;
+
+use super::cursor::Cursor;
+use super::http::Edge;
 use super::native::Limits;
-use super::origin::Origins;
 use super::patience::Patience;
-use super::routes::{Answer, rendered};
-use super::session::{Dialect, Frame, Shared};
-use super::sse::{self, Events};
-use super::upgrade::{self, Voice};
+use super::session::{Dialect, Frame};
 use super::wire::{Ending, Fault};
 use super::words::Words;
-use super::{session, ws};
-use crate::kernel::dialect::{
-    Act, Event, Heard, Instead, Manners, Memory, Mount, NoEntry, Speech, Tag, Tongue, Transport, Way,
-};
-use crate::kernel::format::{Format, Gap, GapCause, Notice};
+use super::ws;
+use crate::kernel::dialect::{Act, Event, Heard, Manners, Memory, Speech, Tag, Tongue, Transport, Way};
 use crate::kernel::hooks::{Farewell, Refusal};
 use crate::kernel::hub::HistoryFrom;
 use crate::kernel::message::{ChannelName, Epoch, Position, Publication};
 use crate::kernel::session::{Session, Start};
+use format::put;
 
 /// What one replay carries: the newest, if there is more.
 const REPLAYED: usize = 4096;
 const REPLAYED_BYTES: usize = 4 << 20;
-
-/// The formats of the dialects, one of each, so that all its readers share its bytes. There are as many as dialects and their styles.
-#[derive(Default)]
-pub struct Formats {
-    known: Mutex<Vec<Arc<ForeignFormat>>>,
-    /// A seat for each connection of a dialect, given back when the last copy is dropped.
-    seats: Mutex<Vec<(&'static str, Arc<()>)>>,
-}
-
-impl Formats {
-    fn of(&self, tongue: &Arc<dyn Tongue>, way: Way, sealed: bool) -> Arc<dyn Format> {
-        let mut known = self.known.lock();
-        let is_it = |format: &&Arc<ForeignFormat>| {
-            (format.tongue.name(), format.way, format.sealed) == (tongue.name(), way, sealed)
-        };
-        if let Some(format) = known.iter().find(is_it) {
-            return format.clone();
-        }
-        let format = Arc::new(ForeignFormat { tongue: tongue.clone(), way, sealed });
-        known.push(format.clone());
-        format
-    }
-
-    /// A place for one more who speaks it, unless there are `max`.
-    fn seat(&self, dialect: &'static str, max: Option<usize>) -> Result<Arc<()>, Fault> {
-        let mut seats = self.seats.lock();
-        let at = seats.iter().position(|(name, _)| *name == dialect).unwrap_or_else(|| {
-            seats.push((dialect, Arc::default()));
-            seats.len() - 1
-        });
-        let all = &seats[at].1;
-        match max {
-            // One copy is ours.
-            Some(max) if Arc::strong_count(all) > max => Err(Fault::TooManyConnections),
-            _ => Ok(all.clone()),
-        }
-    }
-}
-
-struct ForeignFormat {
-    tongue: Arc<dyn Tongue>,
-    way: Way,
-    /// Each event ends with the connection's place in all its channels.
-    sealed: bool,
-}
-
-impl ForeignFormat {
-    fn put(&self, event: &Event<'_>, out: &mut Vec<u8>) -> bool {
-        let Ok(speech) = self.tongue.say(self.way, event) else { return false };
-        let says = speech.as_ref().is_some_and(|speech| !speech.bytes.is_empty());
-        put(self.way.transport, speech, out);
-        if self.sealed && says {
-            // Left open for the seal.
-            match out.ends_with(b"\n\n") {
-                true => drop(out.pop()),
-                false if !out.ends_with(b"\n") => out.push(b'\n'),
-                false => {}
-            }
-        }
-        true
-    }
-}
-
-impl Format for ForeignFormat {
-    fn publication(&self, channel: &ChannelName, epoch: Epoch, publication: &Publication, out: &mut Vec<u8>) {
-        if !self.put(&Event::Message { channel, epoch, publication }, out) {
-            // What cannot be put into words is withheld, and that is told.
-            let (offset, cause) = (publication.offset, GapCause::Denied);
-            let notice = Notice::Gap(Gap::at(offset, cause));
-            self.notice(channel, Position { epoch, offset }, &notice, out);
-        }
-    }
-
-    fn notice(&self, channel: &ChannelName, at: Position, notice: &Notice, out: &mut Vec<u8>) {
-        if self.put(&Event::Notice { channel, at, notice }, out) {
-            return;
-        }
-        // Not even that: whoever reads on would miss something without knowing.
-        match self.way.transport {
-            Transport::WebSocket => ws::put_close(1011, "this dialect cannot say what happens", out),
-            Transport::EventStream => SseFormat { several: self.sealed, bare: false }.notice(channel, at, notice, out),
-        }
-    }
-
-    fn sealed(&self) -> bool {
-        self.sealed
-    }
-
-    /// Of what the dialect says nothing about there is nothing to end.
-    fn seal(&self, positions: &mut dyn Iterator<Item = (&ChannelName, Position)>, out: &mut Vec<u8>) {
-        if !out.is_empty() && !out.ends_with(b"\n\n") {
-            put_place(positions, out);
-        }
-    }
-}
-
-fn put_place<'a>(positions: impl Iterator<Item = (&'a ChannelName, Position)>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"id: ");
-    cursor::write(positions, out);
-    out.extend_from_slice(b"\n\n");
-}
-
-fn put(transport: Transport, speech: Option<Speech>, out: &mut Vec<u8>) {
-    let Some(speech) = speech else { return };
-    match transport {
-        Transport::WebSocket => {
-            let kind = if speech.binary { Data::Binary } else { Data::Text };
-            ws::put_frame(OpCode::Data(kind), &speech.bytes, out);
-        }
-        Transport::EventStream => out.extend_from_slice(&speech.bytes),
-    }
-}
 
 /// The rules that spoke it are gone.
 const NO_LONGER: &str = "this dialect is spoken here no longer";
@@ -392,124 +274,4 @@ impl ForeignDialect {
 fn place(session: &Session, channel: &ChannelName) -> Position {
     let found = session.positions().find(|(name, _)| *name == channel).map(|(_, at)| at);
     found.unwrap_or(Position { epoch: Epoch::UNKNOWN, offset: 0 })
-}
-
-/// `GET` of a path where a dialect is spoken.
-pub async fn open(
-    edge: Arc<Edge>,
-    mut caller: Caller,
-    mount: Mount,
-    on_upgrade: Option<OnUpgrade>,
-) -> Result<Response, Fault> {
-    caller.request.transport = mount.transport.name();
-    caller.request.dialect = mount.tongue.name();
-    let tongue = mount.tongue.clone();
-    let request = caller.request.clone();
-    let begun = begin(edge, caller, mount, on_upgrade).await;
-    begun.or_else(|fault| {
-        let ((status, code), body) = (fault.numbers(), fault.body());
-        let no = NoEntry { status, code, reason: body.reason, why: &body.message, decision: body.decision };
-        match tongue.refuse(&request, &no) {
-            Some(Instead { status, headers, body }) => Ok(rendered(Answer { status, headers, body })),
-            None => Ok(refuse(&fault)),
-        }
-    })
-}
-
-async fn begin(
-    edge: Arc<Edge>,
-    mut caller: Caller,
-    mount: Mount,
-    on_upgrade: Option<OnUpgrade>,
-) -> Result<Response, Fault> {
-    let Mount { tongue, transport, manners } = mount;
-    if edge.hub.is_stopping() {
-        return Err(Fault::Stopping);
-    }
-    if caller.request.method != Method::GET.as_str() {
-        return Err(Fault::Method);
-    }
-    let key = match transport {
-        Transport::WebSocket => Some(upgrade::handshake_key(&caller)?.to_owned()),
-        Transport::EventStream => None,
-    };
-    let here = Origins::new(manners.origins.clone());
-    if caller.check_origin(&edge.settings.origins).is_err() {
-        caller.check_origin(&here)?;
-        // A browser sends the cookies of a host to all its ports; nobody vouches for those of such a page.
-        caller.request.headers.retain(|(name, _)| name != "cookie");
-    }
-    let seat = edge.foreign.seat(tongue.name(), manners.connections)?;
-    let client = match manners.handshake {
-        None => edge.connect(&caller).await?,
-        Some(most) => tokio::time::timeout(most, edge.connect(&caller)).await.map_err(|_| Fault::SlowRules)??,
-    };
-    let client = Arc::new(client);
-    let sealed = manners.resume && transport == Transport::EventStream;
-    let way = Way { transport, style: None };
-    let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, way, sealed));
-    let (limits, patience) = (edge.settings.limits, Patience::new(edge.settings.limits.refusals_per_minute));
-    let (shared, of) = (with_manners(&edge, transport, &manners), edge.clone());
-    let mut dialect = ForeignDialect {
-        edge: of,
-        tongue,
-        manners: manners.clone(),
-        way,
-        sealed,
-        memory: None,
-        limits,
-        patience,
-        _seat: seat,
-    };
-    let mut hello = Vec::new();
-    let heard = Heard::Came(caller.with_meant_cookies(&edge.settings.origins)?.into_owned());
-    let acts = dialect.tongue.hear(session.client(), heard, &mut dialect.memory).await.map_err(Fault::Broken)?;
-    for act in acts {
-        // Whoever cannot have what it came for is told so before anything begins.
-        dialect.perform(&mut session, act, &mut hello).await.map_err(|no| match no {
-            No::Fault(fault) => fault,
-            No::Ending(ending) => Fault::OfDialect { code: "closed".into(), why: ending.reason().to_owned() },
-        })?;
-    }
-    if sealed && !session.is_empty() {
-        // Whoever loses the connection before the first event comes back here.
-        put_place(session.positions(), &mut hello);
-    }
-    let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
-    let mut response = match key {
-        Some(key) => {
-            let max = manners.max_frame.unwrap_or(edge.settings.max_message);
-            let voice = Voice { dialect, session, shared, max_message: max, hello, permit };
-            upgrade::switch(&edge, &key, on_upgrade, voice)?
-        }
-        None => sse::stream(Events::new(hello, |socket| async move {
-            let _permit = permit;
-            session::run(socket, dialect, session, shared, Vec::new()).await
-        })),
-    };
-    if transport == Transport::EventStream {
-        sse::allow_origin(&edge.settings.origins, &caller, &mut response);
-        sse::allow_origin(&here, &caller, &mut response);
-    }
-    for (name, value) in &manners.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    Ok(response)
-}
-
-fn with_manners(edge: &Edge, transport: Transport, manners: &Manners) -> Arc<Shared> {
-    let usual = match transport {
-        Transport::WebSocket => &edge.ws,
-        Transport::EventStream => &edge.sse,
-    };
-    if manners.beat.is_none() && manners.patience.is_none() && manners.write_timeout.is_none() {
-        return usual.clone();
-    }
-    let mut pulse = usual.pulse;
-    pulse.interval = manners.beat.unwrap_or(pulse.interval);
-    pulse.timeout = pulse.timeout.map(|usual| manners.patience.unwrap_or(usual));
-    pulse.write_timeout = manners.write_timeout.unwrap_or(pulse.write_timeout);
-    Arc::new(Shared { pulse, roster: usual.roster.clone() })
 }
