@@ -54,7 +54,7 @@ use world::Outside;
 /// The settings, read anew.
 pub type Again = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
-/// How long the store may take to close, beyond the time that connections had.
+/// How long the store may take to close beyond `shutdown.timeout`, of which it has what connections have left.
 const STORE_GRACE: Duration = Duration::from_millis(500);
 /// Of the operator's own listener.
 const ADMIN_CONNECTIONS: usize = 1000;
@@ -297,7 +297,7 @@ impl Running {
             tasks.close();
             // Who has not left by now is stuck, and is left behind.
             let _ = tokio::time::timeout_at(deadline.into(), tasks.wait()).await;
-            hub.stop(STORE_GRACE).await
+            hub.stop(deadline.saturating_duration_since(Instant::now()) + STORE_GRACE).await
         });
         // Tasks end where they wait, and let go of the store.
         delivery.shutdown_timeout(Duration::from_millis(400));
