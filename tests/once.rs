@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use aether::kernel::message::Draft;
-use aether::kernel::session::{Batch, Start};
+use aether::kernel::format::{Format, Notice};
+use aether::kernel::message::{ChannelName, Draft, Epoch, Position, Publication};
+use aether::kernel::session::{Batch, Session, Start};
 
-use crate::common::kernel::{Kernel, Rules, draft, listen, read};
+use crate::common::kernel::{Kernel, Lines, Rules, client, draft, listen, read};
 
 fn copy(channel: &str, payload: &str, number: u64) -> Draft {
     Draft { once: Some(number), ..draft(channel, payload) }
@@ -94,4 +95,29 @@ async fn more_copies_than_are_remembered_come_again_and_none_is_lost() {
     for number in 1..=100 {
         assert!(count(&said, &format!("n{number}")) >= 1, "n{number}");
     }
+}
+
+/// Says nothing of gaps, as a dialect may that has no word for them.
+struct Taciturn;
+
+impl Format for Taciturn {
+    fn publication(&self, channel: &ChannelName, epoch: Epoch, publication: &Publication, out: &mut Vec<u8>) {
+        Lines.publication(channel, epoch, publication, out);
+    }
+    fn notice(&self, _: &ChannelName, _: Position, _: &Notice, _: &mut Vec<u8>) {}
+}
+
+#[tokio::test]
+async fn what_is_passed_over_without_a_word_is_passed_over_for_good() {
+    let kernel = Kernel::start(Arc::new(Rules::default()));
+    let mut session = Session::new(kernel.hub.clone(), client("ann"), Arc::new(Taciturn));
+    listen(&mut session, "a", Start::Now).await;
+    listen(&mut session, "b", Start::Now).await;
+    to_both(&kernel, "news", 1).await;
+    let said = read(&mut session).await;
+    assert_eq!(count(&said, "news"), 1, "{said:?}");
+    let stands: Vec<_> = session.positions().map(|(_, at)| at.offset).collect();
+    assert_eq!(stands, [1, 1], "it is through with both");
+    kernel.say("b", &["more"]).await;
+    assert_eq!(count(&read(&mut session).await, "more"), 1);
 }

@@ -43,8 +43,9 @@ end)
 local commands = {}
 
 local function each_channel(c, ids, act)
-	if type(ids) ~= "table" or #ids > MOST_IDS then return c:fail("bad_data", `expected a list of at most {MOST_IDS} ids`) end
-	for _, id in ids do
+	if type(ids) ~= "table" then return c:fail("bad_data", "expected a list of ids") end
+	for at, id in ids do
+		if at == MOST_IDS + 1 then return c:fail("bad_data", `one frame names at most {MOST_IDS} ids; those before it count`) end
 		if type(id) ~= "string" then return c:fail("bad_data", "an id is a string") end
 		act(c, instance.channel(c.tenant, id))
 	end
@@ -59,8 +60,9 @@ function commands.unsubscribe(c, data)
 end
 
 function commands.replay(c, data)
-	local age = type(data) == "table" and tonumber(data.age) or 0
-	if not (age > 0 and age < WINDOW) then age = WINDOW end
+	local age = type(data) == "table" and data.age or 0
+	if type(age) ~= "number" or age < 0 then return c:fail("bad_data", "an age is a number of milliseconds") end
+	if age == 0 or age > WINDOW then age = WINDOW end
 	if not replays:take(c.id) then return c:fail("too_many", "one replay a second is enough") end
 	c:replay(`{math.ceil(age)}ms`)
 end

@@ -34,6 +34,13 @@ local function listener(what)
 	end
 end
 
+-- What went wrong, without where in our files: that is in the log.
+local function plainly(why)
+	local line = string.match(tostring(why), "^[^\n]*")
+	line = string.gsub(line, "^runtime error: ", "")
+	return (string.gsub(line, "^%S+%.luau?:%d+: ", ""))
+end
+
 -- A message came to nothing; the connection goes on.
 local function failed(s, code, why, env)
 	messages:inc(1, { result = code })
@@ -45,14 +52,15 @@ local function failed(s, code, why, env)
 		aether.log.warn("a handler failed", { session = s.id, route = env.route, error = tostring(why) })
 	end
 	if code ~= "bad_envelope" and cfg.error_route ~= "" then
-		s:send_message({ id = env.id, route = cfg.error_route, data = { code = code, message = tostring(why) } })
+		s:send_message({ id = env.id, route = cfg.error_route, data = { code = code, message = plainly(why) } })
 	end
 end
 
 aether.on.connect(function(req)
 	if req.dialect ~= "realtime" or cfg.authenticator == "hub" then return nil end
 	if cfg.authenticator == "anonymous" then return allow({ user = "anonymous" }) end
-	local token, shown = aether.secret("realtime_token"), req:bearer()
+	-- Not of the address: those end in the logs of proxies.
+	local token, shown = aether.secret("realtime_token"), if req.query.token then nil else req:bearer()
 	if not token or not shown or not aether.crypto.equal(token, shown) then return deny("unauthorized", "unauthorized") end
 	return allow({ user = cfg.token_identity, tenant = cfg.token_tenant, attrs = { roles = cfg.token_roles } })
 end)
@@ -67,9 +75,14 @@ aether.on.history("realtime.*", function()
 	return deny("no_history", "the dialect realtime keeps nothing")
 end)
 
-aether.on.publish("realtime.*", function(s)
-	if s.transport == "http" or s.transport == "plugin" then return nil end
-	return deny("back_end_only", "only back ends publish here")
+aether.on.publish("realtime.*", function(s, ch)
+	if s.transport == "plugin" then return nil end
+	if s.transport ~= "http" then return deny("back_end_only", "only back ends publish here") end
+	-- Whoever is of a tenant speaks to that tenant, whatever it was granted.
+	if (s.tenant or "") ~= "" and not names.is_within(ch.name, s.tenant) then
+		return deny("other_tenant", "this is not a channel of your tenant")
+	end
+	return nil
 end)
 
 aether.on.retention("realtime.*", function()
@@ -91,7 +104,7 @@ aether.dialect("realtime", {
 
 	on_open = function(c)
 		routes.seal()
-		if not c.user then return c:fail("unauthorized", "unauthorized") end
+		if (c.user or "") == "" then return c:fail("unauthorized", "unauthorized") end
 		local s = session.of(c)
 		for _, fn in told.connect do
 			local ok, result, why = pcall(fn, s)

@@ -392,7 +392,9 @@ impl Session {
         let mut begin = 0;
         let (mut taken, mut skipped) = (0, 0);
         for step in &batch.steps {
-            if begin >= written {
+            // A format may say nothing about something: that is through as soon as all before it is.
+            let is_silent = step.end == begin;
+            if begin > written || (begin == written && !is_silent) {
                 break;
             }
             if step.end > written {

@@ -260,3 +260,38 @@ async fn what_was_published_is_there_for_whoever_comes_after_the_answer_and_afte
     let numbers: Vec<_> = until_pong(&mut client).await.into_iter().map(|frame| frame["n"].as_u64().unwrap()).collect();
     assert!(numbers == (0..20).collect::<Vec<_>>() || began.elapsed() > Duration::from_secs(30), "{numbers:?}");
 }
+
+#[tokio::test]
+async fn two_who_follow_the_same_ids_get_one_copy_each_and_go_on_hearing() {
+    let node = Node::start();
+    let (mut ann, mut bob) = (node.browser("/").await, node.browser("/").await);
+    for client in [&mut ann, &mut bob] {
+        subscribe(client, &["A", "B"]).await;
+    }
+    for n in 0..20 {
+        node.post("/", &format!(r#"{{"subscribers":["A","B"],"n":{n}}}"#)).await.ok();
+    }
+    for client in [&mut ann, &mut bob] {
+        // What it is not told of the other copies must not keep it from what comes next.
+        let mut heard = Vec::new();
+        while heard.len() < 20 {
+            say(client, "ping", json!(null)).await;
+            heard.extend(until_pong(client).await);
+        }
+        assert_eq!(
+            heard.iter().map(|said| said["n"].as_u64().unwrap()).collect::<Vec<_>>(),
+            (0..20).collect::<Vec<_>>()
+        );
+    }
+}
+
+#[tokio::test]
+async fn touched_is_there_once_wherever_it_stood() {
+    let node = Node::start();
+    let mut ann = node.browser("/").await;
+    subscribe(&mut ann, &["A"]).await;
+    node.post("/", r#"{"touched":["abc"],"subscribers":["A"],"big":9007199254740993}"#).await.ok();
+    let heard = ann.hear().await.unwrap();
+    assert_eq!(heard.matches("touched").count(), 1, "{heard}");
+    assert!(heard.contains(r#""touched":["abc","#) && heard.contains("9007199254740993"), "{heard}");
+}

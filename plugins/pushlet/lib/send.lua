@@ -12,6 +12,8 @@ local function asked(req)
 		local fields, why = aether.form.decode(req:text())
 		if not fields then return nil, why end
 		posted = fields
+	elseif req.size > 0 then
+		return nil, "its body is no application/x-www-form-urlencoded"
 	end
 	return function(name) return posted[name] or req.query[name] or "" end
 end

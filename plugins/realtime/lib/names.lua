@@ -22,6 +22,12 @@ local function is_room_of(name, tenant)
 	return #parts == 4 and parts[2] == "room" and parts[3] == (tenant or "")
 end
 
+-- Whether it belongs to a tenant. Of hashed names nobody can tell.
+function names.is_within(name, tenant)
+	local parts = channel.parts(name)
+	return #parts == 4 and (parts[2] == "room" or parts[2] == "identity") and parts[3] == tenant
+end
+
 -- Whether it is a channel that this session may hear.
 function names.is_of(name, s)
 	if s.dialect ~= "realtime" or not s.user then return false end

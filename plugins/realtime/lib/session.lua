@@ -16,7 +16,7 @@ function session.of(c)
 	return setmetatable({
 		c = c,
 		id = c.id,
-		identity = { id = c.user, tenant_id = c.tenant or "", roles = claims.roles or {}, claims = claims },
+		identity = { id = c.user, tenant_id = c.tenant or "", roles = claims.roles or aether.json.array({}), claims = claims },
 		remote_addr = c.ip,
 		connected_at = session.time(c.connected_ms),
 	}, Session)
