@@ -43,7 +43,7 @@ async fn the_built_in_authenticators_know_everybody_or_one_token() {
     let hub = plan_with("authenticator = \"anonymous\"", rules).start();
     let mut somebody = Client::at(&hub, "/rt").await;
     somebody.say("{}").await;
-    somebody.hears(r#"{"route":"you","data":{"claims":{},"id":"anonymous","roles":{},"tenant_id":""}}"#).await;
+    somebody.hears(r#"{"route":"you","data":{"claims":{},"id":"anonymous","roles":[],"tenant_id":""}}"#).await;
 
     let settings =
         "authenticator = \"token\"\ntoken_identity = \"shop\"\ntoken_tenant = \"acme\"\ntoken_roles = [\"till\"]";
