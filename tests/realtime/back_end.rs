@@ -21,6 +21,10 @@ async fn a_back_end_sends_to_all_and_to_an_identity_and_hears_if_nobody_is_there
     assert_eq!(http.get("/rt/identities/acme/nobody/sessions").await.json(), json!([]));
     let sessions = http.get("/rt/identities/acme/bob/sessions").await.json();
     assert_eq!(sessions[0]["identity_id"], "bob");
+    // No tenant is written % in a path, as in a channel's name.
+    let mut alone = Client::open(&hub, "/carol").await;
+    http.post("/rt/identities/%25/carol/send", body).await.ok();
+    alone.hears(body).await;
     let mut nobody = hub.http_as(None).await;
     assert_eq!(nobody.post("/rt/broadcast", body).await.status, 401);
     alice.is_silent().await;

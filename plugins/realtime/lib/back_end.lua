@@ -15,6 +15,11 @@ local function read(req)
 	return env, req:json()
 end
 
+-- A segment cannot be empty: no tenant is % here, as in the names of channels.
+local function tenant_of(req)
+	return if req.params.tenant == "%" then "" else req.params.tenant
+end
+
 return function(path)
 	aether.http.route("POST", path .. "/broadcast", function(req)
 		local env, no = read(req)
@@ -25,10 +30,10 @@ return function(path)
 	aether.http.route("POST", path .. "/identities/{tenant}/{id}/send", function(req)
 		local env, no = read(req)
 		if not env then return no end
-		return answered(send.send_message_to_identity(req.params.tenant, req.params.id, env))
+		return answered(send.send_message_to_identity(tenant_of(req), req.params.id, env))
 	end)
 
 	aether.http.route("GET", path .. "/identities/{tenant}/{id}/sessions", function(req)
-		return { json = send.sessions(req.params.tenant, req.params.id) }
+		return { json = send.sessions(tenant_of(req), req.params.id) }
 	end)
 end

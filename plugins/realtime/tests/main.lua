@@ -83,3 +83,14 @@ t.case("its channels keep nothing, and a slow client is closed", function()
 	local kept = t.retention("realtime.all")
 	t.equal({ kept.history, kept.lag, kept.max_lag }, { false, "close", 256 })
 end)
+
+t.case("who publishes over HTTP as somebody of a tenant reaches that tenant and no other", function()
+	local all = aether.patterns({ "*" })
+	local mal = { user = "mallory", tenant = "t2", grants = { publish = all }, transport = "http" }
+	for _, channel in { "realtime.identity.t1.bob", "realtime.room.t1.r", "realtime.all", "realtime.session.1", "realtime.identity.%.bob" } do
+		t.denied(t.publish(mal, channel, "{}"), "other_tenant")
+	end
+	t.allowed(t.publish(mal, "realtime.identity.t2.ann", "{}"))
+	local shop = { user = "shop", grants = { publish = all }, transport = "http" }
+	t.allowed(t.publish(shop, "realtime.all", "{}"))
+end)
