@@ -1,6 +1,6 @@
 //! `examples/all.toml`: five systems and the hub's own protocol in one hub, each hearing its own and nothing of the others.
 
-use crate::aphlict::{browser, free_address, post, say, status, subscribe as follow, until_pong};
+use crate::aphlict::{browser, free_address, heard as heard_of, post, status, subscribe as follow};
 use crate::common::raw_ws::BINARY;
 use crate::common::*;
 use crate::xlvein;
@@ -62,8 +62,7 @@ async fn all_five_run_at_once_and_each_hears_its_own_and_nothing_else() {
         heard.starts_with("news/today {\"topic\":\"news/today\",\"event\":\"tick\",\"data\":\"of Pushlet\""),
         "{heard}"
     );
-    say(&mut phorge, "ping", json!(null)).await;
-    let told = until_pong(&mut phorge).await;
+    let told = heard_of(&mut phorge, 1).await;
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(told[0]["key"], "7");
     let echoed = realtime.hear().await.unwrap();

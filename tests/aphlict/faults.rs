@@ -26,7 +26,7 @@ async fn h2_an_instance_hears_replays_and_counts_nothing_of_another() {
     }
     for (name, client) in names.iter().zip(&mut clients) {
         for _ in 0..2 {
-            let heard: Vec<_> = until_pong(client).await.into_iter().map(|frame| frame["to"].clone()).collect();
+            let heard: Vec<_> = heard(client, 1).await.into_iter().map(|frame| frame["to"].clone()).collect();
             assert_eq!(heard, [json!(name)]);
             say(client, "replay", json!({"age": 60_000})).await;
         }
@@ -63,7 +63,7 @@ async fn h6_what_has_no_subscribers_is_refused_and_later_replays_are_whole() {
             assert_eq!((refused.status, refused.text()), (400, ""), "{body}");
         }
     }
-    assert_eq!(until_pong(&mut listener).await.len(), 3);
+    assert_eq!(heard(&mut listener, 3).await.len(), 3);
     let mut late = node.browser("/ws/").await;
     subscribe(&mut late, &["PHID-1"]).await;
     say(&mut late, "replay", json!({"age": 60_000})).await;
@@ -113,7 +113,7 @@ async fn h7_whatever_a_client_says_it_goes_on_hearing_and_is_heard() {
     say(&mut client, "subscribe", json!(["y".repeat(40_000)])).await;
     assert_silent(&mut client).await;
     node.post("/", r#"{"subscribers":["PHID-1"]}"#).await.ok();
-    assert_eq!(until_pong(&mut client).await.len(), 1);
+    assert_eq!(heard(&mut client, 1).await.len(), 1);
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn h8_a_rule_of_the_operator_says_no_and_other_sessions_have_no_way_in() {
     node.post("/", r#"{"subscribers":["PHID-SECRET"]}"#).await.ok();
     node.post("/", r#"{"subscribers":["PHID-1"]}"#).await.ok();
     say(&mut client, "replay", Json::Null).await;
-    let heard = until_pong(&mut client).await;
+    let heard = heard(&mut client, 2).await;
     assert!(heard.len() == 2 && heard.iter().all(|frame| frame["subscribers"][0] == "PHID-1"), "{heard:?}");
     let mut native = node.hub.ws().await;
     native.send(json!({"type": "subscribe", "channels": ["aphlict.default.PHID-1"]})).await;
@@ -194,12 +194,12 @@ async fn h9_what_is_too_large_or_too_much_is_refused_and_nobody_else_is_hurt() {
     for id in ["PHID-1", "PHID-499"] {
         node.post("/", &json!({"subscribers": [id]}).to_string()).await.ok();
     }
-    let heard = until_pong(&mut other).await;
-    assert!(heard.len() == 1 && heard[0]["subscribers"][0] == "PHID-1", "a hundred channels and no more: {heard:?}");
+    let first = heard(&mut other, 1).await;
+    assert!(first.len() == 1 && first[0]["subscribers"][0] == "PHID-1", "a hundred channels and no more: {first:?}");
     // Many who watch one thing.
     let crowd: Vec<String> = (0..1500).map(|n| format!("PHID-USER-{n:010}")).chain(["PHID-1".into()]).collect();
     node.post("/", &json!({"subscribers": crowd}).to_string()).await.ok();
-    assert_eq!(until_pong(&mut other).await.len(), 1);
+    assert_eq!(heard(&mut other, 1).await.len(), 1);
 }
 
 #[tokio::test]

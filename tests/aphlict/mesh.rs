@@ -139,7 +139,9 @@ async fn a_node_that_goes_down_holds_up_nobody_and_hears_what_it_missed() {
     let lost = &mut mesh.nodes[2];
     lost.hub = Spawned::start(lost.dir.path());
     let mut back = browser(lost.client, "/ws/~acme/").await;
-    subscribe(&mut back, &["PHID-1"]).await;
+    // Its peers tell it at once what it missed.
+    say(&mut back, "subscribe", json!(["PHID-1"])).await;
+    until_pong(&mut back).await;
     mesh.post(2, 20).await;
     mesh.post(0, 21).await;
     // What came before it listened is replayed, what comes after is live; both at once may repeat one, which is why browsers compare.

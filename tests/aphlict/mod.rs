@@ -92,6 +92,17 @@ pub async fn subscribe(client: &mut WsClient, ids: &[&str]) {
     assert_silent(client).await;
 }
 
+/// So many messages, and all that come with them: an answer to a ping may overtake what was published before it.
+pub async fn heard(client: &mut WsClient, least: usize) -> Vec<Json> {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let mut all = until_pong(client).await;
+    while all.len() < least {
+        assert!(std::time::Instant::now() < deadline, "{least} messages: only {all:?}");
+        all.extend(until_pong(client).await);
+    }
+    all
+}
+
 /// All that comes before the answer to a ping.
 pub async fn until_pong(client: &mut WsClient) -> Vec<Json> {
     say(client, "ping", Json::Null).await;
