@@ -1,6 +1,7 @@
 //! A hub to test against, and clients that count what they are sent. Every wait has a deadline.
 
 pub mod browser;
+pub mod golden;
 pub mod http;
 pub mod hub;
 pub mod kernel;

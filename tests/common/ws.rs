@@ -106,33 +106,19 @@ impl WsClient {
     }
 
     async fn take(&mut self) -> Result<Json, End> {
-        loop {
-            return match within(DEADLINE, "a frame", self.socket.next()).await {
-                Some(Ok(Message::Text(text))) => {
-                    assert!(text.ends_with('\n'), "a frame ends in a newline: {text:?}");
-                    Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
-                }
-                Some(Ok(Message::Close(Some(frame)))) => Err(End::Closed(frame.code.into(), frame.reason.to_string())),
-                Some(Ok(Message::Binary(bytes))) => panic!("a binary frame of {} bytes", bytes.len()),
-                Some(Ok(_)) => continue,
-                None | Some(Err(_)) => Err(End::Broken),
-            };
-        }
-    }
-
-    /// The text of the next message frame, byte for byte.
-    pub async fn next_text(&mut self) -> String {
-        loop {
-            match within(DEADLINE, "a frame", self.socket.next()).await {
-                Some(Ok(Message::Text(text))) => return text.to_string(),
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                other => panic!("{other:?}"),
+        match self.spoken().await {
+            Some(Ok(Message::Text(text))) => {
+                assert!(text.ends_with('\n'), "a frame ends in a newline: {text:?}");
+                Ok(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")))
             }
+            Some(Ok(Message::Close(Some(frame)))) => Err(End::Closed(frame.code.into(), frame.reason.to_string())),
+            Some(Ok(Message::Binary(bytes))) => panic!("a binary frame of {} bytes", bytes.len()),
+            None | Some(_) => Err(End::Broken),
         }
     }
 
-    /// The next text frame of whatever dialect, or the end.
-    pub async fn hear(&mut self) -> Result<String, End> {
+    /// The next that is neither ping nor pong: those do not put the deadline off.
+    async fn spoken(&mut self) -> Option<Result<Message, Error>> {
         let frame = async {
             loop {
                 match self.socket.next().await {
@@ -141,7 +127,20 @@ impl WsClient {
                 }
             }
         };
-        match within(DEADLINE, "a frame", frame).await {
+        within(DEADLINE, "a frame", frame).await
+    }
+
+    /// The text of the next message frame, byte for byte.
+    pub async fn next_text(&mut self) -> String {
+        match self.spoken().await {
+            Some(Ok(Message::Text(text))) => text.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next text frame of whatever dialect, or the end.
+    pub async fn hear(&mut self) -> Result<String, End> {
+        match self.spoken().await {
             Some(Ok(Message::Text(text))) => Ok(text.to_string()),
             Some(Ok(Message::Close(Some(frame)))) => Err(End::Closed(frame.code.into(), frame.reason.to_string())),
             Some(Ok(other)) => Ok(format!("{other:?}")),

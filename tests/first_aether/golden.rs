@@ -71,8 +71,6 @@ async fn play(name: &str) {
 }
 
 async fn play_with(settings: &str, name: &str) {
-    let path = repository().join(format!("tests/golden/first-aether/{name}.txt"));
-    let written = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let hub = TestHub::plan().toml(&format!("{CONFIG}\n{settings}\n[store]\nsweep_interval = \"100ms\"")).start();
     let mut stage = Stage {
         http: hub.http().await,
@@ -80,17 +78,10 @@ async fn play_with(settings: &str, name: &str) {
         known: BTreeMap::new(),
         answer: None,
     };
-    let (mut played, rewrites) = (String::new(), std::env::var("GOLDEN").as_deref() == Ok("write"));
-    for (number, line) in written.lines().enumerate() {
-        let said = stage.line(line).await.unwrap_or_else(|| line.to_owned());
-        assert!(rewrites || said == line, "{name}.txt:{}\n  written {line}\n  said    {said}", number + 1);
-        played += &format!("{said}\n");
-    }
+    let said = async |line: &str| stage.line(line).await;
+    crate::common::golden::play(&format!("first-aether/{name}"), said).await;
     assert!(stage.answer.is_none(), "{name}.txt: the last answer is not looked at");
     stage.ws.assert_silent().await;
-    if rewrites {
-        std::fs::write(&path, played).unwrap();
-    }
 }
 
 struct Stage {

@@ -63,22 +63,13 @@ async fn an_event_stream_has_a_comment_with_the_time_at_each_heartbeat() {
 
 /// Plays a transcript. With `GOLDEN=write` what the hub says is written into it instead.
 async fn play(name: &str, settings: &str) {
-    let path = repository().join(format!("tests/golden/pushlet/{name}.txt"));
-    let written = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let hub = open_with(settings);
     let mut stage = Stage { hub: &hub, line: None, stream: None, block: Vec::new(), answer: None };
-    let (mut played, rewrites) = (String::new(), std::env::var("GOLDEN").as_deref() == Ok("write"));
-    for (number, line) in written.lines().enumerate() {
-        let said = stage.plays(line).await.unwrap_or_else(|| line.to_owned());
-        assert!(rewrites || said == line, "{name}.txt:{}\n  written {line}\n  said    {said}", number + 1);
-        played += &format!("{said}\n");
-    }
+    let said = async |line: &str| stage.plays(line).await;
+    crate::common::golden::play(&format!("pushlet/{name}"), said).await;
     assert!(stage.answer.is_none() && stage.block.is_empty(), "{name}.txt: the last answer is not looked at");
     if let Some(line) = &mut stage.line {
         line.is_silent().await;
-    }
-    if rewrites {
-        std::fs::write(&path, played).unwrap();
     }
 }
 

@@ -38,8 +38,6 @@ async fn without_compat_the_wire_has_none_of_the_faults() {
 
 /// Plays a transcript. With `GOLDEN=write` what the hub says is written into it instead.
 async fn play(name: &str, more: &str) {
-    let path = repository().join(format!("tests/golden/xlvein/{name}.txt"));
-    let written = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let hub = plan(more).start();
     let mut stage = Stage {
         http: hub.http_as(None).await,
@@ -47,18 +45,11 @@ async fn play(name: &str, more: &str) {
         two: User::connect(&hub, "user_2").await,
         answer: None,
     };
-    let (mut played, rewrites) = (String::new(), std::env::var("GOLDEN").as_deref() == Ok("write"));
-    for (number, line) in written.lines().enumerate() {
-        let said = stage.line(line).await.unwrap_or_else(|| line.to_owned());
-        assert!(rewrites || said == line, "{name}.txt:{}\n  written {line}\n  said    {said}", number + 1);
-        played += &format!("{said}\n");
-    }
+    let said = async |line: &str| stage.line(line).await;
+    crate::common::golden::play(&format!("xlvein/{name}"), said).await;
     assert!(stage.answer.is_none(), "{name}.txt: the last answer is not looked at");
     stage.one.assert_silent().await;
     stage.two.assert_silent().await;
-    if rewrites {
-        std::fs::write(&path, played).unwrap();
-    }
 }
 
 struct Stage {

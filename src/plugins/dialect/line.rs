@@ -60,21 +60,19 @@ pub fn tell_gone(
     memory: Memory,
     why: &Farewell,
 ) -> Result<(), Failure> {
-    let commons = &generation.program.commons;
-    let (client, why) = (client.clone(), why.clone());
     if !generation.waits(hook) {
         return with_vm(generation, |vm| {
-            let line = Line::new(vm, client, memory);
-            let args = |lua: &Lua| Ok((line.handle(lua)?, farewell(lua, &why)?));
+            let line = Line::new(vm, client.clone(), memory);
+            let args = |lua: &Lua| Ok((line.handle(lua)?, farewell(lua, why)?));
             vm.call(hook, generation.program.limits.connect, args, |_, _| Ok(()))
         });
     }
-    let told = commons.lanes.tell(generation, hook, move |vm| async move {
-        let line = Line::new(&vm, client, memory);
-        let args = |lua: &Lua| Ok((line.handle(lua)?, farewell(lua, &why)?));
-        vm.call_waiting(hook, args, |_, _| Ok(())).await
-    });
-    if told { Ok(()) } else { Err(Failure { why: "too many hooks wait already".into(), rests: false }) }
+    let (client, why) = (client.clone(), why.clone());
+    let told = move |vm| hear_of_gone(vm, hook, client, memory, why);
+    match generation.program.commons.lanes.tell(generation, hook, told) {
+        true => Ok(()),
+        false => Err(Failure { why: "too many hooks wait already".into(), rests: false }),
+    }
 }
 
 /// The same, and waits until it has heard.
@@ -89,12 +87,20 @@ pub fn tell_gone_here(
         return tell_gone(generation, hook, client, memory, why);
     }
     let (client, why) = (client.clone(), why.clone());
-    let told = generation.program.commons.lanes.run_here(generation, hook, move |vm| async move {
-        let line = Line::new(&vm, client, memory);
-        let args = |lua: &Lua| Ok((line.handle(lua)?, farewell(lua, &why)?));
-        vm.call_waiting(hook, args, |_, _| Ok(())).await
-    });
-    told.map_err(Unheard::into_failure)
+    let told = move |vm| hear_of_gone(vm, hook, client, memory, why);
+    generation.program.commons.lanes.run_here(generation, hook, told).map_err(Unheard::into_failure)
+}
+
+async fn hear_of_gone(
+    vm: Rc<Vm>,
+    hook: usize,
+    client: Arc<Client>,
+    memory: Memory,
+    why: Farewell,
+) -> Result<(), Failure> {
+    let line = Line::new(&vm, client, memory);
+    let args = |lua: &Lua| Ok((line.handle(lua)?, farewell(lua, &why)?));
+    vm.call_waiting(hook, args, |_, _| Ok(())).await
 }
 
 /// What a hook has of a connection, and what it wants. Empty when the hook is through.
