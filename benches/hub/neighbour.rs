@@ -12,8 +12,9 @@ use super::process::{HubProcess, Publisher};
 use super::{Counter, Outcome, Transport};
 
 /// Each burns its time or memory on `bad.*`; what one does is undone with its hub.
-const HOOKS: [(&str, &str, &str); 7] = [
+const HOOKS: [(&str, &str, &str); 8] = [
     ("says no (harmless)", PUBLISH, "return aether.deny('no')"),
+    ("a view that is quick, with a reader", "aether.on.view('bad.*', 'slow', function(ch, msg)", "return msg"),
     ("never ends", PUBLISH, "while true do end"),
     ("never ends, within pcall", PUBLISH, "while true do pcall(function() while true do end end) end"),
     ("hoards memory", PUBLISH, "local t = {} while true do t[#t + 1] = string.rep('x', 1024) .. #t end"),

@@ -5,6 +5,9 @@
 //! interrupt at loop ends, calls, returns and inside `string.find`, and it stays armed until the call has ended, so a
 //! `pcall` that swallows it is stopped again. A long call into C is stopped only when it returns; the memory limit
 //! bounds what it can do.
+//!
+//! Short of its budget, a call that it meets gives way once a tick: Linux looks for a thread that waits for the
+//! processor only every 4 ms (CONFIG_HZ=250), whatever the priorities, and a neighbour's messages would wait as long.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -71,18 +74,20 @@ thread_local! {
 }
 
 /// Luau calls this at safe points of a VM whose interrupt is armed.
-unsafe extern "C-unwind" fn stop_if_doomed(state: *mut ffi::lua_State, gc: c_int) {
+unsafe extern "C-unwind" fn stop_or_give_way(state: *mut ffi::lua_State, gc: c_int) {
     if gc >= 0 {
         return; // the collector's own safe points cannot survive an error
     }
     let slot = RUNNING.get();
     // SAFETY: `Watched::run` keeps the slot alive for as long as its address is in RUNNING, and we are on that thread.
     if slot.is_null() || !unsafe { (*slot).runs_doomed_call() } {
-        // Armed for a call that has ended. Should the watchdog arm again at this very moment, its next tick repeats it.
+        // Armed so that this call gives way, or for one that has ended. Should the watchdog arm again at this very
+        // moment, its next tick repeats it.
         if !slot.is_null() {
             // SAFETY: as above.
             unsafe { (*slot).set_interrupt(ptr::null_mut()) };
         }
+        std::thread::yield_now();
         return;
     }
     // SAFETY: these raise a Lua error as any C function may. It unwinds through this frame, which is why the ABI is
@@ -241,11 +246,11 @@ fn look(slot: &Slot, sighting: &mut Option<Sighting>) {
             let budget = Duration::from_micros(slot.budget_micros.load(Ordering::Relaxed).into());
             if used >= budget || wall >= budget * WALL_FACTOR {
                 slot.doomed.store(call, Ordering::Release);
-                slot.set_interrupt(stop_if_doomed as *mut ());
             }
         }
         _ => *sighting = Some(Sighting { call, since: Instant::now(), thread_time: None }),
     }
+    slot.set_interrupt(stop_or_give_way as *mut ());
 }
 
 #[cfg(test)]
