@@ -165,8 +165,11 @@ mod tests {
     /// The most that come back in any one second that begins with one of them.
     fn busiest(mut times: Vec<Duration>) -> usize {
         times.sort();
-        let within = |from: &Duration| times.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(*at));
-        times.iter().map(|from| within(from).count()).max().unwrap_or(0)
+        let within = |from: Duration| {
+            let second = from..from + Duration::from_secs(1);
+            times.iter().filter(|at| second.contains(*at)).count()
+        };
+        times.iter().map(|from| within(*from)).max().unwrap_or(0)
     }
 
     #[test]
