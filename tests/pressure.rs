@@ -17,7 +17,7 @@ use crate::common::*;
 
 /// Whoever comes is of the tenant that it names.
 const TENANTS: &str = r#"aether.on.connect(function(req)
-	return aether.allow({ user = "u", tenant = req.query.t, grants = { subscribe = aether.patterns({ "*" }) } })
+	return aether.allow({ user = "u", tenant = req.query.t, grants = { subscribe = aether.patterns({ "*" }), publish = aether.patterns({ "*" }) } })
 end)"#;
 
 /// The most moments that lie within a second of each other.
@@ -244,6 +244,84 @@ async fn memory_gives_way_in_the_stated_order_and_publishes_go_on() {
     before.assert_exactly(1, before.last());
     back.resume("kept", before.last()).await;
     back.read_to("kept", kept + 1).await.assert_exactly(before.last() + 1, kept + 1);
+}
+
+#[tokio::test]
+async fn a_hub_that_is_late_lets_in_nobody_new_until_it_is_in_time_again() {
+    let dir = TempDir::new();
+    dir.write("aether.toml", "[limits]\ndelay = \"100ms\"\n");
+    let hub = Spawned::start(dir.path());
+    let token = hub.token(&["*"]);
+    let mut inside = WsClient::connect(hub.address, Some(&token)).await;
+    inside.subscribe(&["c"]).await;
+    let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
+    until("it is late", async || {
+        // What a machine does that gives the hub no time.
+        hub.signal("STOP");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        hub.signal("CONT");
+        level(&mut http).await["level"] == "reads"
+    })
+    .await;
+    let began = Instant::now();
+    let refused = WsClient::refusal(hub.address, "/ws", &[]).await;
+    let read = http.get("/api/v1/history?channel=c").await;
+    // No step is left within a second; where we were late ourselves there is nothing to see.
+    if began.elapsed() < Duration::from_millis(900) {
+        let error = &refused.1["error"];
+        assert_eq!((refused.0, &error["code"], &error["reason"]), (503, &json!(50304), &json!("overloaded")));
+        assert_eq!(read.error(), (503, 50304));
+    }
+    assert_eq!(http.get("/healthz").await.status, 200);
+    let answer = http.post("/api/v1/publish", json!({"channel": "c", "payload": 1}).to_string()).await.ok();
+    assert_eq!(answer["seq_id"], 1, "publishes go on");
+    inside.read_to("c", 1).await.assert_exactly(1, 1);
+    until("newcomers are let in again", async || {
+        WsClient::open(hub.address, &format!("/ws?token={token}"), &[], None).await.is_ok()
+    })
+    .await;
+    let metrics = parse_metrics(http.get("/metrics").await.text());
+    assert!(metrics["aether_pressure_newcomers_refused_total"] >= 1.0);
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_sent_more_than_its_share_is_held_back_while_it_is_tight_and_loses_nothing() {
+    // Late by a quarter of this is tight, and any hub with so many readers is.
+    let hub = TestHub::plan().toml("plugin = []\n[limits]\ndelay = \"10ms\"").rules(TENANTS).start();
+    let open = async |tenant: &str, channel: &str| {
+        let path = format!("/ws?t={tenant}");
+        let mut opened = None;
+        until("it is let in", async || {
+            opened = WsClient::open(hub.address, &path, &[], None).await.ok();
+            opened.is_some()
+        })
+        .await;
+        let mut ws = opened.unwrap();
+        ws.subscribe(&[channel]).await;
+        ws
+    };
+    let mut quiet = open("quiet", "quiet").await;
+    let mut storm = Vec::new();
+    for _ in 0..200 {
+        storm.push(open("storm", "storm").await);
+    }
+    let readers = storm.into_iter().map(|mut ws| tokio::spawn(async move { ws.read_to("storm", 1500).await }));
+    let readers: Vec<_> = readers.collect();
+    let mut held_back = false;
+    for round in 0..15u64 {
+        let messages: Vec<_> = (0..100).map(|_| json!({"channel": "storm", "payload": "x".repeat(2000)})).collect();
+        let body = json!({"messages": messages}).to_string();
+        hub.http_as(None).await.post("/api/v1/publish/batch", body).await.ok();
+        let one = json!({"channel": "quiet", "payload": round}).to_string();
+        hub.http_as(None).await.post("/api/v1/publish", one).await.ok();
+        quiet.read_to("quiet", round + 1).await.assert_exactly(round + 1, round + 1);
+        held_back |= hub.metric("aether_tenants_held_back").await > 0.0;
+    }
+    for reader in readers {
+        reader.await.unwrap().assert_exactly(1, 1500);
+    }
+    assert!(held_back || hub.metric("aether_tenants_held_back").await > 0.0);
+    until("it is not tight any more", async || hub.metric("aether_tenants_held_back").await == 0.0).await;
 }
 
 /// A store that takes nothing in until it is told to.
