@@ -5,11 +5,12 @@
 //! the lane whose log keeps it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::channel::{Channel, Herald};
 use super::counters::Counters;
