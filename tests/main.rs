@@ -56,6 +56,7 @@ mod replay;
 mod resume;
 mod routes;
 mod shadow;
+mod simulation;
 mod slow_readers;
 mod sse;
 mod stopping;
