@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use aether::config::Period;
+use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::roster::Roster;
 use aether::edges::session::{self, Frame, Pulse, Shared, Socket};
@@ -276,7 +277,8 @@ async fn who_asked_for_a_pace_and_is_stuck_lets_the_processor_rest() {
     let asked = Arc::new(AtomicUsize::new(0));
     let pulse =
         Pulse { interval: DEADLINE, timeout: None, write_timeout: Duration::from_millis(300), drain: Duration::ZERO };
-    let shared = Arc::new(Shared { pulse, roster: Arc::new(Roster::default()) });
+    let shared =
+        Arc::new(Shared { pulse, roster: Arc::new(Roster::default()), load: Load::new(load::Limits::default()) });
     let socket = Stuck { takes: 3, asked: asked.clone() };
     let limits = Limits { channels_per_request: 1, channels_per_connection: 1, refusals_per_minute: 0 };
     let ending = session::run(socket, WsDialect::new(limits, false), session, shared, Vec::new());

@@ -104,6 +104,7 @@ fn everything_that_can_go_wrong_does() {
         "a sweep fails",
         "a sync fails",
         "an append fails",
+        "memory was short",
         "the clock jumped",
         "the last sync fails",
         "the rules changed",

@@ -242,5 +242,5 @@ impl Dialect for Commands {
     fn denied(&mut self, channel: ChannelName, _: Refusal, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("D {channel}\n").as_bytes());
     }
-    fn bye(&mut self, _: Ending, _: &mut Vec<u8>) {}
+    fn bye(&mut self, _: Ending, _: Option<u64>, _: &mut Vec<u8>) {}
 }

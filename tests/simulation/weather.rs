@@ -32,6 +32,7 @@ pub struct Chances {
     pub forget: u64,
     pub rules_change: u64,
     pub clock_jumps: u64,
+    pub memory_is_short: u64,
 }
 
 #[derive(Clone)]
@@ -62,6 +63,7 @@ impl Weather {
             forget: upto(8),
             rules_change: upto(20),
             clock_jumps: upto(15),
+            memory_is_short: upto(30),
         };
         Weather { chances: Arc::new(chances), storm: Arc::default(), dice: dice.clone() }
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aether::edges::load::{self, Load};
 use aether::edges::roster::{Order, Roster};
 use aether::edges::session::{Pulse, Shared, run as serve};
 use aether::kernel::TailLimit;
@@ -235,7 +236,8 @@ impl World {
             write_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(3),
         };
-        let shared = Arc::new(Shared { pulse, roster: Arc::new(Roster::default()) });
+        let load = Load::new(load::Limits::default());
+        let shared = Arc::new(Shared { pulse, roster: Arc::new(Roster::default()), load });
         let format = |taste| Arc::new(Lines { book: self.book.clone(), taste }) as Arc<dyn Format>;
         *self.net.up.borrow_mut() = Some(Up { hub, shared, formats: TASTES.map(format).into() });
     }
@@ -267,6 +269,9 @@ impl World {
             }
             if self.weather.strikes(chances.rules_change) {
                 self.change_rules();
+            }
+            if self.weather.strikes(chances.memory_is_short) {
+                self.shorten_memory();
             }
             if self.weather.strikes(chances.clock_jumps) {
                 let by = self.dice.below(20_000_000) as i64 - 10_000_000;
@@ -344,6 +349,17 @@ impl World {
         self.schedule.spawn(Kind::Hub, async move {
             let _ = hub.resolve_again(|_| true).await;
         });
+    }
+
+    /// Tails keep less, and who takes nothing is sent away; or they keep what they may again.
+    fn shorten_memory(&self) {
+        let Some((hub, shared)) = self.net.hub() else { return };
+        self.book.count("memory was short");
+        let is_short = self.dice.percent(70);
+        hub.keep_small_tails(is_short);
+        if is_short {
+            shared.roster.order(|_| true, &Order::Squeeze(Duration::from_millis(self.dice.between(0, 100))));
+        }
     }
 
     /// Nothing fails any more and nobody misbehaves: everybody must arrive, and nobody is called again.
