@@ -58,6 +58,7 @@ mod replay;
 mod resume;
 mod routes;
 mod shadow;
+mod simulation;
 mod slow_readers;
 mod sse;
 mod stopping;

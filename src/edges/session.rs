@@ -229,7 +229,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
                 return Err(Ending::Draining); // Everything that was there has been sent.
             }
-            if let Some(at) = self.session.next_turn() {
+            if let Some(at) = self.next_turn() {
                 self.wake_by(at);
             }
             // A channel that never rests must not keep its reader from being heard, sent away or timed out.
@@ -426,6 +426,13 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         .await
     }
 
+    /// When a channel's rest is over. A socket that takes nothing has no turn to wait for: the moment would be past, again
+    /// and again, until it takes something.
+    fn next_turn(&self) -> Option<Instant> {
+        let is_free = self.blocked.is_none() && self.owed.is_empty();
+        if is_free { self.session.next_turn() } else { None }
+    }
+
     fn wake_by(&mut self, at: Instant) {
         if at < self.timer.deadline() {
             self.timer.as_mut().reset(at);
@@ -463,7 +470,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             self.draining,
             self.expires,
             self.warn_at,
-            self.session.next_turn(),
+            self.next_turn(),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);
