@@ -48,6 +48,7 @@ mod plugins_webhooks;
 mod policy_again;
 mod poll;
 mod presence_hooks;
+mod pressure;
 mod pushlet;
 mod real_clients;
 mod realtime;

@@ -210,11 +210,13 @@ impl Default for WebSocket {
 pub struct Sse {
     pub heartbeat: Period,
     pub retry: Period,
+    /// Over how long the times of lost streams are spread.
+    pub retry_spread: Period,
 }
 
 impl Default for Sse {
     fn default() -> Self {
-        Sse { heartbeat: Period::seconds(15), retry: Period::seconds(1) }
+        Sse { heartbeat: Period::seconds(15), retry: Period::seconds(1), retry_spread: Period::seconds(5) }
     }
 }
 
@@ -226,8 +228,18 @@ pub struct Limits {
     pub connections: usize,
     /// Of one address; 0: no bound.
     pub connections_per_ip: usize,
+    /// Of one tenant; 0: no bound.
+    pub connections_per_tenant: usize,
     /// New connections, all in all; 0: no bound.
     pub handshakes_per_second: usize,
+    /// Clients that are told to come back in one second; 0: as many as were seen to come in.
+    pub returns_per_second: usize,
+    /// Nobody is told to stay away longer.
+    pub return_window: Period,
+    /// How late the hub may be before something gives way.
+    pub delay: Bound<Period>,
+    /// Resident memory at which all that may give way does.
+    pub memory: Bound<Size>,
     /// Noes that one connection may hear; 0: no bound.
     pub refusals_per_minute: usize,
 }
@@ -239,7 +251,12 @@ impl Default for Limits {
             channels_per_connection: 1000,
             connections: 100_000,
             connections_per_ip: 10_000,
+            connections_per_tenant: 0,
             handshakes_per_second: 10_000,
+            returns_per_second: 0,
+            return_window: Period::seconds(60),
+            delay: Bound(Some(Period::seconds(1))),
+            memory: Bound(None),
             refusals_per_minute: 1000,
         }
     }

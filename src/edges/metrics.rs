@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::deflate::Tally;
+use super::load::Load;
 use super::process;
 use crate::kernel::hub::Hub;
 use crate::kernel::{BUCKETS, Histogram};
@@ -13,7 +14,7 @@ pub type Others = std::sync::Arc<dyn Fn() -> Vec<(&'static str, &'static str, u6
 /// Metrics that are on a page already: those of plugins.
 pub type Page = std::sync::Arc<dyn Fn() -> String + Send + Sync>;
 
-pub fn render(hub: &Hub, deflated: &Tally, others: &Others, plugins: &Page) -> String {
+pub fn render(hub: &Hub, load: &Load, deflated: &Tally, others: &Others, plugins: &Page) -> String {
     let counters = hub.counters();
     let mut page = Text(String::with_capacity(4096));
     page.number("aether_connections_active", "gauge", "Connected subscribers", counters.sessions.get());
@@ -76,7 +77,7 @@ pub fn render(hub: &Hub, deflated: &Tally, others: &Others, plugins: &Page) -> S
     page.histogram("aether_publish_duration_seconds", "From the rules' yes to the answer", &counters.publish_seconds);
     page.histogram("aether_storage_write_duration_seconds", "One group: append and settle", &counters.store_seconds);
     page.0.push_str(&plugins());
-    for (name, kind, help, value) in process::figures() {
+    for (name, kind, help, value) in load.figures().into_iter().chain(process::figures()) {
         page.head(name, kind, help);
         let _ = writeln!(page.0, "{name} {value}");
     }

@@ -14,6 +14,7 @@ pub mod history;
 pub mod http;
 pub mod listen;
 pub mod listening;
+pub mod load;
 pub mod metrics;
 pub mod native;
 pub mod operator;

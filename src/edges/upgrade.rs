@@ -34,7 +34,7 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     let client = edge.connect(&caller).await?;
     let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
     let speaks_ours = offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL);
-    let dialect = WsDialect::new(edge.settings.limits, heartbeat);
+    let dialect = WsDialect::new(edge.settings.limits, heartbeat).under(edge.load.clone());
     let (dialect, format) = match edge.settings.first_aether && !speaks_ours {
         true => (dialect.like_the_first(), edge.formats.first.clone()),
         false => (dialect, edge.formats.ws.clone()),

@@ -122,7 +122,7 @@ impl Dialect for ForeignDialect {
         if self.tongue.is_spoken() { Ok(()) } else { Err(Ending::OfDialect(1012, Words::new(NO_LONGER))) }
     }
 
-    fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
+    fn bye(&mut self, why: Ending, _retry_ms: Option<u64>, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
         self.say(&Event::Closing { code, reason: why.reason() }, out);
         if self.way.transport == Transport::WebSocket {
@@ -246,6 +246,9 @@ impl ForeignDialect {
 
     /// Says once more what the session's channels have said of late; what it says is not the cursors' business.
     async fn replay(&mut self, session: &Session, age: Duration, tag: &Tag, out: &mut Vec<u8>) -> Result<(), No> {
+        if let Err(pressed) = self.edge.load.pressure.admits_reads() {
+            return Err(self.fail("replay", pressed, tag, out));
+        }
         let hub = session.hub().clone();
         let since = hub.now().saturating_sub(age.as_micros() as u64);
         let mut said: Vec<(ChannelName, Epoch, Publication)> = Vec::new();
