@@ -5,6 +5,7 @@
 //! readers would pace them. Every subscriber is counted by itself: totals hide a lost message beside a doubled one.
 //! Machines are noisy; compare the ratios of one run. Traffic goes to loopback only.
 
+mod deflate;
 mod neighbour;
 mod process;
 mod soak;
@@ -29,7 +30,7 @@ const RUN: Duration = Duration::from_secs(5);
 
 fn main() -> Outcome {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, Bench); 8] = [
+    let runs: [(&str, Bench); 9] = [
         ("fan-out-ws", fan_out_ws),
         ("fan-out-dialect", fan_out_dialect),
         ("fan-out-sse", fan_out_sse),
@@ -37,6 +38,7 @@ fn main() -> Outcome {
         ("publish", publish),
         ("idle", idle),
         ("neighbour", neighbour::neighbour),
+        ("deflate", deflate::deflate),
         ("soak", soak::soak),
     ];
     for (name, run) in runs {

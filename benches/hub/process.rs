@@ -97,6 +97,16 @@ impl Publisher {
         self.send((head + &body).as_bytes())
     }
 
+    /// Publishes a payload as it is, and waits for the 200.
+    pub fn publish_text(&mut self, channel: &str, payload: &str) -> Outcome {
+        let head = format!(
+            "POST /api/v1/publish?channel={channel} HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            self.key,
+            payload.len()
+        );
+        self.send((head + payload).as_bytes())
+    }
+
     /// Publishes many at once; the body is a whole batch.
     pub fn batch(&mut self, body: &str) -> Outcome {
         let head = format!(
