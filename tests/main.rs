@@ -13,6 +13,7 @@ mod cli_clients;
 mod config_and_cli;
 mod cookies;
 mod crash;
+mod deflate;
 mod dialects;
 mod docs;
 mod explain;

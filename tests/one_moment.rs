@@ -119,6 +119,8 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         max_batch_bytes: 4096,
         max_batch: 10,
         max_message: 1024,
+        compression: false,
+        compress_from: 0,
         body_timeout: DEADLINE,
         limits: LIMITS,
         origins: Origins::default(),

@@ -92,6 +92,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
         ("websocket.ping_interval", websocket.ping_interval.to_string()),
     );
     found.size("websocket.max_message_size", websocket.max_message_size, Size(128), Size::mib(64));
+    found.size("websocket.compress_from", websocket.compress_from, Size(0), Size::mib(64));
     for (i, origin) in websocket.allowed_origins.iter().enumerate() {
         found.that(
             format!("websocket.allowed_origins.{i}"),

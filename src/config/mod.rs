@@ -181,6 +181,10 @@ pub struct WebSocket {
     pub ping_interval: Period,
     pub pong_timeout: Period,
     pub max_message_size: Size,
+    /// permessage-deflate, for clients that offer it.
+    pub compression: bool,
+    /// Smaller messages go as they are.
+    pub compress_from: Size,
     /// Empty: the same origin, and clients that send none.
     pub allowed_origins: Vec<String>,
     /// Clients that do not offer `aether.v1` get exactly the first Aether's frames.
@@ -193,6 +197,8 @@ impl Default for WebSocket {
             ping_interval: Period::seconds(30),
             pong_timeout: Period::seconds(60),
             max_message_size: Size::kib(64),
+            compression: true,
+            compress_from: Size(256),
             allowed_origins: Vec::new(),
             first_aether: false,
         }

@@ -17,6 +17,7 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
+use super::deflate::{Agreement, Compression};
 use super::first::FirstFormat;
 use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
@@ -42,6 +43,9 @@ pub struct Settings {
     pub max_batch_bytes: usize,
     pub max_batch: usize,
     pub max_message: usize,
+    /// Whether messages are compressed for those who offer it, and from which size on.
+    pub compression: bool,
+    pub compress_from: usize,
     /// How long a request's body may take.
     pub body_timeout: Duration,
     pub limits: Limits,
@@ -74,6 +78,7 @@ pub struct Edge {
     pub beside: Beside,
     pub formats: Formats,
     pub foreign: foreign::Formats,
+    pub compression: Compression,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
     run: u64,
@@ -115,6 +120,7 @@ impl Edge {
             run: hub.now(),
             load: ws.load.clone(),
             hub,
+            compression: Compression::new(settings.compression, settings.compress_from),
             settings,
             ws,
             sse,
@@ -125,6 +131,11 @@ impl Edge {
             foreign: foreign::Formats::default(),
             sessions: AtomicU64::new(0),
         })
+    }
+
+    /// A WebSocket's format, as it was agreed with the client.
+    pub fn agreed(&self, format: Arc<dyn Format>, deflate: Option<Agreement>) -> Arc<dyn Format> {
+        if deflate.is_some() { self.compression.of(format) } else { format }
     }
 
     /// Asks the rules who this is.
@@ -566,7 +577,14 @@ async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
 async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
     let mut response = Response::new(
-        Bytes::from(metrics::render(&edge.hub, &edge.load, &edge.beside.counters, &edge.beside.plugins_metrics)).into(),
+        Bytes::from(metrics::render(
+            &edge.hub,
+            &edge.load,
+            edge.compression.tally(),
+            &edge.beside.counters,
+            &edge.beside.plugins_metrics,
+        ))
+        .into(),
     );
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod certificates;
 pub mod cursor;
 pub mod deadline;
+pub mod deflate;
 pub mod door;
 pub mod first;
 pub mod foreign;

@@ -319,6 +319,8 @@ pub enum Ending {
     Protocol(&'static str),
     /// Text that is no UTF-8.
     Utf8,
+    /// A compressed message that is none.
+    Damaged,
     TooLarge,
     /// It took nothing, or did not answer a ping, for too long.
     Dead,
@@ -340,7 +342,7 @@ impl Ending {
             Ending::Closed { .. } => Some(1000),
             Ending::Draining => Some(1001),
             Ending::Protocol(_) => Some(1002),
-            Ending::Utf8 => Some(1007),
+            Ending::Utf8 | Ending::Damaged => Some(1007),
             Ending::TooLarge => Some(1009),
             Ending::Lagged | Ending::Squeezed => Some(1012),
             Ending::Expired => Some(4401),
@@ -359,6 +361,7 @@ impl Ending {
             Ending::SentAway(why) | Ending::OfDialect(_, why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
+            Ending::Damaged => "a compressed message cannot be inflated",
             Ending::TooLarge => "frame too large",
             Ending::Lagged => "lagged: resume from your last position",
             Ending::Squeezed => "memory is short: resume from your last position",
@@ -384,7 +387,7 @@ impl Ending {
             Ending::Draining => "shutdown",
             Ending::Lagged | Ending::Squeezed => "lag",
             Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
-            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
+            Ending::Protocol(_) | Ending::Utf8 | Ending::Damaged | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }
     }

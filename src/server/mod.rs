@@ -325,6 +325,8 @@ fn edge(
         max_batch_bytes: config.server.max_batch_size.bytes(),
         max_batch: config.publish.max_batch,
         max_message: config.websocket.max_message_size.bytes(),
+        compression: config.websocket.compression,
+        compress_from: config.websocket.compress_from.bytes(),
         body_timeout: config.server.header_timeout.0,
         limits: Limits {
             channels_per_request: config.limits.channels_per_request,

@@ -74,7 +74,9 @@ async fn begin(
     let client = Arc::new(client);
     let sealed = manners.resume && transport == Transport::EventStream;
     let way = Way { transport, style: None };
-    let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, way, sealed));
+    let deflate = key.is_some().then(|| edge.compression.agree(&caller.headers)).flatten();
+    let format = edge.agreed(edge.foreign.of(&tongue, way, sealed), deflate);
+    let mut session = Session::new(edge.hub.clone(), client, format);
     let (limits, patience) = (edge.settings.limits, Patience::new(edge.settings.limits.refusals_per_minute));
     let (shared, of) = (with_manners(&edge, transport, &manners), edge.clone());
     let mut dialect = ForeignDialect {
@@ -83,6 +85,7 @@ async fn begin(
         manners: manners.clone(),
         way,
         sealed,
+        deflate,
         memory: None,
         limits,
         patience,
@@ -106,7 +109,7 @@ async fn begin(
     let mut response = match key {
         Some(key) => {
             let max = manners.max_frame.unwrap_or(edge.settings.max_message);
-            let voice = Voice { dialect, session, shared, max_message: max, hello, permit };
+            let voice = Voice { dialect, session, shared, max_message: max, deflate, hello, permit };
             upgrade::switch(&edge, &key, on_upgrade, voice)?
         }
         None => sse::stream(Events::new(hello, |socket| async move {

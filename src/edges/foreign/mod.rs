@@ -16,6 +16,7 @@ pub use entrance::open;
 pub use format::Formats;
 
 use super::cursor::Cursor;
+use super::deflate::Agreement;
 use super::http::Edge;
 use super::native::Limits;
 use super::patience::Patience;
@@ -61,6 +62,7 @@ pub struct ForeignDialect {
     manners: Arc<Manners>,
     way: Way,
     sealed: bool,
+    deflate: Option<Agreement>,
     memory: Memory,
     limits: Limits,
     patience: Patience,
@@ -211,7 +213,8 @@ impl ForeignDialect {
             Act::Speak { style } => match self.manners.styles.iter().find(|known| **known == style) {
                 Some(known) => {
                     self.way.style = Some(known);
-                    session.speaks(self.edge.foreign.of(&self.tongue, self.way, self.sealed));
+                    let format = self.edge.foreign.of(&self.tongue, self.way, self.sealed);
+                    session.speaks(self.edge.agreed(format, self.deflate));
                 }
                 None => {
                     let why = format!("this dialect has no style {style:?}");
