@@ -120,6 +120,7 @@ impl Hub {
             clock: parts.clock,
             policy: Box::new(move |name| resolve(hooks.policy(name))),
             tail: parts.tail,
+            small: AtomicBool::new(false),
             idle_after: parts.idle_after,
             flush_interval: parts.flush_interval,
             sweep_interval: parts.sweep_interval,
@@ -297,6 +298,11 @@ impl Hub {
             tokio::task::consume_budget().await;
         }
         Ok(changed)
+    }
+
+    /// Whether tails hold an eighth of what they may of channels that the store keeps, and idle ones go soon: memory is short.
+    pub fn keep_small_tails(&self, small: bool) {
+        self.shared.small.store(small, Ordering::Relaxed);
     }
 
     pub fn hooks(&self) -> &Arc<dyn Hooks> {

@@ -78,6 +78,13 @@ impl<'a> Parcel<'a> {
         self.items.push(item);
     }
 
+    /// The last quarter of a queue is for those whose publishers were promised the store.
+    fn gives_way(&self, places: &[Place]) -> bool {
+        let queue = &self.inbox.queue;
+        let is_scarce = queue.capacity() < queue.max_capacity() / 4;
+        is_scarce && places.iter().all(|place| place.ack == Ack::Memory && place.channel.is_kept())
+    }
+
     /// Puts what was gathered into the queue: it has its order when this returns.
     pub fn send(&mut self) -> Sent {
         let (reply, answer) = oneshot::channel();
@@ -85,6 +92,9 @@ impl<'a> Parcel<'a> {
         let began = Instant::now();
         if items.is_empty() {
             return Sent { places, queued: Ok(()), answer, began };
+        }
+        if self.gives_way(&places) {
+            return Sent { places, queued: Err(PublishError::Busy), answer, began };
         }
         let queued = self.inbox.queue.try_send(Request::Publish { items, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,

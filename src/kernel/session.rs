@@ -148,6 +148,10 @@ impl Session {
         let channel = self.hub.channel(&name).await?;
         let extent = channel.log.open(&name, &channel.policy()).await?;
         let first = if channel.is_kept() { extent.first } else { channel.tail.first() };
+        if self.subscriptions.capacity() == 0 {
+            // Most sessions have one; the slab would make room for four.
+            self.subscriptions.reserve_exact(1);
+        }
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.

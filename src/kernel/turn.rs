@@ -368,7 +368,7 @@ impl Session {
         }
         subscription.reached = publication.offset;
         counters.encoded.add(1);
-        self.format.publication(&channel.name, channel.epoch, &seen, &mut batch.bytes);
+        self.format.alone(&channel.name, channel.epoch, &seen, &mut batch.bytes);
         self.seal(slot, publication.offset, &mut batch.bytes);
         let end = batch.bytes.len();
         batch.steps.push(Step { end, slot, to: publication.offset, act: Act::Publication });

@@ -11,7 +11,7 @@ impl Inner {
             results.push(self.number(entry, index, &mut group)?);
         }
         let crosses_reserve = self.write_new_heads(&mut group)?;
-        let mut blocks = Batch::default();
+        let mut blocks = Vec::with_capacity(group.parts.len());
         for part in &mut group.parts {
             for chunk in chunks(&part.publications) {
                 let Some(newest) = chunk.last() else { continue };
@@ -20,10 +20,10 @@ impl Inner {
                     self.large.store(true, Ordering::Relaxed);
                 }
                 part.bytes += packed.len() as u64;
-                blocks.insert(&block_key(part.number, newest.offset), packed);
+                blocks.push((block_key(part.number, newest.offset), packed));
             }
         }
-        self.write(&blocks, &group)?;
+        self.write(blocks, &group)?;
         if crosses_reserve {
             self.sync()?;
         }
@@ -108,10 +108,18 @@ impl Inner {
     }
 
     /// Messages and their idempotency keys are one act: a message whose key was lost in a crash would be taken a second time.
-    fn write(&self, blocks: &Batch, group: &Group) -> Result<(), LogError> {
+    ///
+    /// Without keys there is nothing to tie together: sled recovers what was written first, so no block outlives an earlier
+    /// one. Its batches seal the buffer that they begin in, and wake all of its threads to write it.
+    fn write(&self, blocks: Vec<([u8; 16], Vec<u8>)>, group: &Group) -> Result<(), LogError> {
         if group.keys.is_empty() {
-            return self.messages.apply_batch(blocks.clone()).map_err(failed);
+            return blocks.into_iter().try_for_each(|(key, block)| {
+                self.messages.insert(key, block).map_err(failed)?;
+                Ok(())
+            });
         }
+        let mut batch = Batch::default();
+        blocks.into_iter().for_each(|(key, block)| batch.insert(&key, block));
         let (mut keys, mut ages) = (Batch::default(), Batch::default());
         for (key, (offset, time)) in &group.keys {
             let until = time + self.window;
@@ -119,7 +127,7 @@ impl Inner {
             ages.insert([&until.to_be_bytes()[..], key].concat(), &[]);
         }
         let written = (&self.messages, &self.keys, &self.key_ages).transaction(|(messages, all_keys, key_ages)| {
-            messages.apply_batch(blocks)?;
+            messages.apply_batch(&batch)?;
             all_keys.apply_batch(&keys)?;
             key_ages.apply_batch(&ages)?;
             Ok::<_, ConflictableTransactionError<Infallible>>(())
