@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod cursor;
 pub mod deadline;
 pub mod door;
+mod exhaustion;
 pub mod first;
 pub mod foreign;
 pub mod forwarded;
