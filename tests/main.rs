@@ -9,6 +9,7 @@ mod attacks;
 mod attendance;
 mod auth;
 mod author_tools;
+mod bench;
 mod cli_clients;
 mod config_and_cli;
 mod cookies;

@@ -299,6 +299,11 @@ impl Session {
         self.ready.is_empty() && !self.behind.is_empty()
     }
 
+    /// Whether nothing is to be done until a channel grows.
+    pub fn is_at_rest(&self) -> bool {
+        self.ready.is_empty() && self.behind.is_empty() && self.stretch.is_none()
+    }
+
     /// Whether `fetch` has read something that `fill` has not proposed yet.
     pub fn has_stretch(&self) -> bool {
         self.stretch.is_some()
