@@ -1,7 +1,10 @@
 //! permessage-deflate (RFC 7692): what is compressed is compressed once for all, and says the same as what is not.
 
+use std::process::Command;
+
 use crate::common::raw_ws::{BINARY, CLOSE, PING, PONG, TEXT, deflate, frame};
 use crate::common::*;
+use crate::real_clients::{node, python};
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
 /// Of a client's frame: whole, and compressed.
@@ -310,4 +313,61 @@ async fn what_breaks_the_extension_is_closed_with_its_code_and_a_bomb_goes_off_n
     ws.write(&frame(PACKED | TEXT, &packed)).await;
     assert_eq!(ws.close_code().await, 1002, "compressed, and nobody agreed to that");
     until("all of them are gone", async || hub.metric("aether_connections_active").await == 0.0).await;
+}
+
+/// What clients that nobody here wrote are sent: with compression by their own libraries, as they come.
+fn chapter(n: u64) -> String {
+    (0..40).map(|line| format!("Zeile {line} von {n}, größer als alles zuvor. ")).collect()
+}
+
+const CHAPTERS: u64 = 30;
+
+async fn tell(hub: &TestHub) {
+    for n in 1..=CHAPTERS {
+        hub.publish("demo.tale", json!(chapter(n))).await;
+    }
+}
+
+async fn hears_the_tale(command: &mut Command) {
+    let hub = TestHub::start();
+    let address = hub.address.to_string();
+    let arguments = [address.as_str(), &hub.token(&["demo.*"]), "demo.tale", &CHAPTERS.to_string()];
+    let mut client = Program::start(command.args(arguments));
+    client.until_err("connected").await;
+    assert!(client.err().contains("connected permessage-deflate"), "{}", client.err());
+    tell(&hub).await;
+    assert_eq!(client.end().await, Some(0), "{}", client.err());
+    let expected: Vec<String> = (1..=CHAPTERS).map(|n| format!("{n} {}", chapter(n))).collect();
+    assert_eq!(client.out(), expected);
+    assert_eq!(hub.metric("aether_messages_compressed_total").await, CHAPTERS as f64);
+}
+
+#[tokio::test]
+async fn websockets_for_python_asks_for_compression_by_itself_and_reads_every_message() {
+    let Some(home) = python() else { return };
+    hears_the_tale(Command::new("python3").env("PYTHONPATH", home).arg(home.join("websockets_client.py"))).await;
+}
+
+#[tokio::test]
+async fn ws_for_node_asks_for_compression_by_itself_and_reads_every_message() {
+    let Some(home) = node() else { return };
+    hears_the_tale(Command::new("node").arg(home.join("ws_client.mjs"))).await;
+}
+
+#[tokio::test]
+async fn a_browser_asks_for_compression_by_itself_and_a_page_reads_every_message() {
+    let Some(mut page) = Browser::open().await else { return };
+    let hub = TestHub::start();
+    page.visit(&format!("http://{}/healthz", hub.address)).await;
+    page.until("document.body?.innerText ?? ''", |text| text.contains("ok")).await;
+    let script = std::fs::read_to_string(repository().join("tests/clients/browser.js")).unwrap();
+    page.eval(&format!("{script}\nlistenByWebSocket({:?}, 'demo.tale')", hub.token(&["demo.*"]))).await;
+    page.until("connected", |count| count == "1").await;
+    let agreed = page.eval("extensions").await;
+    assert!(agreed.as_str().is_some_and(|agreed| agreed.starts_with("permessage-deflate")), "{agreed}");
+    tell(&hub).await;
+    page.until("seen.length", |count| count == CHAPTERS.to_string()).await;
+    let expected: Vec<String> = (1..=CHAPTERS).map(|n| format!("{n} {}", chapter(n))).collect();
+    assert_eq!(serde_json::from_value::<Vec<String>>(page.eval("seen").await).unwrap(), expected);
+    assert_eq!(hub.metric("aether_messages_compressed_total").await, CHAPTERS as f64);
 }
