@@ -6,8 +6,15 @@ use std::process::Command;
 use super::common::TempDir;
 use super::page::Hub;
 
-const PAGES: [&str; 6] =
-    ["README.md", "CHANGELOG.md", "docs/protocol.md", "docs/plugins.md", "docs/operating.md", "docs/migrating.md"];
+const PAGES: [&str; 7] = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/protocol.md",
+    "docs/plugins.md",
+    "docs/operating.md",
+    "docs/migrating.md",
+    "docs/performance.md",
+];
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -123,7 +130,7 @@ fn every_gap_cause_is_in_the_protocol() {
 #[test]
 fn every_command_and_flag_that_a_page_shows_exists() {
     let mut seen = BTreeSet::new();
-    for page in ["README.md", "CHANGELOG.md", "docs/operating.md"] {
+    for page in ["README.md", "CHANGELOG.md", "docs/operating.md", "docs/performance.md"] {
         let text = read(page);
         let shell = blocks(&text, "sh").into_iter().flat_map(str::lines);
         for line in shell.chain(inline_code(&text)) {

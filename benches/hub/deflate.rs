@@ -3,22 +3,26 @@
 //! Messages are JSON whose values differ from one to the next. A few subscribers inflate what they get and hold it to the
 //! exact text and order; of the others, frames are counted.
 
-use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use aether::cli::bench::dial;
+use aether::cli::bench::hub::Hub;
+use aether::cli::bench::publisher::Publisher;
+use aether::cli::bench::target::{Step, TEXT, Target, frame as ask, upgrade};
+use anyhow::{Context, bail, ensure};
 use flate2::{Decompress, FlushDecompress};
 
-use super::process::{HubProcess, Publisher};
-use super::{Outcome, RUN, STUCK, SUBSCRIBERS, read_until};
+use super::{RUN, STUCK, SUBSCRIBERS};
 
 const TURNS: usize = 3;
+const CHANNEL: &str = "demo.bench";
 /// Every so many subscribers, one inflates.
 const SAMPLE: usize = 50;
 
-pub fn deflate() -> Outcome {
+pub fn deflate() -> anyhow::Result<()> {
     println!("\npermessage-deflate beside plain frames, in turns: 1 channel, {SUBSCRIBERS} WebSocket subscribers");
     println!(
         "| payload | publishers | plain, CPU us per delivery | compressed | ratio | bytes per delivery, plain | compressed | deliveries/s, plain | compressed |"
@@ -26,7 +30,7 @@ pub fn deflate() -> Outcome {
     println!("|---|---|---|---|---|---|---|---|---|");
     for (size, publishers) in [(128, 1), (128, 4), (1024, 1), (1024, 4)] {
         // At 128 B frames would go as they are by default; here they are compressed to see what that costs.
-        let hub = HubProcess::start_with(&[("AETHER_WEBSOCKET_COMPRESS_FROM", "1")])?;
+        let hub = super::start(&[("AETHER_WEBSOCKET_COMPRESS_FROM", "1")])?;
         let mut sums = [Turn::default(), Turn::default()];
         for turn in 0..=TURNS {
             for (sum, compressed) in sums.iter_mut().zip([false, true]) {
@@ -61,22 +65,15 @@ struct Turn {
     rate: f64,
 }
 
-fn connect(hub: &HubProcess, compressed: bool) -> Outcome<TcpStream> {
-    let mut stream = hub.connect()?;
-    let offer =
-        if compressed { "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" } else { "" };
-    let head = format!(
-        "GET /ws?token={} HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{offer}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        hub.token
-    );
-    stream.write_all(head.as_bytes())?;
-    read_until(&mut stream, b"\r\n\r\n")?;
-    let frame = r#"{"type":"subscribe","channels":["demo.bench"]}"#;
-    let mut bytes = vec![0x81, 0x80 | frame.len() as u8, 0, 0, 0, 0];
-    bytes.extend_from_slice(frame.as_bytes());
-    stream.write_all(&bytes)?;
-    read_until(&mut stream, b"}}}\n")?;
-    Ok(stream)
+fn connect(hub: &Hub, compressed: bool) -> anyhow::Result<TcpStream> {
+    let mut head = upgrade(&format!("/ws?token={}", hub.token));
+    if compressed {
+        let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
+        head.replace_range(head.len() - 2.., offer);
+    }
+    let asked = format!(r#"{{"type":"subscribe","channels":["{CHANNEL}"]}}"#);
+    let steps = [Step::new(head, b"\r\n\r\n"), Step::new(ask(TEXT, asked.as_bytes()), b"}}}\n")];
+    Ok(dial::open(hub.subscribers_at(), None, &steps)?.stream)
 }
 
 /// About `size` bytes of JSON whose values differ from message to message.
@@ -92,41 +89,43 @@ fn payload(size: usize, number: u64) -> String {
     text
 }
 
-fn measure(hub: &HubProcess, compressed: bool, size: usize, publishers: usize) -> Outcome<Turn> {
-    let streams: Vec<_> = (0..SUBSCRIBERS).map(|_| connect(hub, compressed)).collect::<Outcome<_>>()?;
+fn measure(hub: &Hub, compressed: bool, size: usize, publishers: usize) -> anyhow::Result<Turn> {
+    let streams: Vec<_> = (0..SUBSCRIBERS).map(|_| connect(hub, compressed)).collect::<anyhow::Result<_>>()?;
     let total = Arc::new(AtomicU64::new(u64::MAX));
-    let (before, began) = (hub.cpu_seconds()?, Instant::now());
+    let processor = || hub.account().cpu_seconds().context("its processor time");
+    let (before, began) = (processor()?, Instant::now());
     let readers = {
         let total = total.clone();
         std::thread::spawn(move || read_all(streams, compressed, size, &total))
     };
-    let senders: Vec<_> = (0..publishers as u64)
-        .map(|publisher| {
-            let mut to = Publisher::connect(hub)?;
-            Ok(std::thread::spawn(move || -> Outcome<u64> {
-                let (mut count, until) = (0, Instant::now() + RUN / 2);
-                while Instant::now() < until {
-                    to.publish_text("demo.bench", &payload(size, publisher << 32 | count))?;
-                    count += 1;
-                }
-                Ok(count)
-            }))
-        })
-        .collect::<Outcome<_>>()?;
-    let mut published = 0;
-    for sender in senders {
-        published += sender.join().map_err(|_| "a publisher panicked")??;
-    }
+    let published = std::thread::scope(|scope| {
+        let senders: Vec<_> =
+            (0..publishers as u64).map(|publisher| scope.spawn(move || publish(hub, publisher, size))).collect();
+        let counts = senders.into_iter().map(|sender| sender.join().unwrap_or_else(|_| bail!("a publisher panicked")));
+        counts.sum::<anyhow::Result<u64>>()
+    })?;
     total.store(published, Ordering::Release);
-    let bytes = readers.join().map_err(|_| "the readers panicked")??;
+    let bytes = readers.join().unwrap_or_else(|_| bail!("the readers panicked"))?;
     let elapsed = began.elapsed().as_secs_f64();
     let deliveries = published as f64 * SUBSCRIBERS as f64;
-    let cpu_us = (hub.cpu_seconds()? - before) * 1e6 / deliveries;
+    let cpu_us = (processor()? - before) * 1e6 / deliveries;
     Ok(Turn { cpu_us, bytes: bytes as f64 / deliveries, rate: deliveries / elapsed })
 }
 
+/// Publishes for a while; how much it was.
+fn publish(hub: &Hub, publisher: u64, size: usize) -> anyhow::Result<u64> {
+    let (mut to, path) = (Publisher::connect(hub)?, format!("/api/v1/publish?channel={CHANNEL}"));
+    let (mut count, until) = (0, Instant::now() + RUN / 2);
+    while Instant::now() < until {
+        let text = payload(size, publisher << 32 | count);
+        ensure!(to.request(|request| hub.post(&path, text.as_bytes(), request))?, "a publish is refused");
+        count += 1;
+    }
+    Ok(count)
+}
+
 /// Reads until every subscriber has exactly what was published; answers the bytes of all.
-fn read_all(streams: Vec<TcpStream>, compressed: bool, size: usize, total: &AtomicU64) -> Outcome<u64> {
+fn read_all(streams: Vec<TcpStream>, compressed: bool, size: usize, total: &AtomicU64) -> anyhow::Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let wanted = Arc::new(AtomicU64::new(u64::MAX));
@@ -153,7 +152,7 @@ async fn read_one(
     size: usize,
     inflates: bool,
     wanted: Arc<AtomicU64>,
-) -> Outcome<u64> {
+) -> anyhow::Result<u64> {
     stream.set_nonblocking(true)?;
     let stream = tokio::net::TcpStream::from_std(stream)?;
     let mut frames = Frames { rest: Vec::new(), seen: 0, packed: 0, inflates, size, last: None };
@@ -168,20 +167,20 @@ async fn read_one(
             }
             return match (frames.seen == wanted, compressed == (frames.packed > 0)) {
                 (true, true) => Ok(bytes),
-                (false, _) => Err(format!("a subscriber saw {} of {wanted}", frames.seen).into()),
-                (true, false) => Err(format!("{} of {wanted} frames were compressed", frames.packed).into()),
+                (false, _) => bail!("a subscriber saw {} of {wanted}", frames.seen),
+                (true, false) => bail!("{} of {wanted} frames were compressed", frames.packed),
             };
         }
         match tokio::time::timeout(Duration::from_millis(20), stream.readable()).await {
             Ok(ready) => ready?,
             Err(_) if progress.elapsed() > STUCK => {
-                return Err(format!("a subscriber is stuck at {} of {wanted}", frames.seen).into());
+                bail!("a subscriber is stuck at {} of {wanted}", frames.seen);
             }
             Err(_) => continue,
         }
         progress = Instant::now();
         match stream.try_read(&mut buffer) {
-            Ok(0) => return Err(format!("closed after {}", frames.seen).into()),
+            Ok(0) => bail!("closed after {}", frames.seen),
             Ok(count) => {
                 bytes += count as u64;
                 frames.push(&buffer[..count])?;
@@ -204,7 +203,7 @@ struct Frames {
 }
 
 impl Frames {
-    fn push(&mut self, bytes: &[u8]) -> Outcome {
+    fn push(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.rest.extend_from_slice(bytes);
         let mut at = 0;
         while let Some((first, start, end)) = frame(&self.rest[at..]) {
@@ -214,7 +213,7 @@ impl Frames {
                 if self.inflates {
                     let seq = check(&self.rest[at + start..at + end], first & 0x40 != 0, self.size)?;
                     if self.last.is_some_and(|last| seq != last + 1) {
-                        return Err(format!("message {seq} after {:?}", self.last).into());
+                        bail!("message {seq} after {:?}", self.last);
                     }
                     self.last = Some(seq);
                 }
@@ -237,17 +236,17 @@ fn frame(bytes: &[u8]) -> Option<(u8, usize, usize)> {
 }
 
 /// The text of a frame's payload, which must be what somebody published.
-fn check(payload: &[u8], compressed: bool, size: usize) -> Outcome<u64> {
+fn check(payload: &[u8], compressed: bool, size: usize) -> anyhow::Result<u64> {
     let mut text = Vec::with_capacity(64 * 1024);
     match compressed {
         true => drop(Decompress::new(false).decompress_vec(payload, &mut text, FlushDecompress::Sync)?),
         false => text.extend_from_slice(payload),
     }
     let frame: serde_json::Value = serde_json::from_slice(&text)?;
-    let number = frame["payload"]["n"].as_u64().ok_or("a message without its number")?;
+    let number = frame["payload"]["n"].as_u64().context("a message without its number")?;
     let said = format!("\"payload\":{}}}\n", self::payload(size, number));
     match text.ends_with(said.as_bytes()) {
-        true => frame["seq_id"].as_u64().ok_or_else(|| "a message without a seq_id".into()),
-        false => Err(format!("not what was said: {}", String::from_utf8_lossy(&text)).into()),
+        true => frame["seq_id"].as_u64().context("a message without a seq_id"),
+        false => bail!("not what was said: {}", String::from_utf8_lossy(&text)),
     }
 }

@@ -217,7 +217,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             more |= self.owed.len() > owed && self.blocked.is_none();
             if more {
                 // Let the others have their turn first, and more publications arrive.
-                match self.tenant.as_ref().and_then(|tenant| tenant.pause()) {
+                match self.pause() {
                     None => tokio::task::yield_now().await,
                     Some(pause) => Box::pin(tokio::time::sleep(pause)).await,
                 }
@@ -229,7 +229,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
                 return Err(Ending::Draining); // Everything that was there has been sent.
             }
-            if let Some(at) = self.session.next_turn() {
+            if let Some(at) = self.next_turn() {
                 self.wake_by(at);
             }
             // A channel that never rests must not keep its reader from being heard, sent away or timed out.
@@ -257,7 +257,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
-    /// Writes once. True if something was written and nothing is in the way of more.
+    /// How long its tenant has to leave the others their turn; none: a moment.
+    fn pause(&self) -> Option<Duration> {
+        self.tenant.as_ref().and_then(|tenant| tenant.pause())
+    }
+
+    /// Writes once. True if something was written, there may be more, and nothing is in the way of it.
     fn write_turn(&mut self) -> Result<bool, Ending> {
         if !self.owed.is_empty() {
             let written = match self.socket.try_write(&self.owed) {
@@ -283,16 +288,18 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 other => other.map_err(|_| Ending::Gone)?,
             };
             session.commit(batch, written, owed);
-            Ok::<_, Ending>(Some((written, written == batch.bytes.len())))
+            Ok::<_, Ending>(Some((written, written == batch.bytes.len(), batch.is_single() && session.is_at_rest())))
         })?;
         match outcome {
             None => {
                 self.block(None);
                 Ok(false)
             }
-            Some((written, whole)) => {
+            Some((written, whole, at_rest)) => {
                 self.note_progress(written, whole);
-                Ok(whole)
+                // Where one publication was all there was, the next one is better waited for than looked for.
+                let looks_on = !at_rest || self.draining.is_some() || self.pause().is_some();
+                Ok(whole && looks_on)
             }
         }
     }
@@ -419,6 +426,13 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         .await
     }
 
+    /// When a channel's rest is over. A socket that takes nothing has no turn to wait for: the moment would be past, again
+    /// and again, until it takes something.
+    fn next_turn(&self) -> Option<Instant> {
+        let is_free = self.blocked.is_none() && self.owed.is_empty();
+        if is_free { self.session.next_turn() } else { None }
+    }
+
     fn wake_by(&mut self, at: Instant) {
         if at < self.timer.deadline() {
             self.timer.as_mut().reset(at);
@@ -456,7 +470,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             self.draining,
             self.expires,
             self.warn_at,
-            self.session.next_turn(),
+            self.next_turn(),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);

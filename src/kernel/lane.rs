@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::channel::{Channel, Herald};
 use super::counters::Counters;

@@ -285,14 +285,17 @@ impl Tail {
     }
 
     /// The first publication after `after`, up to `upto`, that carries a once number and that these readers see; without the
-    /// number if it is dark.
+    /// number if it is dark, or if nobody here knows any more.
     pub fn next_once(&self, encoding: &Encoding, mut after: Offset, upto: Offset) -> Option<(Offset, Option<u64>)> {
         while self.newest_once.load(Ordering::Relaxed) > after {
             let found = {
                 let recent = self.recent.read();
                 let first = recent.first(self.head());
-                let from = (after + 1).max(first) - first;
-                recent.publications.range(from as usize..).find(|p| p.once.is_some())?.clone()
+                if after + 1 < first {
+                    // It may still lie here encoded, and only the log knows now whether it is a copy.
+                    return Some((after + 1, None));
+                }
+                recent.publications.range((after + 1 - first) as usize..).find(|p| p.once.is_some())?.clone()
             };
             if found.offset > upto {
                 return None;

@@ -65,6 +65,11 @@ impl Batch {
         self.bytes.is_empty()
     }
 
+    /// It holds one thing to say.
+    pub fn is_single(&self) -> bool {
+        self.steps.len() == 1
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.steps.clear();

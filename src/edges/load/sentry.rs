@@ -48,11 +48,11 @@ impl Sentry {
             tokio::time::sleep(BEAT).await;
             beats = beats.wrapping_add(1);
             let now = Instant::now();
-            if beats % SHARING == 0 {
+            if beats.is_multiple_of(SHARING) {
                 self.load.tenants.share(now - shared_at, pressure.delay_share() >= TIGHT);
                 shared_at = now;
             }
-            let measures = beats % MEASURING == 0;
+            let measures = beats.is_multiple_of(MEASURING);
             if measures {
                 self.load.governor.learn();
                 pressure.measured(process::resident().unwrap_or(0));

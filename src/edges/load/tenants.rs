@@ -110,12 +110,11 @@ impl Tenants {
 
     pub fn status(&self) -> serde_json::Value {
         let known = self.known.lock();
-        let mut all: Vec<_> =
-            known.iter().map(|(name, tenant)| (tenant.rate.load(Ordering::Relaxed), name, tenant)).collect();
-        all.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-        let shown = |(rate, name, tenant): &(u64, &Box<str>, &Arc<Tenant>)| {
+        let mut all: Vec<_> = known.values().map(|tenant| (tenant.rate.load(Ordering::Relaxed), tenant)).collect();
+        all.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.name.cmp(&b.1.name)));
+        let shown = |(rate, tenant): &(u64, &Arc<Tenant>)| {
             json!({
-                "tenant": name,
+                "tenant": tenant.name,
                 "connections": tenant.connections.load(Ordering::Relaxed),
                 "bytes_per_second": rate,
                 "pause_ms": tenant.pause.load(Ordering::Relaxed),
