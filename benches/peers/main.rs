@@ -33,7 +33,7 @@ use aether::cli::bench::hub::{Hub, Start};
 use aether::cli::bench::machine::Machine;
 use aether::cli::bench::progress::Progress;
 use aether::cli::bench::publisher::{Load, Publisher};
-use aether::cli::bench::target::Target;
+use aether::cli::bench::target::{Target, Transport};
 use aether::cli::bench::{dial, idle, mark, storm};
 use anyhow::{Context, bail, ensure};
 
@@ -131,7 +131,7 @@ fn measure(asked: &Asked) -> anyhow::Result<Results> {
 fn start(who: Who) -> anyhow::Result<Box<dyn Target>> {
     let program = Path::new(HUB);
     Ok(match who {
-        Who::Aether => Box::new(Hub::start(program, &Start::default())?),
+        Who::Aether | Who::Compressed => Box::new(Hub::start(program, &Start::default())?),
         Who::Nchan => Box::new(Nchan::start()?),
         Who::Nats => Box::new(Nats::start()?),
         Who::OneWrite => Box::new(FloorProcess::start(program, Floor::OneWrite)?),
@@ -153,8 +153,9 @@ fn measure_row(row: &Row) -> anyhow::Result<Measured> {
                     }
                 }
             }
-            let cell = |((_, target), turns): (&(Who, Box<dyn Target>), _)| {
-                Cell::new(target.name(), target.durability(), turns)
+            let cell = |((who, target), turns): (&(Who, Box<dyn Target>), _)| {
+                let compressed = if *who == Who::Compressed { ", compressed" } else { "" };
+                Cell::new(target.name() + compressed, target.durability(), turns)
             };
             targets.iter().zip(turns).map(cell).collect()
         }
@@ -197,7 +198,7 @@ fn one_turn(who: Who, target: &dyn Target, what: &What, turn: usize) -> anyhow::
     match what {
         What::FanOut { transport, channels, subscribers, load } => {
             let shape = Shape {
-                transport: *transport,
+                transport: if who == Who::Compressed { Transport::WsDeflate } else { *transport },
                 channels: *channels,
                 subscribers: *subscribers,
                 load: warm(load),

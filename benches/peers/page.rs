@@ -46,6 +46,7 @@ pub fn tables(results: &Results) -> String {
         ("fan-out", "### Fan-out, as fast as publishers are answered"),
         ("many", "### Many channels"),
         ("offered", "### The same offered load"),
+        ("compressed", "### Compression"),
         ("publish", "### Publishing, nobody listens"),
         ("idle", "### Idle subscribers"),
         ("held", "### Held connections"),

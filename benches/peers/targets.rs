@@ -12,6 +12,7 @@ pub struct Check {
 }
 
 const HUB: &str = "aether";
+const COMPRESSED: &str = "aether, compressed";
 const NCHAN: &str = "nchan";
 const ONE_WRITE: &str = "floor, one-write";
 const SHARED_TAIL: &str = "floor, shared-tail";
@@ -75,6 +76,9 @@ pub fn checks(results: &Results) -> Vec<Check> {
     );
     let found = results.figure("storm-ws", HUB, "neighbour_p99_ratio");
     check("resume storm, a neighbour's p99", "at most 3x its quiet value; all exact".into(), at_most(found, 3.0));
+    let found = results.figure("compressed", COMPRESSED, "cpu_us_per_delivery");
+    let found = found.zip(results.figure("compressed", HUB, "cpu_us_per_delivery")).map(|(one, other)| one / other);
+    check("permessage-deflate, processor time per delivery", "at most 1.3x uncompressed".into(), at_most(found, 1.3));
     let found = results.figure("start", HUB, "ready_s");
     check(
         "a start with 1,000,000 stored messages",
