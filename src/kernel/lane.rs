@@ -336,9 +336,8 @@ impl Lane {
                 idle_after = idle_after.min(SMALL_IDLE);
             }
             // Nobody can take a new reference while we hold the map's shard.
-            let stays = Arc::strong_count(channel) > 1
-                || channel.idle_for() < idle_after
-                || began.elapsed() > SWEEP_BUDGET;
+            let stays =
+                Arc::strong_count(channel) > 1 || channel.idle_for() < idle_after || began.elapsed() > SWEEP_BUDGET;
             if !stays {
                 self.log.close(name);
             }
