@@ -4,7 +4,7 @@
 //! cargo bench --bench peers                      measure everything, print the tables
 //! cargo bench --bench peers -- fan-out publish   only the rows whose names begin so
 //! cargo bench --bench peers -- --write           the same, and write docs/performance.md with its pictures and results.json
-//! cargo bench --bench peers -- --quick           see that all of it works: a minute, figures of no worth
+//! cargo bench --bench peers -- --quick           see that all of it works: a minute, figures of no worth (--write puts them aside)
 //! cargo bench --bench peers -- --json FILE       keep the results
 //! cargo bench --bench peers -- --from FILE       do not measure: print (or --write) what was kept
 //! cargo bench --bench peers -- --no-peers        ours and the floors alone
@@ -81,6 +81,7 @@ impl Asked {
 
 fn main() -> anyhow::Result<()> {
     let asked = Asked::read()?;
+    ensure!(asked.rows.is_empty() || !asked.write, "--write wants all rows: a page of one run");
     let results = match &asked.from {
         Some(file) => serde_json::from_slice(&std::fs::read(file).with_context(|| format!("{}", file.display()))?)?,
         None => measure(&asked)?,
@@ -90,9 +91,19 @@ fn main() -> anyhow::Result<()> {
     }
     println!("{}", page::tables(&results));
     if asked.write {
-        page::write(&results, Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").as_path())?;
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        page::write(&results, &if results.quick { aside(&docs)? } else { docs })?;
     }
     Ok(())
+}
+
+/// Where figures of no worth are written, to be looked at.
+fn aside(docs: &Path) -> anyhow::Result<PathBuf> {
+    let dir = std::env::temp_dir().join("aether-performance");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::copy(docs.join("performance.md"), dir.join("performance.md"))?;
+    eprintln!("these figures are of no worth: written to {}", dir.display());
+    Ok(dir)
 }
 
 fn measure(asked: &Asked) -> anyhow::Result<Results> {

@@ -77,7 +77,7 @@ impl Step {
             bail!("a subscriber is refused: {}", text());
         }
         if heard.len() > LONGEST_ANSWER {
-            bail!("a subscriber gets an answer that makes no sense: {}", &text()[..200]);
+            bail!("a subscriber gets an answer that makes no sense: {}", text().chars().take(200).collect::<String>());
         }
         let Some(end) = find(heard, self.until) else { return Ok(false) };
         heard.drain(..end + self.until.len());
