@@ -6,7 +6,7 @@ use std::process::Command;
 use super::common::TempDir;
 use super::page::Hub;
 
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
     "docs/protocol.md",
@@ -14,6 +14,7 @@ const PAGES: [&str; 7] = [
     "docs/operating.md",
     "docs/migrating.md",
     "docs/performance.md",
+    "docs/faults.md",
 ];
 
 fn read(path: &str) -> String {
@@ -272,4 +273,26 @@ fn every_function_of_the_library_is_in_the_guide() {
         let whole = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.');
         assert!(guide.split(name.as_str()).skip(1).any(whole), "{name} is not in docs/plugins.md");
     }
+}
+
+#[test]
+fn every_fault_has_a_command_that_plays_something() {
+    let page = read("docs/faults.md");
+    let mut played = 0;
+    for row in rows(&page).filter(|row| row.get(1).is_some_and(|cell| cell.contains("cargo test"))) {
+        let command = row[1].trim_matches('`');
+        if let Some(filter) = command.strip_prefix("cargo test --lib ") {
+            assert!(std::path::Path::new(&format!("src/plugins/tests/{filter}.rs")).is_file(), "{command}");
+        } else {
+            let filter = command.strip_prefix("cargo test --test main ").unwrap_or_else(|| panic!("{command}"));
+            let (module, test) = filter.rsplit_once("::").unwrap_or_else(|| panic!("{command}"));
+            let at = format!("tests/{}.rs", module.replace("::", "/"));
+            let text =
+                std::fs::read_to_string(&at).or_else(|_| std::fs::read_to_string(format!("tests/{module}/{test}.rs")));
+            let text = text.unwrap_or_else(|_| panic!("{command}: there is no {at}"));
+            assert!(module == "faults" || text.contains(&format!("fn {test}")), "{command}: no such test in {at}");
+        }
+        played += 1;
+    }
+    assert!(played > 12, "{played} commands were found");
 }

@@ -66,6 +66,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
 
     found.that("store.path", !store.path.as_os_str().is_empty(), "must name a directory");
     found.size("store.cache_size", store.cache_size, Size::mib(1), Size::mib(1 << 20));
+    found.size("store.min_free", store.min_free, Size::kib(0), Size::mib(1 << 20));
     found.period("store.flush_interval", store.flush_interval, "1ms", "1m");
     found.period("store.sweep_interval", store.sweep_interval, "100ms", "1d");
 

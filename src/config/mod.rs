@@ -123,6 +123,8 @@ pub struct Store {
     pub flush_interval: Period,
     /// How often what retention no longer keeps is removed.
     pub sweep_interval: Period,
+    /// With less room on the disk publishes are refused; 0 asks for none.
+    pub min_free: Size,
 }
 
 impl Default for Store {
@@ -132,6 +134,7 @@ impl Default for Store {
             cache_size: Size::mib(64),
             flush_interval: Period::seconds(1),
             sweep_interval: Period::seconds(1),
+            min_free: Size::mib(64),
         }
     }
 }

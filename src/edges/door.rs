@@ -25,6 +25,8 @@ pub enum Full {
     Connections,
     PerIp,
     PerSecond,
+    /// Not a setting of ours: the limit of open files.
+    Files,
 }
 
 impl Full {
@@ -33,17 +35,21 @@ impl Full {
             Full::Connections => "limits.connections",
             Full::PerIp => "limits.connections_per_ip",
             Full::PerSecond => "limits.handshakes_per_second",
+            Full::Files => "the limit of open files: ulimit -n",
         }
     }
 }
 
 pub struct Door {
     limits: Limits,
+    /// When the hub is full its operator still gets in.
+    pub is_operators: bool,
     inside: AtomicUsize,
     /// Only addresses that have a connection are here, so it is no larger than `inside`.
     by_ip: Mutex<HashMap<IpAddr, usize>>,
     bucket: Mutex<Bucket>,
     turned_away: AtomicU64,
+    rests: AtomicU64,
     last_said: Mutex<Option<Instant>>,
 }
 
@@ -74,13 +80,23 @@ impl Permit {
 
 impl Door {
     pub fn new(limits: Limits) -> Arc<Door> {
+        Door::of(limits, false)
+    }
+
+    pub fn for_operator(limits: Limits) -> Arc<Door> {
+        Door::of(limits, true)
+    }
+
+    fn of(limits: Limits, is_operators: bool) -> Arc<Door> {
         let bucket = Bucket { tokens: limits.per_second as f64, filled: Instant::now() };
         Arc::new(Door {
             limits,
+            is_operators,
             inside: AtomicUsize::new(0),
             by_ip: Mutex::default(),
             bucket: Mutex::new(bucket),
             turned_away: AtomicU64::new(0),
+            rests: AtomicU64::new(0),
             last_said: Mutex::new(None),
         })
     }
@@ -99,6 +115,21 @@ impl Door {
     /// Connections and requests that were kept out.
     pub fn turned_away(&self) -> u64 {
         self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Notes that somebody is kept out for a reason that is not the door's own.
+    pub fn turns_away(&self, why: Full, peer: IpAddr) -> Full {
+        self.note(why, peer);
+        why
+    }
+
+    /// Nobody can be let in for a moment.
+    pub fn rests(&self) {
+        self.rests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn rested(&self) -> u64 {
+        self.rests.load(Ordering::Relaxed)
     }
 
     fn enter(self: &Arc<Self>, peer: IpAddr, is_proxy: bool) -> Result<Permit, Full> {

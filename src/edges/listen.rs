@@ -26,7 +26,8 @@ use tokio_util::task::TaskTracker;
 
 use super::certificates::Certificates;
 use super::deadline::Deadline;
-use super::door::{Door, Permit};
+use super::door::{Door, Full, Permit};
+use super::exhaustion::{self, Exhaustion, Files};
 use super::forwarded::{self, Trusted};
 use super::load::Load;
 use super::tls::TlsStream;
@@ -118,6 +119,7 @@ where
     /// Accepts until it is stopped.
     pub async fn run(self, listener: TcpListener) {
         let courtesies = Arc::new(Semaphore::new(COURTESIES));
+        let mut exhaustion = Exhaustion::default();
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -126,19 +128,19 @@ where
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // Out of file descriptors, most likely: those that are open go on, and some will close.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    exhaustion.rest(&error, &self.door).await;
                     continue;
                 }
             };
+            exhaustion.look();
             let ip = address.ip();
-            let permit = match self.door.admit(ip, (self.trusted)(ip.to_canonical())) {
+            let permit = match self.admit(&stream, ip) {
                 Ok(permit) => Arc::new(permit),
                 Err(_) => {
                     // Over TLS a word would cost us a handshake.
                     let speaks_plain = self.certificates.is_none();
-                    if speaks_plain && let Ok(courtesy) = courtesies.clone().try_acquire_owned() {
+                    let can_speak = speaks_plain && exhaustion::beside(&stream) != Files::Last;
+                    if can_speak && let Ok(courtesy) = courtesies.clone().try_acquire_owned() {
                         let retry = self.load.governor.place();
                         self.tasks.spawn(async move {
                             let _ = tokio::time::timeout(COURTESY_TIME, turn_away(stream, retry)).await;
@@ -152,6 +154,14 @@ where
             let acceptor = self.clone();
             self.tasks.spawn(async move { acceptor.place(stream, peer).await });
         }
+    }
+
+    fn admit(&self, stream: &TcpStream, ip: IpAddr) -> Result<Permit, Full> {
+        let files = exhaustion::beside(stream);
+        if files == Files::Last || (files == Files::Few && !self.door.is_operators) {
+            return Err(self.door.turns_away(Full::Files, ip));
+        }
+        self.door.admit(ip, (self.trusted)(ip.to_canonical()))
     }
 
     /// Looks at what the connection wants and serves it where that belongs.

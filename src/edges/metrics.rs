@@ -71,6 +71,12 @@ pub fn render(hub: &Hub, load: &Load, deflated: &Tally, others: &Others, plugins
     page.number("aether_store_groups_total", "counter", "Group commits", counters.groups.get());
     page.number("aether_store_reads_total", "counter", "Pages read by replays", counters.store_reads.get());
     page.number("aether_store_errors_total", "counter", "Failed operations of the store", counters.store_errors.get());
+    page.number(
+        "aether_store_failed",
+        "gauge",
+        "1 while the store takes nothing",
+        u64::from(hub.store_failure().is_some()),
+    );
     for (name, help, value) in others() {
         page.number(name, if name.ends_with("_total") { "counter" } else { "gauge" }, help, value);
     }

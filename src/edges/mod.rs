@@ -6,6 +6,7 @@ pub mod cursor;
 pub mod deadline;
 pub mod deflate;
 pub mod door;
+mod exhaustion;
 pub mod first;
 pub mod foreign;
 pub mod forwarded;

@@ -211,7 +211,10 @@ impl Fault {
             Fault::Pressed(cause) => format!("the hub is at its limit ({}): come back later", cause.setting()).into(),
             Fault::Busy => "too many publishes are waiting: come back later".into(),
             Fault::Stopping => "the hub is going down: come back in a moment".into(),
-            Fault::Store { doing } => format!("failed to {doing}").into(),
+            Fault::Store { doing } => format!(
+                "failed to {doing}: the store is in trouble, so come back in a while; the operator reads at /status why, and what to do"
+            )
+            .into(),
         }
     }
 

@@ -1,8 +1,9 @@
 //! A channel in memory: its policy, its tail, and who is to be woken when it grows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
@@ -30,7 +31,7 @@ pub struct Channel {
     watchers: AtomicUsize,
     /// Waits in the herald's queue.
     announced: AtomicBool,
-    /// The time of the last publication, for order in time as well, and of the last use.
+    /// The time of the last publication, for order in time as well; and, of a clock that never jumps, of the last use.
     last_time: AtomicU64,
     last_use: AtomicU64,
 }
@@ -109,12 +110,12 @@ impl Channel {
         self.watchers.fetch_sub(usize::from(gone.watches), Ordering::Relaxed);
     }
 
-    pub(super) fn touch(&self, now: Micros) {
-        self.last_use.store(now, Ordering::Relaxed);
+    pub(super) fn touch(&self) {
+        self.last_use.store(uptime(), Ordering::Relaxed);
     }
 
-    pub(super) fn idle_since(&self) -> Micros {
-        self.last_use.load(Ordering::Relaxed)
+    pub(super) fn idle_for(&self) -> Duration {
+        Duration::from_micros(uptime().saturating_sub(self.last_use.load(Ordering::Relaxed)))
     }
 
     /// A channel's publications never go back in time, whatever the clock does. Only the lane calls it.
@@ -136,6 +137,12 @@ impl Channel {
             reader.ring();
         }
     }
+}
+
+/// Time that never jumps: a clock that is set back must not keep everything in memory.
+fn uptime() -> Micros {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed().as_micros() as Micros
 }
 
 /// One session's interest in one channel.

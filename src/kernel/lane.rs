@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::log::{Appended, Entry, Log, LogError};
 use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};
+use super::steady::Steady;
 use super::tail::TailLimit;
 
 /// The channels in memory, shared by the lanes, which alone add and remove.
@@ -31,6 +32,8 @@ const SMALL: usize = 8;
 const SMALL_IDLE: Duration = Duration::from_secs(1);
 /// How long letting channels go may take; the rest goes next time.
 const SWEEP_BUDGET: Duration = Duration::from_millis(10);
+/// How often a failure that goes on is said.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
 /// How often a lane looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -73,13 +76,24 @@ pub(super) struct Lane {
     /// The weakest-acknowledged publications wait for the next flush.
     dirty_since: Option<Instant>,
     last_sweep: Instant,
+    last_said: Option<Instant>,
+    steady: Steady,
 }
 
 type PendingReply = (oneshot::Sender<Result<Vec<Appended>, LogError>>, usize);
 
 impl Lane {
     pub fn new(log: Arc<dyn Log>, shared: Arc<Shared>) -> Self {
-        Lane { log, shared, unsettled: Vec::new(), dirty_since: None, last_sweep: Instant::now() }
+        let steady = Steady::new((shared.clock)());
+        Lane {
+            log,
+            shared,
+            steady,
+            unsettled: Vec::new(),
+            dirty_since: None,
+            last_sweep: Instant::now(),
+            last_said: None,
+        }
     }
 
     /// Serves requests until it is told to stop.
@@ -134,7 +148,7 @@ impl Lane {
         let extent = self.log.open(&name, &policy).await?;
         let channel =
             Arc::new(Channel::new(name.clone(), policy, extent, self.log.clone(), self.shared.counters.clone()));
-        channel.touch((self.shared.clock)());
+        channel.touch();
         self.shared.channels.insert(name, channel.clone());
         Ok(channel)
     }
@@ -146,8 +160,7 @@ impl Lane {
         }
         let outcome = self.append(items).await;
         if let Err(error) = &outcome {
-            self.shared.counters.store_errors.add(1);
-            tracing::error!(%error, "the store did not take a group of publishes");
+            self.complain("the store did not take a group of publishes", error);
         }
         let mut appended = outcome.as_ref().map(|appended| appended.as_slice()).unwrap_or_default();
         for (reply, count) in replies {
@@ -174,8 +187,9 @@ impl Lane {
         let mut entries = Vec::with_capacity(items.len());
         for Item { channel, admitted: Admitted(draft), ack } in items {
             let time = channel.time_for(now);
-            channel.touch(now);
-            let expires = draft.ttl.map(|ttl| time + ttl.as_micros() as Micros);
+            channel.touch();
+            // From now on, though a clock that was set back has its order in time go on from where it was.
+            let expires = draft.ttl.map(|ttl| now + ttl.as_micros() as Micros);
             let Draft { channel: name, message, idempotency_key: key, once, fleeting, .. } = draft;
             let entry = Entry { channel: name, message, key, time, expires, once };
             // The log takes the number and nothing else: what has long expired is never read.
@@ -248,18 +262,43 @@ impl Lane {
     }
 
     async fn forget(&mut self, channel: &Arc<Channel>) -> Result<(), LogError> {
+        // What an earlier group could not settle is deleted too: shown afterwards, it would be back.
+        if !self.unsettled.is_empty() {
+            self.settle(Ack::Synced).await?;
+        }
         let extent = self.log.forget(&channel.name).await?;
         self.log.settle(Ack::Synced).await?;
         channel.tail.drop_until(extent.last);
         Ok(())
     }
 
+    /// Goes on from what the log has found on its disk. What waited to be settled is there or it is not; nobody was told of it.
+    async fn mend(&mut self) -> Result<(), LogError> {
+        if !self.log.mend().await? {
+            return Ok(());
+        }
+        self.unsettled.clear();
+        self.dirty_since = None;
+        let channels = self.shared.channels.iter().map(|entry| entry.value().clone());
+        let mine: Vec<_> = channels.filter(|channel| Arc::ptr_eq(&channel.log, &self.log)).collect();
+        for channel in mine {
+            let extent = self.log.open(&channel.name, &channel.policy()).await?;
+            channel.tail.leap(extent.last);
+            self.shared.herald.announce(&channel);
+        }
+        Ok(())
+    }
+
     async fn tick(&mut self) {
+        if self.log.failure().is_some()
+            && let Err(error) = self.mend().await
+        {
+            self.complain("the store could not be mended", &error);
+        }
         if self.dirty_since.is_some_and(|since| since.elapsed() >= self.shared.flush_interval)
             && let Err(error) = self.settle(Ack::Synced).await
         {
-            self.shared.counters.store_errors.add(1);
-            tracing::error!(%error, "the store could not be flushed");
+            self.complain("the store could not be flushed", &error);
         }
         if self.last_sweep.elapsed() < self.shared.sweep_interval {
             return;
@@ -267,9 +306,19 @@ impl Lane {
         self.last_sweep = Instant::now();
         let now = (self.shared.clock)();
         self.drop_idle(now);
-        if let Err(error) = self.log.sweep(now, &self.shared.policy).await {
-            self.shared.counters.store_errors.add(1);
-            tracing::error!(%error, "the store could not be swept");
+        if self.steady.believes(now)
+            && let Err(error) = self.log.sweep(now, &self.shared.policy).await
+        {
+            self.complain("the store could not be swept", &error);
+        }
+    }
+
+    /// Counts a failure, and says it at most once a second: a flood of publishes must not become a flood of lines.
+    fn complain(&mut self, what: &str, error: &LogError) {
+        self.shared.counters.store_errors.add(1);
+        if self.last_said.is_none_or(|at| at.elapsed() > SAY_AGAIN) {
+            self.last_said = Some(Instant::now());
+            tracing::error!(%error, "{what}");
         }
     }
 
@@ -287,9 +336,8 @@ impl Lane {
                 idle_after = idle_after.min(SMALL_IDLE);
             }
             // Nobody can take a new reference while we hold the map's shard.
-            let stays = Arc::strong_count(channel) > 1
-                || now < channel.idle_since() + idle_after.as_micros() as Micros
-                || began.elapsed() > SWEEP_BUDGET;
+            let stays =
+                Arc::strong_count(channel) > 1 || channel.idle_for() < idle_after || began.elapsed() > SWEEP_BUDGET;
             if !stays {
                 self.log.close(name);
             }

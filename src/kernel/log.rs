@@ -40,9 +40,15 @@ pub trait Log: Send + Sync + 'static {
     /// Lets a channel that nobody uses leave memory.
     fn close(&self, channel: &ChannelName);
 
-    /// Why nothing is taken in any more, if so.
+    /// Why nothing is taken in, if so, and what to do about it.
     fn failure(&self) -> Option<String> {
         None
+    }
+
+    /// Called again and again while there is a failure. True if the log goes on from what it has found to be kept: of what was
+    /// appended and not settled nobody knew, and open channels are to be asked how far they reach.
+    fn mend(&self) -> Reply<'_, bool> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 
     /// The last call: everything is on disk when it returns, and the next start knows that nothing is missing.

@@ -234,6 +234,16 @@ impl Tail {
         }
     }
 
+    /// The log reaches further than its readers know: what is up to `head` is the log's to tell.
+    pub(super) fn leap(&self, head: Offset) {
+        let mut recent = self.recent.write();
+        if head > self.head() {
+            let count = recent.publications.len();
+            recent.drop_oldest(count);
+            self.head.store(head, Ordering::Release);
+        }
+    }
+
     /// Drops everything up to `offset`: it was deleted, or nobody needs it here.
     pub(super) fn drop_until(&self, offset: Offset) {
         let mut recent = self.recent.write();

@@ -101,6 +101,8 @@ fn begin_logging(config: &Config) {
 async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    // A file that may not grow any more is a full disk, which the store survives; unheard, the signal would end us.
+    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -146,7 +148,8 @@ impl Running {
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
         kept.begin_at(config.publish.first_seq.0);
-        host.keep_in(Arc::new(kept.kv()?));
+        kept.spare(config.store.min_free.bytes() as u64);
+        host.keep_in(Arc::new(kept.kv()));
         host.begin()?;
         let hub = Hub::start(Parts {
             hooks: host.clone(),
@@ -175,8 +178,7 @@ impl Running {
             per_ip: config.limits.connections_per_ip,
             per_second: config.limits.handshakes_per_second,
         });
-        // When the hub is full its operator still gets in.
-        let admin_door = Door::new(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
+        let admin_door = Door::for_operator(door::Limits { connections: ADMIN_CONNECTIONS, per_ip: 0, per_second: 0 });
         let beside = Beside {
             plugins_metrics: plugins_metrics(&host),
             counters: counters_beside_the_kernels(&host, [door.clone(), admin_door.clone()]),
@@ -411,6 +413,8 @@ fn counters_beside_the_kernels(host: &Arc<Host>, doors: [Arc<Door>; 2]) -> metri
         let mut counters = host_counters(&host);
         let help = "Connections, and requests of a proxy's clients, that found no place";
         counters.push(("aether_connections_refused_total", help, doors.iter().map(|door| door.turned_away()).sum()));
+        let help = "Times that accepting rested, because no more files may be open";
+        counters.push(("aether_accept_rests_total", help, doors.iter().map(|door| door.rested()).sum()));
         counters
     })
 }

@@ -6,28 +6,34 @@ use sled::Tree;
 
 use super::sled::SledLog;
 use crate::kernel::kv::{Kv, KvEntry, KvError};
+use crate::kernel::log::LogError;
 
 pub struct SledKv {
-    pub(super) tree: Tree,
-    /// It alone knows how to bring what is written to the disk.
+    /// It alone knows how to bring what is written to the disk, and what there is after a fault.
     pub(super) log: SledLog,
 }
 
-fn failed(error: sled::Error) -> KvError {
-    KvError(error.to_string())
+fn failed(error: sled::Error) -> LogError {
+    LogError(error.to_string())
+}
+
+fn in_its_words(error: LogError) -> KvError {
+    KvError(error.0)
 }
 
 impl Kv for SledKv {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(self.tree.get(key).map_err(failed)?.map(|value| value.to_vec()))
+        let found = self.log.read_rules(|tree| tree.get(key).map_err(failed)).map_err(in_its_words)?;
+        Ok(found.map(|value| value.to_vec()))
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        self.tree.insert(key, value).map(drop).map_err(failed)
+        self.log.find_room(key.len() + value.len()).map_err(in_its_words)?;
+        self.log.write_rules(|tree| tree.insert(key, value).map(drop).map_err(failed)).map_err(in_its_words)
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), KvError> {
-        self.tree.remove(key).map(drop).map_err(failed)
+        self.log.write_rules(|tree| tree.remove(key).map(drop).map_err(failed)).map_err(in_its_words)
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, count: usize) -> Result<Vec<KvEntry>, KvError> {
@@ -35,19 +41,22 @@ impl Kv for SledKv {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let mut found = Vec::new();
-        for entry in self.tree.range::<&[u8], _>((from, Bound::Unbounded)).take(count) {
-            let (key, value) = entry.map_err(failed)?;
-            if !key.starts_with(prefix) {
-                break;
+        let read = |tree: &Tree| {
+            let mut found = Vec::new();
+            for entry in tree.range::<&[u8], _>((from, Bound::Unbounded)).take(count) {
+                let (key, value) = entry.map_err(failed)?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                found.push((key.to_vec(), value.to_vec()));
             }
-            found.push((key.to_vec(), value.to_vec()));
-        }
-        Ok(found)
+            Ok(found)
+        };
+        self.log.read_rules(read).map_err(in_its_words)
     }
 
     fn sync(&self) -> Result<(), KvError> {
-        self.log.sync().map_err(|error| KvError(error.0))
+        self.log.sync().map_err(in_its_words)
     }
 }
 
@@ -82,7 +91,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("aether-kv-{}", std::process::id()));
         let second = Duration::from_secs(1);
         let log = SledLog::open(&dir, 1 << 20, Duration::from_secs(60), second).unwrap();
-        let (kv, before) = (log.kv().unwrap(), log.syncs());
+        let (kv, before) = (log.kv(), log.syncs());
         holds_the_contract(&kv);
         kv.sync().unwrap();
         assert_eq!(log.syncs(), before + 1, "an fdatasync");

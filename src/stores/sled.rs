@@ -16,8 +16,14 @@
 //! A channel whose policy acknowledges before `fdatasync` has offsets reserved ahead in its head: after a crash it goes on
 //! behind them, so that a number that somebody has seen is never given to another message.
 
+mod disk;
 mod group;
+mod mending;
+mod opening;
 mod sweep;
+
+pub use disk::{Disk, RealDisk};
+pub use opening::OpenError;
 
 use std::cell::Cell;
 use std::collections::hash_map::Entry as MapEntry;
@@ -28,17 +34,20 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Batch, Db, Tree};
 use tokio::sync::Semaphore;
+
+use mending::{Failure, Repair, Room};
+use opening::Home;
 
 use super::kv::SledKv;
 use super::life::Life;
@@ -64,76 +73,43 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Reads that run at once: they are short, and more threads than this only wait for each other.
 const READERS: usize = 8;
 
-#[derive(Debug)]
-pub enum OpenError {
-    /// Another process has it.
-    Locked(PathBuf),
-    Damaged(PathBuf, String),
-    /// Written by something else, or by a later version.
-    Foreign(PathBuf),
-    Io(PathBuf, io::Error),
-}
-
-impl std::fmt::Display for OpenError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            OpenError::Locked(path) => {
-                write!(
-                    f,
-                    "the store in {} is in use: is another aether running on it? Stop it, or give this one another --data",
-                    path.display()
-                )
-            }
-            OpenError::Damaged(path, what) => {
-                write!(
-                    f,
-                    "the store in {} is damaged ({what}): restore a backup, or move the directory away to begin a new one (subscribers will be told by a new epoch)",
-                    path.display()
-                )
-            }
-            OpenError::Foreign(path) => {
-                write!(
-                    f,
-                    "the store in {} was not written by this version of aether: give another --data, or use the version that wrote it",
-                    path.display()
-                )
-            }
-            OpenError::Io(path, error) => write!(f, "the store in {} cannot be opened: {error}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
 #[derive(Clone)]
-pub struct SledLog {
-    inner: Arc<Inner>,
-    /// Why nothing is written any more. After an I/O error sled's `flush` can wait for ever, so it is never called again,
-    /// not even when the store is dropped.
-    failure: Arc<OnceLock<String>>,
-    readers: Arc<Semaphore>,
+pub struct SledLog(Arc<Store>);
+
+/// A store, through all its openings.
+struct Store {
+    home: Arc<Home>,
+    /// None where it could not be opened again yet. Locked while it is opened again: who reads waits for that.
+    current: RwLock<Option<Arc<Inner>>>,
+    failure: Mutex<Option<Failure>>,
+    repair: Mutex<Repair>,
+    room: Mutex<Room>,
+    readers: Semaphore,
 }
 
+/// One opening of it.
 struct Inner {
-    path: PathBuf,
+    home: Arc<Home>,
     db: Db,
     meta: Tree,
     heads: Tree,
     messages: Tree,
     keys: Tree,
     key_ages: Tree,
+    kv: Tree,
     epoch: Epoch,
     window: Micros,
     /// sled's own file, for `fdatasync`.
     file: File,
+    /// The channels that somebody uses: the kernel closes those that nobody does.
     open: DashMap<ChannelName, Arc<Mutex<Open>>>,
-    /// What the first message of a channel is called.
-    first: AtomicU64,
+    /// How many groups have been appended, and how many of them are on disk.
+    groups: AtomicU64,
+    safe_groups: AtomicU64,
     /// Values so large that sled wrote them to files of their own since the last sync.
     large: AtomicBool,
     /// Those of them that are on disk.
     synced_large: Mutex<FxHashSet<OsString>>,
-    syncs: AtomicU64,
     /// Where the sweep through all channels goes on.
     sweep_from: Mutex<Option<Vec<u8>>>,
 }
@@ -154,6 +130,9 @@ struct Open {
     weak: bool,
     /// What its blocks weigh; counted only where the policy bounds it.
     bytes: u64,
+    /// The group that it has grown with last, and where it ended before that.
+    group: u64,
+    before: Offset,
 }
 
 /// A head as it lies in the store.
@@ -195,6 +174,8 @@ impl Open {
             retention,
             weak,
             bytes: 0,
+            group: 0,
+            before: first - 1,
         }
     }
 
@@ -216,29 +197,52 @@ impl Open {
 impl SledLog {
     /// `window`: how long idempotency keys are remembered.
     pub fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<SledLog, OpenError> {
-        let began = Instant::now();
-        let inner = loop {
-            match Inner::open(path, cache, flush_interval, window) {
-                // The one before may be on its way out.
-                Err(OpenError::Locked(_)) if began.elapsed() < LOCK_PATIENCE => {
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                outcome => break outcome?,
-            }
-        };
-        Ok(SledLog { inner: Arc::new(inner), failure: Arc::default(), readers: Arc::new(Semaphore::new(READERS)) })
+        SledLog::open_on(Arc::new(RealDisk), path, cache, flush_interval, window)
+    }
+
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        cache: u64,
+        flush_interval: Duration,
+        window: Duration,
+    ) -> Result<SledLog, OpenError> {
+        let home = Arc::new(Home {
+            path: path.to_owned(),
+            cache,
+            flush_interval,
+            window,
+            disk,
+            first: AtomicU64::new(1),
+            spare: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+        });
+        let inner = Inner::open_patiently(&home)?;
+        let store = Arc::new(Store {
+            home,
+            current: RwLock::new(Some(Arc::new(inner))),
+            failure: Mutex::default(),
+            repair: Mutex::default(),
+            room: Mutex::default(),
+            readers: Semaphore::new(READERS),
+        });
+        mending::wake_the_stuck(&store).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        Ok(SledLog(store))
     }
 
     /// Channels that have no message yet begin with this number, at least 1.
     pub fn begin_at(&self, first: Offset) {
-        self.inner.first.store(first.max(1), Ordering::Relaxed);
+        self.0.home.first.store(first.max(1), Ordering::Relaxed);
+    }
+
+    /// Publishes leave that many bytes of the disk alone: what is stored can then still be trimmed and closed.
+    pub fn spare(&self, bytes: u64) {
+        self.0.home.spare.store(bytes, Ordering::Relaxed);
     }
 
     /// What rules keep, beside the log.
-    pub fn kv(&self) -> Result<SledKv, OpenError> {
-        let tree = self.inner.db.open_tree("kv");
-        let kept = tree.map(|tree| SledKv { tree, log: self.clone() });
-        kept.map_err(|error| OpenError::Damaged(self.inner.path.clone(), error.to_string()))
+    pub fn kv(&self) -> SledKv {
+        SledKv { log: self.clone() }
     }
 
     /// Comes back when everything that was written before is on disk.
@@ -246,121 +250,34 @@ impl SledLog {
         self.write(Inner::sync)
     }
 
-    /// How often `fdatasync` has been called.
+    /// How often the store's file has been synced.
     pub fn syncs(&self) -> u64 {
-        self.inner.syncs.load(Ordering::Relaxed)
+        self.0.home.syncs.load(Ordering::Relaxed)
     }
 
     /// Writes, unless an earlier write has failed.
     fn write<T>(&self, write: impl FnOnce(&Inner) -> Result<T, LogError>) -> Result<T, LogError> {
-        if let Some(why) = self.failure.get() {
-            return Err(LogError(format!("the store stopped at an error: {why}")));
-        }
-        write(&self.inner).inspect_err(|LogError(why)| {
-            if self.failure.set(why.clone()).is_ok() {
-                tracing::error!(%why, "the store takes nothing any more: mend the cause and start the hub again");
-                std::mem::forget(self.inner.clone());
-            }
-        })
+        self.0.write(write)
+    }
+
+    pub(super) fn read_rules<T>(&self, read: impl FnOnce(&Tree) -> Result<T, LogError>) -> Result<T, LogError> {
+        read(&self.0.inner()?.kv)
+    }
+
+    pub(super) fn write_rules<T>(&self, write: impl FnOnce(&Tree) -> Result<T, LogError>) -> Result<T, LogError> {
+        self.write(|inner| write(&inner.kv))
+    }
+
+    pub(super) fn find_room(&self, bytes: usize) -> Result<(), LogError> {
+        self.0.find_room(bytes as u64)
     }
 
     pub fn size_on_disk(&self) -> u64 {
-        self.inner.db.size_on_disk().unwrap_or(0)
+        self.0.inner().ok().and_then(|inner| inner.db.size_on_disk().ok()).unwrap_or(0)
     }
-}
-
-/// sled meets some kinds of damage with a panic; what it says there helps nobody, and what other threads say meanwhile does.
-fn quietly<R>(open: impl FnOnce() -> R) -> std::thread::Result<R> {
-    thread_local! {
-        static QUIET: Cell<bool> = const { Cell::new(false) };
-    }
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !QUIET.get() {
-                hook(panic);
-            }
-        }));
-    });
-    QUIET.set(true);
-    let opened = std::panic::catch_unwind(AssertUnwindSafe(open));
-    QUIET.set(false);
-    opened
 }
 
 impl Inner {
-    fn open(path: &Path, cache: u64, flush_interval: Duration, window: Duration) -> Result<Inner, OpenError> {
-        let at = || path.to_path_buf();
-        let damaged = |error: LogError| OpenError::Damaged(at(), error.0);
-        std::fs::create_dir_all(path).map_err(|error| OpenError::Io(at(), error))?;
-        let config = sled::Config::new()
-            .path(path)
-            .cache_capacity(cache)
-            // The flusher thread also collects garbage, so it must stay on.
-            .flush_every_ms(Some(flush_interval.as_millis().max(1) as u64));
-        let opened = quietly(|| config.open());
-        let db = match opened {
-            Ok(Ok(db)) => db,
-            Ok(Err(sled::Error::Io(error))) if error.to_string().contains("acquire lock") => {
-                return Err(OpenError::Locked(at()));
-            }
-            Ok(Err(sled::Error::Io(error))) => return Err(OpenError::Io(at(), error)),
-            Ok(Err(error)) => return Err(OpenError::Damaged(at(), error.to_string())),
-            Err(_) => return Err(OpenError::Damaged(at(), "it cannot be read".into())),
-        };
-        let tree = |name: &str| db.open_tree(name).map_err(|error| OpenError::Damaged(at(), error.to_string()));
-        let meta = tree("meta")?;
-        let word =
-            |name: &str| Ok::<_, OpenError>(meta.get(name).map_err(failed).map_err(damaged)?.map(|word| be(&word)));
-        let life = Life::read(path).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => OpenError::Damaged(at(), error.to_string()),
-            _ => OpenError::Io(at(), error),
-        })?;
-        let format = meta.get("format").map_err(failed).map_err(damaged)?;
-        if format.as_ref().is_some_and(|format| format != FORMAT) {
-            return Err(OpenError::Foreign(at()));
-        }
-        let epoch = match (life, format.and(word("epoch")?)) {
-            (Some(life), known) if known != Some(life.epoch.0) => {
-                return Err(OpenError::Damaged(at(), "its contents are lost".into()));
-            }
-            (Some(life), _) if life.ended.is_some() && word("ended")? != life.ended => {
-                return Err(OpenError::Damaged(at(), "its newest part is lost".into()));
-            }
-            (_, Some(epoch)) => Epoch(epoch),
-            (_, None) if db.was_recovered() && db.tree_names().len() > 2 => return Err(OpenError::Foreign(at())),
-            (_, None) => {
-                let epoch = new_epoch();
-                meta.insert("epoch", &epoch.0.to_be_bytes()).map_err(failed).map_err(damaged)?;
-                meta.insert("format", FORMAT).map_err(failed).map_err(damaged)?;
-                epoch
-            }
-        };
-        let file = File::open(path.join("db")).map_err(|error| OpenError::Io(at(), error))?;
-        let inner = Inner {
-            path: at(),
-            meta,
-            heads: tree("heads")?,
-            messages: tree("messages")?,
-            keys: tree("keys")?,
-            key_ages: tree("key_ages")?,
-            db,
-            epoch,
-            window: window.as_micros() as Micros,
-            file,
-            open: DashMap::new(),
-            first: AtomicU64::new(1),
-            large: AtomicBool::new(false),
-            synced_large: Mutex::default(),
-            syncs: AtomicU64::new(0),
-            sweep_from: Mutex::new(None),
-        };
-        inner.sync().map_err(damaged)?;
-        Life { epoch, ended: None }.write(path).map_err(|error| OpenError::Io(at(), error))?;
-        Ok(inner)
-    }
-
     fn open_channel(&self, name: &ChannelName, policy: &Policy) -> Result<Extent, LogError> {
         if let Some(open) = self.open.get(name).map(|open| open.clone()) {
             let mut open = open.lock();
@@ -368,18 +285,18 @@ impl Inner {
             return Ok(open.extent(self.epoch));
         }
         let retention = policy.history.unwrap_or(Retention { count: Some(0), age: None, bytes: None });
-        let first = self.first.load(Ordering::Relaxed);
+        let first = self.home.first.load(Ordering::Relaxed);
         let mut open = Open::new(first, retention, policy.ack != Ack::Synced);
         if let Some(stored) = self.heads.get(name.as_str()).map_err(failed)? {
-            self.recover(name, &mut open, Head::from_bytes(&stored)?)?;
+            self.recover(name, &mut open, Head::from_bytes(&stored)?, 0)?;
         }
         let extent = open.extent(self.epoch);
         self.open.insert(name.clone(), Arc::new(Mutex::new(open)));
         Ok(extent)
     }
 
-    /// Finds out how far a channel reached when it was last used.
-    fn recover(&self, name: &ChannelName, open: &mut Open, head: Head) -> Result<(), LogError> {
+    /// Finds out how far a channel reached when it was last used. `seen`: what we know somebody to have seen.
+    fn recover(&self, name: &ChannelName, open: &mut Open, head: Head, seen: Offset) -> Result<(), LogError> {
         let newest = self.messages.range(block_keys(head.number, 0)).keys().next_back().transpose().map_err(failed)?;
         let stored = newest.map_or(0, |key| offset_of(&key));
         open.number = Some(head.number);
@@ -387,15 +304,16 @@ impl Inner {
         open.trimmed = open.floor;
         open.last = head.last.max(stored);
         open.lost = head.lost;
-        if head.reserved > open.last {
+        let given = head.reserved.max(seen);
+        if given > open.last {
             // It was not closed properly: numbers up to the reserve may have been seen by readers.
-            open.lost.push((open.last + 1, head.reserved));
+            open.lost.push((open.last + 1, given));
             let first = open.floor;
             open.lost.retain(|(_, to)| *to >= first);
             // Beyond, the oldest are called evicted.
             let surplus = open.lost.len().saturating_sub(LOST);
             open.lost.drain(..surplus);
-            open.last = head.reserved;
+            open.last = given;
             self.write_head(name, open)?;
         }
         if open.retention.bytes.is_some() {
@@ -448,24 +366,27 @@ impl Inner {
     }
 
     fn sync(&self) -> Result<(), LogError> {
-        self.db.flush().map_err(failed)?;
-        self.file.sync_data().map_err(|error| LogError(format!("fdatasync: {error}")))?;
-        self.syncs.fetch_add(1, Ordering::Relaxed);
+        let groups = self.groups.load(Ordering::Relaxed);
+        // Before the log that names them: sled passes over a name without a file when it opens.
         if self.large.swap(false, Ordering::Relaxed) {
             self.sync_large().map_err(|error| LogError(format!("fsync of a large value: {error}")))?;
         }
+        self.db.flush().map_err(failed)?;
+        self.home.disk.sync(&self.file).map_err(|error| LogError(format!("fdatasync: {error}")))?;
+        self.home.syncs.fetch_add(1, Ordering::Relaxed);
+        self.safe_groups.store(groups, Ordering::Relaxed);
         Ok(())
     }
 
     /// sled writes large values to files of their own and does not sync them.
     fn sync_large(&self) -> io::Result<()> {
-        let blobs = self.path.join("blobs");
+        let blobs = self.home.path.join("blobs");
         let mut synced = self.synced_large.lock();
         let mut present = FxHashSet::default();
         for entry in std::fs::read_dir(&blobs)? {
             let name = entry?.file_name();
             if !synced.contains(&name) {
-                File::open(blobs.join(&name))?.sync_data()?;
+                self.home.disk.sync(&File::open(blobs.join(&name))?)?;
             }
             present.insert(name);
         }
@@ -547,7 +468,7 @@ impl Inner {
         self.meta.insert("ended", &mark.to_be_bytes()).map_err(failed)?;
         self.sync()?;
         let life = Life { epoch: self.epoch, ended: Some(mark) };
-        life.write(&self.path).map_err(|error| LogError(format!("the mark of a proper end: {error}")))
+        life.write(&self.home.path).map_err(|error| LogError(format!("the mark of a proper end: {error}")))
     }
 }
 
@@ -613,14 +534,17 @@ fn key_hash(number: u64, key: &str) -> [u8; 16] {
 
 impl Log for SledLog {
     fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent> {
-        Box::pin(async { self.inner.open_channel(channel, policy) })
+        Box::pin(async { self.0.inner()?.open_channel(channel, policy) })
     }
 
     fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
         Box::pin(async move {
+            let inner = self.0.inner()?;
             for entry in batch {
-                self.inner.channel(&entry.channel)?;
+                inner.channel(&entry.channel)?;
             }
+            drop(inner);
+            self.0.find_room(batch.iter().map(|entry| entry.message.weight() as u64).sum())?;
             self.write(|inner| inner.append(batch))
         })
     }
@@ -631,16 +555,16 @@ impl Log for SledLog {
 
     fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
         Box::pin(async move {
-            let _permit = self.readers.acquire().await;
-            let (inner, channel) = (self.inner.clone(), channel.clone());
-            let read = tokio::task::spawn_blocking(move || inner.read(&channel, range));
+            let _permit = self.0.readers.acquire().await;
+            let (store, channel) = (self.0.clone(), channel.clone());
+            let read = tokio::task::spawn_blocking(move || store.inner()?.read(&channel, range));
             read.await.unwrap_or_else(|error| Err(LogError(format!("a read failed: {error}"))))
         })
     }
 
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
         Box::pin(async move {
-            self.inner.channel(channel)?;
+            self.0.inner()?.channel(channel)?;
             self.write(|inner| inner.forget(channel))
         })
     }
@@ -650,13 +574,20 @@ impl Log for SledLog {
     }
 
     fn close(&self, channel: &ChannelName) {
+        if self.0.is_broken() {
+            return self.0.leave_open(channel);
+        }
         if let Err(error) = self.write(|inner| inner.close(channel)) {
             tracing::error!(%error, %channel, "a channel could not be closed properly");
         }
     }
 
     fn failure(&self) -> Option<String> {
-        self.failure.get().cloned()
+        self.0.failure.lock().as_ref().map(|failure| failure.why().to_owned())
+    }
+
+    fn mend(&self) -> Reply<'_, bool> {
+        Box::pin(async { Ok(self.0.mend()) })
     }
 
     fn shut(&self) -> Reply<'_, ()> {

@@ -143,13 +143,18 @@ impl Kernel {
 
     /// `tail`: how many publications stay in memory.
     pub fn start_in(dir: TempDir, hooks: Arc<dyn Hooks>, tail: usize) -> Kernel {
+        Kernel::start_by(now, dir, hooks, tail)
+    }
+
+    /// With a clock of its own.
+    pub fn start_by(clock: fn() -> u64, dir: TempDir, hooks: Arc<dyn Hooks>, tail: usize) -> Kernel {
         let window = Duration::from_secs(3600);
         let kept = SledLog::open(&dir.path().join("store"), 1 << 20, Duration::from_secs(1), window).unwrap();
         let hub = Hub::start(Parts {
             hooks,
             kept: Arc::new(kept),
             fleeting: Arc::new(MemoryLog::new(window)),
-            clock: now,
+            clock,
             tail: TailLimit { count: tail, bytes: 1 << 20 },
             idle_after: Duration::from_secs(60),
             flush_interval: Duration::from_millis(50),

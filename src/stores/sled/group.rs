@@ -10,26 +10,32 @@ impl Inner {
             let index = group.part(&entry.channel, || self.part(&entry.channel))?;
             results.push(self.number(entry, index, &mut group)?);
         }
-        let crosses_reserve = self.write_new_heads(&mut group)?;
         let mut blocks = Vec::with_capacity(group.parts.len());
         for part in &mut group.parts {
             for chunk in chunks(&part.publications) {
                 let Some(newest) = chunk.last() else { continue };
                 let packed = block::pack(chunk);
                 if packed.len() > BLOCK_BYTES {
+                    // Where the file of a large value cannot be written sled forgets that somebody was writing, and every
+                    // later flush waits for him: so that is found out first.
+                    disk::try_out_large(&self.home.path, packed.len())
+                        .map_err(|error| LogError(format!("a large value: {error}")))?;
                     self.large.store(true, Ordering::Relaxed);
                 }
                 part.bytes += packed.len() as u64;
                 blocks.push((block_key(part.number, newest.offset), packed));
             }
         }
+        let crosses_reserve = self.write_new_heads(&mut group)?;
         self.write(blocks, &group)?;
         if crosses_reserve {
             self.sync()?;
         }
+        let number = self.groups.fetch_add(1, Ordering::Relaxed) + 1;
         for part in &group.parts {
             let mut open = part.open.lock();
             open.number = Some(part.number);
+            (open.group, open.before) = (number, open.last);
             open.last = part.last;
             open.reserved = part.reserved;
             open.bytes += part.bytes;
