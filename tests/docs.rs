@@ -6,7 +6,7 @@ use std::process::Command;
 use super::common::TempDir;
 use super::page::Hub;
 
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "CHANGELOG.md",
     "docs/protocol.md",
@@ -14,6 +14,7 @@ const PAGES: [&str; 7] = [
     "docs/operating.md",
     "docs/migrating.md",
     "docs/faults.md",
+    "docs/performance.md",
 ];
 
 fn read(path: &str) -> String {
@@ -130,7 +131,7 @@ fn every_gap_cause_is_in_the_protocol() {
 #[test]
 fn every_command_and_flag_that_a_page_shows_exists() {
     let mut seen = BTreeSet::new();
-    for page in ["README.md", "CHANGELOG.md", "docs/operating.md"] {
+    for page in ["README.md", "CHANGELOG.md", "docs/operating.md", "docs/performance.md"] {
         let text = read(page);
         let shell = blocks(&text, "sh").into_iter().flat_map(str::lines);
         for line in shell.chain(inline_code(&text)) {

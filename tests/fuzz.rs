@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::Runtime;
 
-use crate::common::raw_ws::{BINARY, CLOSE, PING, PONG, TEXT, frame};
+use crate::common::raw_ws::{BINARY, CLOSE, PING, PONG, TEXT, deflate, frame};
 use crate::common::*;
 
 const CASES: u32 = 300;
@@ -140,13 +140,20 @@ fn whatever_bytes_a_websocket_is_made_of_the_hub_lives_and_ends_it_or_answers() 
         (any::<u8>(), prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(first, payload)| frame(first, &payload)),
         (prop::sample::select(vec![TEXT, BINARY, 0, CLOSE, PING, PONG]), any::<bool>(), request())
             .prop_map(|(opcode, last, text)| frame(if last { 0x80 | opcode } else { opcode }, text.as_bytes())),
+        // Compressed: whole, cut off, or not at all what it says.
+        (prop::sample::select(vec![0xc0, 0x40]), request(), 0..40usize).prop_map(|(first, text, left_out)| {
+            let packed = deflate(text.as_bytes());
+            frame(first | TEXT, &packed[..packed.len() - left_out.min(packed.len())])
+        }),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(|noise| frame(0xc0 | TEXT, &noise)),
         // Lengths that do not come true.
         (any::<u8>(), 126..=127u8, any::<[u8; 8]>())
             .prop_map(|(first, length, more)| { [&[first, 0x80 | length][..], &more[..]].concat() }),
     ];
-    let outcome = runner(CASES / 3).run(&prop::collection::vec(piece, 1..8), |pieces| {
+    let offers = prop::sample::select(vec![&[][..], &["permessage-deflate"]]);
+    let outcome = runner(CASES / 3).run(&(offers, prop::collection::vec(piece, 1..8)), |(offers, pieces)| {
         runtime.block_on(async {
-            let mut ws = RawWs::connect(hub.address, &token).await;
+            let mut ws = RawWs::offering(hub.address, &format!("/ws?token={token}"), offers).await;
             for piece in &pieces {
                 ws.write(piece).await;
             }

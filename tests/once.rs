@@ -121,3 +121,34 @@ async fn what_is_passed_over_without_a_word_is_passed_over_for_good() {
     kernel.say("b", &["more"]).await;
     assert_eq!(count(&read(&mut session).await, "more"), 1);
 }
+
+/// Found by the simulation: seed 38.
+#[tokio::test]
+async fn a_copy_that_has_left_memory_is_known_as_one_though_others_had_it_encoded() {
+    let kernel = Kernel::start(Arc::new(Rules::default()));
+    let (mut both, mut other) = (kernel.session("both"), kernel.session("other"));
+    listen(&mut both, "a", Start::Now).await;
+    listen(&mut other, "b", Start::Now).await;
+    to_both(&kernel, "news", 5).await;
+    assert_eq!(read(&mut both).await, ["P a 1 news"]);
+    assert_eq!(read(&mut other).await, ["P b 1 news"]);
+    listen(&mut both, "b", Start::After(0, None)).await;
+    // The tail keeps eight of them.
+    kernel.say("b", &["x"; 20]).await;
+    let said = read(&mut both).await;
+    assert_eq!((&*said[0], count(&said, "x")), ("G b once 1 1", 20), "{said:?}");
+}
+
+/// Found by the simulation: seed 3.
+#[tokio::test]
+async fn who_has_left_the_channel_of_a_copy_goes_on() {
+    let kernel = Kernel::start(Arc::new(Rules::default()));
+    let mut session = kernel.session("ann");
+    listen(&mut session, "a", Start::Now).await;
+    listen(&mut session, "b", Start::Now).await;
+    kernel.publish(copy("a", "news", 1)).await;
+    assert_eq!(read(&mut session).await, ["P a 1 news"]);
+    session.unsubscribe("a");
+    kernel.publish(copy("b", "more", 2)).await;
+    assert_eq!(read(&mut session).await, ["P b 1 more"]);
+}

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aether::edges::http::{Beside, Edge, Settings, Surface, routes};
+use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::operator::{Operator, Trouble};
 use aether::edges::origin::Origins;
@@ -104,7 +105,7 @@ impl Routes for Nobody {
 fn shared() -> Arc<session::Shared> {
     let second = Duration::from_secs(1);
     let pulse = Pulse { interval: 30 * second, timeout: None, write_timeout: 10 * second, drain: second };
-    Arc::new(session::Shared { pulse, roster: Arc::new(Roster::default()) })
+    Arc::new(session::Shared { pulse, roster: Arc::new(Roster::default()), load: Load::new(load::Limits::default()) })
 }
 
 const LIMITS: Limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 10 };
@@ -118,11 +119,13 @@ async fn what_an_http_request_asks_it_asks_as_one() {
         max_batch_bytes: 4096,
         max_batch: 10,
         max_message: 1024,
+        compression: false,
+        compress_from: 0,
         body_timeout: DEADLINE,
         limits: LIMITS,
         origins: Origins::default(),
         first_aether: false,
-        sse_retry: Duration::from_secs(1),
+        sse_retry: (Duration::from_secs(1), Duration::ZERO),
     };
     let delivery = tokio::runtime::Handle::current();
     let (counters, plugins_metrics) = (Arc::new(Vec::new), Arc::new(String::new));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use aether::edges::frames::SseFormat;
 use aether::edges::frames::WsFormat;
+use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, SseDialect, WsDialect};
 use aether::edges::roster::{Order, Roster};
 use aether::edges::session::{self, Pulse, Shared};
@@ -18,7 +19,7 @@ use crate::common::until;
 fn shared() -> Arc<Shared> {
     let second = Duration::from_secs(1);
     let pulse = Pulse { interval: 30 * second, timeout: None, write_timeout: 10 * second, drain: second };
-    Arc::new(Shared { pulse, roster: Arc::new(Roster::default()) })
+    Arc::new(Shared { pulse, roster: Arc::new(Roster::default()), load: Load::new(load::Limits::default()) })
 }
 
 fn order_of(text: &str, words: &[&str]) -> bool {

@@ -1,9 +1,20 @@
 //! **Nobody waits for a reader.** A session holds cursors and at most one half-written publication.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use aether::config::Period;
+use aether::edges::load::{self, Load};
+use aether::edges::native::{Limits, WsDialect};
+use aether::edges::roster::Roster;
+use aether::edges::session::{self, Frame, Pulse, Shared, Socket};
+use aether::edges::wire::Ending;
+use aether::kernel::session::{Pace, Start};
 
+use crate::common::kernel::{Kernel, Rules, listen};
 use crate::common::*;
 
 /// Large enough that a reader that stands still is stuck after some hundreds: kernels keep a few MiB for it.
@@ -229,4 +240,49 @@ async fn a_reader_of_a_channel_without_history_that_falls_behind_the_tail_hears_
     let missing = seen.gaps.iter().map(|gap| (&gap["missing"][0], &gap["missing"][1]));
     let missing: u64 = missing.map(|(from, to)| to.as_u64().unwrap() - from.as_u64().unwrap() + 1).sum();
     assert!(missing > 0 && seqs.len() as u64 + missing == COUNT, "{} seen, {missing} said to be missing", seqs.len());
+}
+
+/// Takes the first bytes and then nothing, and counts how often it is asked.
+struct Stuck {
+    takes: usize,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Socket for Stuck {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = std::mem::take(&mut self.takes).min(bytes.len());
+        if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+    }
+    fn room(&self) -> usize {
+        4096
+    }
+    fn poll_writable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        Poll::Pending
+    }
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Result<Frame, Ending>> {
+        Poll::Pending
+    }
+    async fn finish(&mut self, _: tokio::time::Instant) {}
+}
+
+/// Found by the simulation: seed 4.
+#[tokio::test]
+async fn who_asked_for_a_pace_and_is_stuck_lets_the_processor_rest() {
+    let kernel = Kernel::start(Arc::new(Rules::default()));
+    let mut session = kernel.session("ann");
+    listen(&mut session, "a", Start::After(0, None)).await;
+    session.set_pace("a", Pace { every: Duration::from_millis(5), conflate: false });
+    kernel.say("a", &["one", "two", "three"]).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let pulse =
+        Pulse { interval: DEADLINE, timeout: None, write_timeout: Duration::from_millis(300), drain: Duration::ZERO };
+    let shared =
+        Arc::new(Shared { pulse, roster: Arc::new(Roster::default()), load: Load::new(load::Limits::default()) });
+    let socket = Stuck { takes: 3, asked: asked.clone() };
+    let limits = Limits { channels_per_request: 1, channels_per_connection: 1, refusals_per_minute: 0 };
+    let ending = session::run(socket, WsDialect::new(limits, false), session, shared, Vec::new());
+    assert_eq!(within(DEADLINE, "its end", ending).await.cause(), "timeout");
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(asked < 20, "in 300 ms it was asked {asked} times");
 }

@@ -3,13 +3,17 @@
 //! Four publishers keep the hostile channel busy, 200 a second each. What that much traffic costs by itself is measured
 //! with a hook that just says no. `cargo bench --bench hub -- neighbour view` measures only the rows with that in their name.
 
-use std::io::{ErrorKind, Read};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::process::{HubProcess, Publisher};
-use super::{Counter, Outcome, Transport};
+use aether::cli::bench::dial;
+use aether::cli::bench::histogram::Histogram;
+use aether::cli::bench::hub::Hub;
+use aether::cli::bench::neighbour::Neighbour;
+use aether::cli::bench::publisher::Publisher;
+use aether::cli::bench::target::{Target, Transport};
+
+use super::PAYLOAD;
 
 /// Each burns its time or memory on `bad.*`; what one does is undone with its hub.
 const HOOKS: [(&str, &str, &str); 8] = [
@@ -30,12 +34,10 @@ aether.on.publish('bad.*', function() return nil end)
 aether.on.subscribe('bad.*', function() return aether.allow({ view = 'slow' }) end)
 ";
 const RUN: Duration = Duration::from_secs(8);
-/// The neighbour's own pace.
-const PAUSE: Duration = Duration::from_millis(5);
 const HOSTS: usize = 4;
 const HOSTILE_PAUSE: Duration = Duration::from_millis(5);
 
-pub fn neighbour() -> Outcome {
+pub fn neighbour() -> anyhow::Result<()> {
     println!(
         "\na neighbour's 200 messages/s to one WebSocket, beside {HOSTS} x 200 publishes/s that a hook is asked about"
     );
@@ -55,19 +57,18 @@ pub fn neighbour() -> Outcome {
         )?;
         let scripts = rules.display().to_string();
         // The disk's own outliers would hide the hook's.
-        let hub = HubProcess::start_with(&[
-            ("AETHER_PLUGINS_SCRIPTS", scripts.as_str()),
-            ("AETHER_RETENTION_DEFAULT_ACK", "memory"),
-        ])?;
+        let hub =
+            super::start(&[("AETHER_PLUGINS_SCRIPTS", scripts.as_str()), ("AETHER_RETENTION_DEFAULT_ACK", "memory")])?;
         if name.contains("reader") {
-            let mut reader = Transport::Ws.connect_to(&hub, "bad.one")?;
+            let mut reader = dial::open(hub.address, None, &hub.subscribe(Transport::Ws, "bad.one"))?.stream;
+            reader.set_read_timeout(None)?;
             // Ends with the hub.
             std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
         }
         run(&hub, 0, Duration::from_secs(1))?;
         let quiet = run(&hub, 0, RUN)?;
         let beside = run(&hub, HOSTS, RUN)?;
-        let ratio = beside.delivered.1 / quiet.delivered.1;
+        let ratio = beside.delivered.at_ms(0.99) / quiet.delivered.at_ms(0.99);
         println!("| nothing | {}", quiet.row(1.0));
         println!("| {name} | {}", beside.row(ratio));
         std::fs::remove_dir_all(&rules)?;
@@ -76,79 +77,45 @@ pub fn neighbour() -> Outcome {
 }
 
 struct Measured {
-    delivered: (f64, f64),
-    answered: (f64, f64),
+    delivered: Histogram,
+    answered: Histogram,
     hostile: f64,
 }
 
 impl Measured {
     fn row(&self, ratio: f64) -> String {
         let Measured { delivered, answered, hostile } = self;
-        let (p50, p99) = delivered;
-        format!("{p50:.2} | {p99:.2} | {:.2}, {:.2} | {ratio:.1} | {hostile:.0} |", answered.0, answered.1)
+        let [(p50, p99), (yes50, yes99)] = [delivered, answered].map(|all| (all.at_ms(0.5), all.at_ms(0.99)));
+        format!("{p50:.2} | {p99:.2} | {yes50:.2}, {yes99:.2} | {ratio:.1} | {hostile:.0} |")
     }
 }
 
-fn percentiles(mut micros: Vec<u32>) -> (f64, f64) {
-    micros.sort_unstable();
-    let at = |share: f64| f64::from(micros[((micros.len() - 1) as f64 * share) as usize]) / 1000.0;
-    (at(0.5), at(0.99))
-}
-
-fn run(hub: &HubProcess, hosts: usize, time: Duration) -> Outcome<Measured> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::new(AtomicU64::new(0));
-    let mut hostile = Vec::new();
-    for _ in 0..hosts {
-        let (mut publisher, stop, asked) = (Publisher::connect(hub)?, stop.clone(), asked.clone());
-        hostile.push(std::thread::spawn(move || {
-            while !stop.load(Ordering::Relaxed) && publisher.ask("bad.one").is_ok() {
-                asked.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(HOSTILE_PAUSE);
-            }
-        }));
-    }
-    let mut reader = Transport::Ws.connect(hub)?;
-    reader.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let wanted = Arc::new(AtomicU64::new(u64::MAX));
-    let reading = {
-        let wanted = wanted.clone();
-        std::thread::spawn(move || -> Outcome<Vec<u32>> {
-            let mut counter = Counter { seen: 0, rest: Vec::new(), latencies: Vec::new(), sampled: true };
-            let (mut buffer, mut progress) = ([0; 4096], Instant::now());
-            while counter.seen < wanted.load(Ordering::Acquire) {
-                match reader.read(&mut buffer) {
-                    Ok(0) => return Err("the neighbour's reader was closed".into()),
-                    Ok(count) => {
-                        counter.push(&buffer[..count]);
-                        progress = Instant::now();
-                    }
-                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                        if progress.elapsed() > super::STUCK {
-                            return Err(format!("the neighbour's reader is stuck at {}", counter.seen).into());
-                        }
-                    }
-                    Err(error) => return Err(error.into()),
+fn run(hub: &Hub, hosts: usize, time: Duration) -> anyhow::Result<Measured> {
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let (stop, asked) = (AtomicBool::new(false), AtomicU64::new(0));
+    let channel = hub.channel(RUNS.fetch_add(1, Ordering::Relaxed), 0);
+    let neighbour = Neighbour::move_in(hub, &channel, PAYLOAD)?;
+    let publishers: Vec<_> = (0..hosts).map(|_| Publisher::connect(hub)).collect::<anyhow::Result<_>>()?;
+    let one = ["1".to_owned()];
+    let (heard, (began, ended)) = std::thread::scope(|scope| {
+        for mut publisher in publishers {
+            let (stop, asked, one) = (&stop, &asked, &one);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) && publisher.ask("bad.one", one).is_ok() {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(HOSTILE_PAUSE);
                 }
-            }
-            Ok(counter.latencies)
-        })
-    };
-    let mut publisher = Publisher::connect(hub)?;
-    let (began, mut answers) = (Instant::now(), Vec::new());
-    while began.elapsed() < time {
-        let sent = Instant::now();
-        publisher.publish("demo.bench")?;
-        answers.push(sent.elapsed().as_micros() as u32);
-        std::thread::sleep(PAUSE);
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    stop.store(true, Ordering::Relaxed);
-    wanted.store(answers.len() as u64, Ordering::Release);
-    let delivered = reading.join().map_err(|_| "the reader panicked")??;
-    for host in hostile {
-        host.join().map_err(|_| "a hostile publisher panicked")?;
-    }
-    let hostile = asked.load(Ordering::Relaxed) as f64 / seconds;
-    Ok(Measured { delivered: percentiles(delivered), answered: percentiles(answers), hostile })
+            });
+        }
+        let heard = neighbour.beside(|| {
+            let began = Instant::now();
+            std::thread::sleep(time);
+            Ok((began, Instant::now()))
+        });
+        stop.store(true, Ordering::Relaxed);
+        heard
+    })?;
+    let hostile = asked.load(Ordering::Relaxed) as f64 / (ended - began).as_secs_f64();
+    let span = [(began, ended)];
+    Ok(Measured { delivered: heard.within(&span), answered: heard.answered_within(&span), hostile })
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 not understood (clap's own), 3 a gap that was not to be.
 
+pub mod bench;
 mod check;
 mod completions;
 mod explain;
@@ -78,6 +79,7 @@ enum Verb {
     Tail(tail::Tail),
     Test(test::Test),
     Plugin(plugin::Plugin),
+    Bench(Box<bench::Bench>),
     Completions(completions::Completions),
 }
 
@@ -100,6 +102,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Tail(tail)) => tail.run(),
         Some(Verb::Test(test)) => test.run(),
         Some(Verb::Plugin(plugin)) => plugin.run(),
+        Some(Verb::Bench(bench)) => bench.run(),
         Some(Verb::Completions(completions)) => completions.run(),
     };
     match done {

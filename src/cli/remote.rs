@@ -169,6 +169,8 @@ impl Place {
 pub struct Refused {
     pub status: u16,
     pub code: u64,
+    /// When to come back, if the hub said so.
+    pub retry: Option<Duration>,
     text: String,
 }
 
@@ -184,6 +186,8 @@ struct ErrorBody {
     reason: String,
     #[serde(default)]
     decision: Option<String>,
+    #[serde(default)]
+    retry_ms: Option<u64>,
 }
 
 impl Refused {
@@ -192,7 +196,7 @@ impl Refused {
             Ok(Envelope { error }) => Refused { status, ..Refused::of(error) },
             Err(_) => {
                 let text = format!("this does not answer like Aether: HTTP status {status}; see that --url is right");
-                Refused { status, code: 0, text }
+                Refused { status, code: 0, retry: None, text }
             }
         }
     }
@@ -201,14 +205,17 @@ impl Refused {
     pub fn in_frame(frame: &str) -> Refused {
         match serde_json::from_str(frame) {
             Ok(error) => Refused::of(error),
-            Err(error) => Refused { status: 0, code: 0, text: format!("an error that cannot be read: {error}") },
+            Err(error) => {
+                Refused { status: 0, code: 0, retry: None, text: format!("an error that cannot be read: {error}") }
+            }
         }
     }
 
     fn of(error: ErrorBody) -> Refused {
-        let ErrorBody { code, message, reason, decision } = error;
+        let ErrorBody { code, message, reason, decision, retry_ms } = error;
         let decision = decision.map_or(String::new(), |id| format!(". The hub's log says why, under decision {id}"));
-        Refused { status: 0, code, text: format!("refused: {message} ({code} {reason}){decision}") }
+        let text = format!("refused: {message} ({code} {reason}){decision}");
+        Refused { status: 0, code, retry: retry_ms.map(Duration::from_millis), text }
     }
 
     /// Whether the same may be good a moment later.

@@ -243,7 +243,9 @@ impl Listener {
                 if refused.passes() && self.seen_hub {
                     let after =
                         answer.headers().get(header::RETRY_AFTER).and_then(|text| text.to_str().ok()?.parse().ok());
-                    return Err(Over::Lost(refused.explain("").to_string(), after.map(Duration::from_secs)));
+                    // The header knows whole seconds, in which many are told the same.
+                    let after = refused.retry.or(after.map(Duration::from_secs));
+                    return Err(Over::Lost(refused.explain("").to_string(), after));
                 }
                 Err(Over::Failed(refused.explain(CREDENTIAL)))
             }
@@ -386,7 +388,7 @@ fn gap_text(frame: &Frame<'_>) -> String {
 fn refused(frame: &str) -> Over {
     let refused = Refused::in_frame(frame);
     if refused.passes() {
-        return Over::Lost(refused.explain("").to_string(), None);
+        return Over::Lost(refused.explain("").to_string(), refused.retry);
     }
     Over::Failed(refused.explain(CREDENTIAL))
 }

@@ -93,6 +93,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
         ("websocket.ping_interval", websocket.ping_interval.to_string()),
     );
     found.size("websocket.max_message_size", websocket.max_message_size, Size(128), Size::mib(64));
+    found.size("websocket.compress_from", websocket.compress_from, Size(0), Size::mib(64));
     for (i, origin) in websocket.allowed_origins.iter().enumerate() {
         found.that(
             format!("websocket.allowed_origins.{i}"),
@@ -108,12 +109,22 @@ pub fn check(config: &Config) -> Vec<Finding> {
 
     found.period("sse.heartbeat", sse.heartbeat, "100ms", "1h");
     found.period("sse.retry", sse.retry, "1ms", "1h");
+    found.period("sse.retry_spread", sse.retry_spread, "0s", "1h");
 
     found.number("limits.channels_per_request", limits.channels_per_request, 1, 100_000);
     found.number("limits.channels_per_connection", limits.channels_per_connection, 1, 1_000_000);
     found.number("limits.connections", limits.connections, 1, 100_000_000);
     found.number("limits.connections_per_ip", limits.connections_per_ip, 0, 100_000_000);
+    found.number("limits.connections_per_tenant", limits.connections_per_tenant, 0, 100_000_000);
     found.number("limits.handshakes_per_second", limits.handshakes_per_second, 0, 10_000_000);
+    found.number("limits.returns_per_second", limits.returns_per_second, 0, 10_000_000);
+    found.period("limits.return_window", limits.return_window, "1s", "1h");
+    if let Some(delay) = limits.delay.0 {
+        found.period("limits.delay", delay, "10ms", "1m");
+    }
+    if let Some(memory) = limits.memory.0 {
+        found.size("limits.memory", memory, Size::mib(16), Size::mib(1 << 24));
+    }
     found.number("limits.refusals_per_minute", limits.refusals_per_minute, 0, 10_000_000);
 
     found.kept("retention.default_ttl", retention.default_ttl, |ttl| ttl > Period::default());

@@ -184,6 +184,10 @@ pub struct WebSocket {
     pub ping_interval: Period,
     pub pong_timeout: Period,
     pub max_message_size: Size,
+    /// permessage-deflate, for clients that offer it.
+    pub compression: bool,
+    /// Smaller messages go as they are.
+    pub compress_from: Size,
     /// Empty: the same origin, and clients that send none.
     pub allowed_origins: Vec<String>,
     /// Clients that do not offer `aether.v1` get exactly the first Aether's frames.
@@ -196,6 +200,8 @@ impl Default for WebSocket {
             ping_interval: Period::seconds(30),
             pong_timeout: Period::seconds(60),
             max_message_size: Size::kib(64),
+            compression: true,
+            compress_from: Size(256),
             allowed_origins: Vec::new(),
             first_aether: false,
         }
@@ -207,11 +213,13 @@ impl Default for WebSocket {
 pub struct Sse {
     pub heartbeat: Period,
     pub retry: Period,
+    /// Over how long the times of lost streams are spread.
+    pub retry_spread: Period,
 }
 
 impl Default for Sse {
     fn default() -> Self {
-        Sse { heartbeat: Period::seconds(15), retry: Period::seconds(1) }
+        Sse { heartbeat: Period::seconds(15), retry: Period::seconds(1), retry_spread: Period::seconds(5) }
     }
 }
 
@@ -223,8 +231,18 @@ pub struct Limits {
     pub connections: usize,
     /// Of one address; 0: no bound.
     pub connections_per_ip: usize,
+    /// Of one tenant; 0: no bound.
+    pub connections_per_tenant: usize,
     /// New connections, all in all; 0: no bound.
     pub handshakes_per_second: usize,
+    /// Clients that are told to come back in one second; 0: as many as were seen to come in.
+    pub returns_per_second: usize,
+    /// Nobody is told to stay away longer.
+    pub return_window: Period,
+    /// How late the hub may be before something gives way.
+    pub delay: Bound<Period>,
+    /// Resident memory at which all that may give way does.
+    pub memory: Bound<Size>,
     /// Noes that one connection may hear; 0: no bound.
     pub refusals_per_minute: usize,
 }
@@ -236,7 +254,12 @@ impl Default for Limits {
             channels_per_connection: 1000,
             connections: 100_000,
             connections_per_ip: 10_000,
+            connections_per_tenant: 0,
             handshakes_per_second: 10_000,
+            returns_per_second: 0,
+            return_window: Period::seconds(60),
+            delay: Bound(Some(Period::seconds(1))),
+            memory: Bound(None),
             refusals_per_minute: 1000,
         }
     }

@@ -648,7 +648,7 @@ mod tests {
             "aether.toml:3:20: server.max_payload_size: \"64KB\" is not a size: write one such as 65536, \"64KiB\", \"1MiB\", \"2GiB\"",
             "aether.toml:4:17: server.front_workers must be a whole number, 0 or more, not -1",
             "aether.toml:6:17: websocket.ping_interval: 30 has no unit: write \"30s\" for seconds",
-            "aether.toml:7:1: websocket.pong is not known here; known are ping_interval, pong_timeout, max_message_size, allowed_origins, first_aether",
+            "aether.toml:7:1: websocket.pong is not known here; known are ping_interval, pong_timeout, max_message_size, compression, compress_from, allowed_origins, first_aether",
             "aether.toml:8:33: websocket.allowed_origins[1] must be a string, not 5",
             "aether.toml:10:9: log.level must be one of error, warn, info, debug, trace, not \"infos\"; did you mean info?",
             "aether.toml:15:7: retention.rules[0].ack must be one of memory, written, synced, not \"sync\"",

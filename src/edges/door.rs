@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::load::tenants::{Seat, Tenants};
+use super::wire::Fault;
+
 /// What the operator has set; 0 in the last two sets no bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -59,6 +62,20 @@ pub struct Permit {
     whole: bool,
     /// For a client of a proxy: the place of the proxy's connection.
     _of_proxy: Option<Arc<Permit>>,
+    /// Its place among its tenant's, once it is known whose it is.
+    seat: Mutex<Option<Seat>>,
+}
+
+impl Permit {
+    /// Whose connection this is. It counts for one tenant at a time.
+    pub fn sit(&self, tenants: &Arc<Tenants>, tenant: &str) -> Result<(), Fault> {
+        let mut seat = self.seat.lock();
+        if !seat.as_ref().is_some_and(|seat| seat.is_of(tenant)) {
+            *seat = None;
+            *seat = Some(tenants.enter(tenant)?);
+        }
+        Ok(())
+    }
 }
 
 impl Door {
@@ -92,7 +109,7 @@ impl Door {
     /// A client that a proxy names, on the proxy's connection.
     pub fn admit_behind(self: &Arc<Self>, client: IpAddr, proxy: &Arc<Permit>) -> Result<Permit, Full> {
         let ip = self.count_ip(client).inspect_err(|full| self.note(*full, client))?;
-        Ok(Permit { door: self.clone(), ip, whole: false, _of_proxy: Some(proxy.clone()) })
+        Ok(Permit { door: self.clone(), ip, whole: false, _of_proxy: Some(proxy.clone()), seat: Mutex::default() })
     }
 
     /// Connections and requests that were kept out.
@@ -125,7 +142,7 @@ impl Door {
             return Err(Full::Connections);
         }
         // From here on the permit gives the place back.
-        let mut permit = Permit { door: self.clone(), ip: None, whole: true, _of_proxy: None };
+        let mut permit = Permit { door: self.clone(), ip: None, whole: true, _of_proxy: None, seat: Mutex::default() };
         if !is_proxy {
             permit.ip = self.count_ip(peer)?;
         }

@@ -84,6 +84,7 @@ fn channel_name(name: Option<&str>) -> Result<ChannelName, Fault> {
 
 pub async fn read(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     let client = edge.connect(&caller).await?;
+    edge.load.pressure.admits_reads()?;
     let read = page(&edge.hub, &client, client.credential, &Ask::of(&caller)?, BYTES).await?;
     let body = [&b"{\"ok\":true,"[..], &read, b"}\n"].concat();
     Ok(json_bytes(StatusCode::OK, body))

@@ -17,9 +17,11 @@ use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 use warp::{Filter, Rejection, Reply};
 
+use super::deflate::{Agreement, Compression};
 use super::first::FirstFormat;
 use super::frames::{SseFormat, WsFormat};
 use super::listen::Peer;
+use super::load::Load;
 use super::native::Limits;
 use super::operator::{self, Operator};
 use super::origin::Origins;
@@ -41,13 +43,17 @@ pub struct Settings {
     pub max_batch_bytes: usize,
     pub max_batch: usize,
     pub max_message: usize,
+    /// Whether messages are compressed for those who offer it, and from which size on.
+    pub compression: bool,
+    pub compress_from: usize,
     /// How long a request's body may take.
     pub body_timeout: Duration,
     pub limits: Limits,
     pub origins: Origins,
     /// WebSockets that do not offer our subprotocol are spoken to as the first Aether did.
     pub first_aether: bool,
-    pub sse_retry: Duration,
+    /// When a stream that is lost comes back at the earliest, and over how long these are spread.
+    pub sse_retry: (Duration, Duration),
 }
 
 /// What others than the edges answer.
@@ -68,9 +74,11 @@ pub struct Edge {
     /// Where connections live once they are more than a request.
     pub delivery: tokio::runtime::Handle,
     pub ready: AtomicBool,
+    pub load: Arc<Load>,
     pub beside: Beside,
     pub formats: Formats,
     pub foreign: foreign::Formats,
+    pub compression: Compression,
     sessions: AtomicU64,
     /// Tells the sessions of this run from those of another.
     run: u64,
@@ -110,7 +118,9 @@ impl Edge {
     ) -> Arc<Edge> {
         Arc::new(Edge {
             run: hub.now(),
+            load: ws.load.clone(),
             hub,
+            compression: Compression::new(settings.compression, settings.compress_from),
             settings,
             ws,
             sse,
@@ -123,6 +133,11 @@ impl Edge {
         })
     }
 
+    /// A WebSocket's format, as it was agreed with the client.
+    pub fn agreed(&self, format: Arc<dyn Format>, deflate: Option<Agreement>) -> Arc<dyn Format> {
+        if deflate.is_some() { self.compression.of(format) } else { format }
+    }
+
     /// Asks the rules who this is.
     pub async fn connect(&self, caller: &Caller) -> Result<Client, Fault> {
         if let Some(why) = caller.peer.as_ref().and_then(|peer| peer.unwelcome) {
@@ -130,8 +145,18 @@ impl Edge {
         }
         let request = caller.with_meant_cookies(&self.settings.origins)?;
         let api = request.transport == "http";
-        let identity = self.hub.hooks().connect(&request).await;
+        let identity = if api {
+            self.hub.hooks().connect(&request).await
+        } else {
+            // Before the rules are asked: that is what costs.
+            self.load.pressure.admits_newcomers()?;
+            let _arrival = self.load.governor.arrival();
+            self.hub.hooks().connect(&request).await
+        };
         let identity = identity.map_err(|refusal| Fault::Unauthorized { refusal, api })?;
+        if let (false, Some(peer)) = (api, &caller.peer) {
+            peer.permit.sit(&self.load.tenants, identity.tenant.as_deref().unwrap_or_default())?;
+        }
         let number = self.sessions.fetch_add(1, Ordering::Relaxed);
         Ok(Client {
             id: format!("{:x}-{number:x}", self.run),
@@ -143,6 +168,12 @@ impl Edge {
             identity,
             connected: self.hub.now(),
         })
+    }
+
+    /// Says no, and when to come back if everybody else wants to as well.
+    pub fn refuse(&self, fault: &Fault) -> Response {
+        let turn = fault.waits_its_turn().then(|| self.load.governor.place().as_millis() as u64);
+        refuse_until(fault, turn.or(fault.retry_ms()))
     }
 
     pub async fn admin(&self, caller: &Caller) -> Result<Client, Fault> {
@@ -423,7 +454,7 @@ where
     let mut outcome = Err(Fault::Stopping);
     let serving = serve(edge.clone());
     edge.hub.hooks().as_one(Box::pin(async { outcome = serving.await })).await;
-    outcome.unwrap_or_else(|fault| refuse(&fault))
+    outcome.unwrap_or_else(|fault| edge.refuse(&fault))
 }
 
 /// What may change the rules is not bound to those of the moment at which it began.
@@ -469,13 +500,18 @@ pub fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
 }
 
 pub fn refuse(fault: &Fault) -> Response {
+    refuse_until(fault, fault.retry_ms())
+}
+
+fn refuse_until(fault: &Fault, retry_ms: Option<u64>) -> Response {
     #[derive(Serialize)]
     struct Refused<'a> {
         ok: bool,
         error: ErrorBody<'a>,
     }
     let status = StatusCode::from_u16(fault.numbers().0).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, &Refused { ok: false, error: fault.body() });
+    let error = ErrorBody { retry_ms, ..fault.body() };
+    let mut response = json(status, &Refused { ok: false, error });
     let extra = match status {
         StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
         StatusCode::UPGRADE_REQUIRED => Some((header::UPGRADE, "websocket")),
@@ -487,7 +523,7 @@ pub fn refuse(fault: &Fault) -> Response {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        let seconds = fault.retry_ms().unwrap_or(1000).div_ceil(1000).max(1);
+        let seconds = retry_ms.unwrap_or(1000).div_ceil(1000).max(1);
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
     response
@@ -536,7 +572,14 @@ async fn operator(edge: &Edge, caller: &Caller) -> Result<(), Fault> {
 async fn metrics_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     operator(&edge, &caller).await?;
     let mut response = Response::new(
-        Bytes::from(metrics::render(&edge.hub, &edge.beside.counters, &edge.beside.plugins_metrics)).into(),
+        Bytes::from(metrics::render(
+            &edge.hub,
+            &edge.load,
+            edge.compression.tally(),
+            &edge.beside.counters,
+            &edge.beside.plugins_metrics,
+        ))
+        .into(),
     );
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
@@ -574,6 +617,9 @@ async fn status_page(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault>
             "channels": edge.hub.channels_in_memory(),
             "published": counters.published.get(),
             "pushed": counters.pushed.get(),
+            "pressure": edge.load.pressure.status(),
+            "returns_per_second": edge.load.governor.rate().round(),
+            "tenants": edge.load.tenants.status(),
         }),
     ))
 }

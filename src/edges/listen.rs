@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,9 +29,10 @@ use super::deadline::Deadline;
 use super::door::{Door, Full, Permit};
 use super::exhaustion::{self, Exhaustion, Files};
 use super::forwarded::{self, Trusted};
+use super::load::Load;
 use super::tls::TlsStream;
 use super::vanished;
-use super::wire::Fault;
+use super::wire::{ErrorBody, Fault};
 
 /// The other side of a connection.
 #[derive(Clone)]
@@ -95,6 +96,7 @@ pub struct Acceptor<S> {
     pub service: S,
     pub settings: Settings,
     pub door: Arc<Door>,
+    pub load: Arc<Load>,
     pub trusted: Trusted,
     /// Speaks TLS, and nothing else.
     pub certificates: Option<Arc<Certificates>>,
@@ -139,8 +141,9 @@ where
                     let speaks_plain = self.certificates.is_none();
                     let can_speak = speaks_plain && exhaustion::beside(&stream) != Files::Last;
                     if can_speak && let Ok(courtesy) = courtesies.clone().try_acquire_owned() {
+                        let retry = self.load.governor.place();
                         self.tasks.spawn(async move {
-                            let _ = tokio::time::timeout(COURTESY_TIME, turn_away(stream)).await;
+                            let _ = tokio::time::timeout(COURTESY_TIME, turn_away(stream, retry)).await;
                             drop(courtesy);
                         });
                     }
@@ -253,22 +256,23 @@ impl Peer {
 }
 
 /// The whole answer to a connection that finds no place; its request is not looked at.
-static NO_PLACE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let fault = Fault::TooManyConnections;
-    let body = format!("{}\n", serde_json::json!({ "ok": false, "error": fault.body() }));
+fn no_place(retry: Duration) -> String {
+    let (fault, retry_ms) = (Fault::TooManyConnections, retry.as_millis() as u64);
+    let error = ErrorBody { retry_ms: Some(retry_ms), ..fault.body() };
+    let body = format!("{}\n", serde_json::json!({ "ok": false, "error": error }));
     format!(
-        "HTTP/1.1 {} Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: 1\r\n\
+        "HTTP/1.1 {} Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: {}\r\n\
          connection: close\r\n\r\n{body}",
         fault.numbers().0,
         body.len(),
+        retry_ms.div_ceil(1000),
     )
-    .into_bytes()
-});
+}
 
 /// Says no and closes. What the client has sent is read first, as far as it goes: closing on unread bytes resets the
 /// connection, and the answer would be lost with it.
-async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
-    stream.write_all(&NO_PLACE).await?;
+async fn turn_away(mut stream: TcpStream, retry: Duration) -> io::Result<()> {
+    stream.write_all(no_place(retry).as_bytes()).await?;
     stream.shutdown().await?;
     tokio::io::copy(&mut stream.take(COURTESY_READ), &mut tokio::io::sink()).await.map(drop)
 }

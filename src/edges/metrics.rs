@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::deflate::Tally;
+use super::load::Load;
 use super::process;
 use crate::kernel::hub::Hub;
 use crate::kernel::{BUCKETS, Histogram};
@@ -12,7 +14,7 @@ pub type Others = std::sync::Arc<dyn Fn() -> Vec<(&'static str, &'static str, u6
 /// Metrics that are on a page already: those of plugins.
 pub type Page = std::sync::Arc<dyn Fn() -> String + Send + Sync>;
 
-pub fn render(hub: &Hub, others: &Others, plugins: &Page) -> String {
+pub fn render(hub: &Hub, load: &Load, deflated: &Tally, others: &Others, plugins: &Page) -> String {
     let counters = hub.counters();
     let mut page = Text(String::with_capacity(4096));
     page.number("aether_connections_active", "gauge", "Connected subscribers", counters.sessions.get());
@@ -45,6 +47,19 @@ pub fn render(hub: &Hub, others: &Others, plugins: &Page) -> String {
         "Messages that a view made, once per view",
         counters.rendered.get(),
     );
+    page.number(
+        "aether_messages_compressed_total",
+        "counter",
+        "Messages compressed for WebSockets, once per format",
+        deflated.messages.get(),
+    );
+    page.number(
+        "aether_compression_before_bytes_total",
+        "counter",
+        "Their bytes before they were compressed",
+        deflated.plain.get(),
+    );
+    page.number("aether_compression_after_bytes_total", "counter", "Their bytes afterwards", deflated.packed.get());
     page.number("aether_gaps_total", "counter", "Gaps that readers were told of", counters.gaps.get());
     page.number("aether_lagged_total", "counter", "Readers that a lag policy struck", counters.lagged.get());
     page.number(
@@ -68,7 +83,7 @@ pub fn render(hub: &Hub, others: &Others, plugins: &Page) -> String {
     page.histogram("aether_publish_duration_seconds", "From the rules' yes to the answer", &counters.publish_seconds);
     page.histogram("aether_storage_write_duration_seconds", "One group: append and settle", &counters.store_seconds);
     page.0.push_str(&plugins());
-    for (name, kind, help, value) in process::figures() {
+    for (name, kind, help, value) in load.figures().into_iter().chain(process::figures()) {
         page.head(name, kind, help);
         let _ = writeln!(page.0, "{name} {value}");
     }

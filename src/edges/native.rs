@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use super::cursor;
 use super::first::{self, Held};
 use super::frames::{Place, Positions, Published, Said, positions, put_event, put_said, put_ws, timestamp};
 use super::history::{self, Ask};
+use super::load::Load;
 use super::patience::Patience;
 use super::publish::Written;
 use super::session::{Dialect, Frame};
@@ -29,22 +31,6 @@ pub struct Limits {
     pub channels_per_connection: usize,
     /// What it may hear no to in a minute; 0: no bound.
     pub refusals_per_minute: usize,
-}
-
-/// When a client that is sent away may come back: each at a time of its own, so that they do not all come at once.
-pub fn retry_ms(why: Ending) -> Option<u64> {
-    match why {
-        Ending::Lagged => Some(0),
-        Ending::Draining => Some(spread(500, 5000)),
-        Ending::Refused => Some(spread(10_000, 20_000)),
-        _ => None,
-    }
-}
-
-fn spread(least: u64, most: u64) -> u64 {
-    let mut random = [0; 2];
-    let _ = getrandom::fill(&mut random);
-    least + u64::from(u16::from_le_bytes(random)) * (most - least) / 65536
 }
 
 /// Any frame of a client: its kind, and what to call the answer. Unknown fields are ignored. Go's structs are called with
@@ -117,6 +103,8 @@ pub struct WsDialect {
     /// Whether each beat says where the channels stand.
     pub heartbeat: bool,
     patience: Patience,
+    /// Whether history may be read just now; always, if nobody says.
+    load: Option<Arc<Load>>,
     /// With one it speaks in the first Aether's manner.
     first: Option<Held>,
 }
@@ -160,12 +148,13 @@ impl Dialect for WsDialect {
         deny(&channel, refusal, out);
     }
 
-    fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
+    fn bye(&mut self, why: Ending, retry_ms: Option<u64>, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        let told = matches!(why, Ending::Draining | Ending::Lagged | Ending::Expired | Ending::Refused);
+        let told =
+            matches!(why, Ending::Draining | Ending::Lagged | Ending::Squeezed | Ending::Expired | Ending::Refused);
         let told = told || matches!(why, Ending::Kicked | Ending::SentAway(_));
         if told && self.first.is_none() {
-            put_said(&Said::Bye { code, reason: why.reason(), retry_ms: retry_ms(why) }, out);
+            put_said(&Said::Bye { code, reason: why.reason(), retry_ms }, out);
         }
         ws::put_close(code, why.reason(), out);
     }
@@ -195,7 +184,13 @@ impl From<Fault> for No {
 
 impl WsDialect {
     pub fn new(limits: Limits, heartbeat: bool) -> WsDialect {
-        WsDialect { limits, heartbeat, patience: Patience::new(limits.refusals_per_minute), first: None }
+        let patience = Patience::new(limits.refusals_per_minute);
+        WsDialect { limits, heartbeat, patience, load: None, first: None }
+    }
+
+    /// On a hub that may be pressed.
+    pub fn under(self, load: Arc<Load>) -> WsDialect {
+        WsDialect { load: Some(load), ..self }
     }
 
     /// In the first Aether's manner.
@@ -232,7 +227,10 @@ impl WsDialect {
             "publish" => publish(session, text, id, out).await,
             "presence" => presence(session, text, id, out),
             "refresh" => refresh(session, text, id, out).await,
-            "history" => read_history(session, text, id, out).await,
+            "history" => match self.load.as_ref().map_or(Ok(()), |load| load.pressure.admits_reads()) {
+                Ok(()) => read_history(session, text, id, out).await,
+                pressed => pressed,
+            },
             "ping" => {
                 put_said(&Said::Pong { id }, out);
                 Ok(())
@@ -460,9 +458,8 @@ impl Dialect for SseDialect {
         self.unsubscribed(&channel, out);
     }
 
-    fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
+    fn bye(&mut self, why: Ending, retry_ms: Option<u64>, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        let retry_ms = retry_ms(why);
         if let Some(retry_ms) = retry_ms {
             let _ = writeln!(out, "retry: {retry_ms}");
         }

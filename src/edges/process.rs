@@ -42,6 +42,12 @@ pub fn figures() -> Vec<Figure> {
     found.into_iter().filter_map(|(name, kind, help, value)| Some((name, kind, help, value?))).collect()
 }
 
+/// Memory that this process has, in bytes.
+pub fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    line(&status, "VmRSS:").map(|kib| kib as u64 * 1024)
+}
+
 fn number(word: &str) -> f64 {
     word.parse().unwrap_or(f64::NAN)
 }

@@ -30,6 +30,8 @@ struct Line {
     client: Mutex<Arc<Client>>,
     waker: AtomicWaker,
     ordered: AtomicBool,
+    /// Its socket takes nothing just now.
+    stuck: AtomicBool,
     orders: Mutex<Vec<Order>>,
 }
 
@@ -42,6 +44,8 @@ pub enum Order {
     Unsubscribe(ChannelName),
     /// Ask the rules again about every subscription: they have changed.
     Reconsider,
+    /// Leave, if the socket has taken nothing for so long: memory is short.
+    Squeeze(Duration),
 }
 
 /// A connection's entry; gone when it is dropped.
@@ -58,6 +62,7 @@ impl Roster {
             client: Mutex::new(client),
             waker: AtomicWaker::new(),
             ordered: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             orders: Mutex::default(),
         });
         let shard = Arc::as_ptr(&line) as usize / 64 % SHARDS;
@@ -106,6 +111,15 @@ impl Roster {
             line.give(order);
         });
         count
+    }
+
+    /// Closes who has taken nothing for so long.
+    pub fn squeeze(&self, least: Duration) {
+        self.each(|line| {
+            if line.stuck.load(Ordering::Relaxed) {
+                line.give(&Order::Squeeze(least));
+            }
+        });
     }
 
     /// Gives an order to all that are connected now, so many a second; how many they were. Those who come meanwhile do not
@@ -160,6 +174,11 @@ impl Member {
             return Vec::new();
         }
         std::mem::take(&mut *self.line.orders.lock())
+    }
+
+    /// Whether its socket takes nothing.
+    pub fn is_stuck(&self, stuck: bool) {
+        self.line.stuck.store(stuck, Ordering::Relaxed);
     }
 
     /// Its client is somebody else now, or the same with other rights.

@@ -16,6 +16,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
+use super::load::Load;
+use super::load::pressure::Level;
+use super::load::tenants::Tenant;
 use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
 use super::words::Words;
@@ -28,6 +31,10 @@ const REPLIES: usize = 64 * 1024;
 
 /// How long before the end of its credential a client is told.
 const EXPIRY_NOTICE: Duration = Duration::from_secs(30);
+/// How long a page of a replay waits while reads give way.
+const REPLAY_PAUSE: Duration = Duration::from_millis(100);
+/// How long somebody who takes nothing has to hear why it is closed.
+const SQUEEZE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static BATCH: RefCell<Batch> = RefCell::default();
@@ -72,8 +79,8 @@ pub trait Dialect: Send {
     fn unsubscribed(&mut self, channel: &ChannelName, out: &mut Vec<u8>);
     /// Says that the rules have ended a subscription, and why.
     fn denied(&mut self, channel: ChannelName, refusal: Refusal, out: &mut Vec<u8>);
-    /// The last words.
-    fn bye(&mut self, why: Ending, out: &mut Vec<u8>);
+    /// The last words, with the time to come back if it may.
+    fn bye(&mut self, why: Ending, retry_ms: Option<u64>, out: &mut Vec<u8>);
     /// A turn has been written. What it appends to `out` comes next.
     fn turned(&mut self, _session: &Session, _out: &mut Vec<u8>) {}
     /// Whether it is still spoken here, now that the rules have changed.
@@ -101,6 +108,7 @@ pub struct Pulse {
 pub struct Shared {
     pub pulse: Pulse,
     pub roster: Arc<Roster>,
+    pub load: Arc<Load>,
 }
 
 enum Event {
@@ -155,6 +163,7 @@ struct Connection<S, D: Dialect> {
     silent_until: Option<Instant>,
     draining: Option<Instant>,
     member: Member,
+    tenant: Option<Arc<Tenant>>,
     expires: Option<Instant>,
     /// When to say that the credential ends; taken when it was said.
     warn_at: Option<Instant>,
@@ -177,6 +186,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         let now = Instant::now();
         let beat_at = now + shared.pulse.interval;
         let member = shared.roster.enter(session.client().clone());
+        let tenant = shared.load.tenants.of(session.client().identity.tenant.as_deref());
         let (expires, warn_at) = end_of_credential(&session);
         let first = warn_at.map_or(beat_at, |at| at.min(beat_at));
         Connection {
@@ -189,6 +199,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             silent_until: None,
             draining: None,
             member,
+            tenant,
             expires,
             warn_at,
             timer: Box::pin(tokio::time::sleep_until(first)),
@@ -206,7 +217,10 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             more |= self.owed.len() > owed && self.blocked.is_none();
             if more {
                 // Let the others have their turn first, and more publications arrive.
-                tokio::task::yield_now().await;
+                match self.pause() {
+                    None => tokio::task::yield_now().await,
+                    Some(pause) => Box::pin(tokio::time::sleep(pause)).await,
+                }
             }
             if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
                 return Err(Ending::Dead);
@@ -215,7 +229,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
                 return Err(Ending::Draining); // Everything that was there has been sent.
             }
-            if let Some(at) = self.session.next_turn() {
+            if let Some(at) = self.next_turn() {
                 self.wake_by(at);
             }
             // A channel that never rests must not keep its reader from being heard, sent away or timed out.
@@ -243,7 +257,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         }
     }
 
-    /// Writes once. True if something was written and nothing is in the way of more.
+    /// How long its tenant has to leave the others their turn; none: a moment.
+    fn pause(&self) -> Option<Duration> {
+        self.tenant.as_ref().and_then(|tenant| tenant.pause())
+    }
+
+    /// Writes once. True if something was written, there may be more, and nothing is in the way of it.
     fn write_turn(&mut self) -> Result<bool, Ending> {
         if !self.owed.is_empty() {
             let written = match self.socket.try_write(&self.owed) {
@@ -269,31 +288,46 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 other => other.map_err(|_| Ending::Gone)?,
             };
             session.commit(batch, written, owed);
-            Ok::<_, Ending>(Some((written, written == batch.bytes.len())))
+            Ok::<_, Ending>(Some((written, written == batch.bytes.len(), batch.is_single() && session.is_at_rest())))
         })?;
         match outcome {
             None => {
-                self.blocked = None;
+                self.block(None);
                 Ok(false)
             }
-            Some((written, whole)) => {
+            Some((written, whole, at_rest)) => {
                 self.note_progress(written, whole);
-                Ok(whole)
+                // Where one publication was all there was, the next one is better waited for than looked for.
+                let looks_on = !at_rest || self.draining.is_some() || self.pause().is_some();
+                Ok(whole && looks_on)
             }
         }
     }
 
     fn note_progress(&mut self, written: usize, whole: bool) {
+        if let Some(tenant) = &self.tenant {
+            tenant.wrote(written);
+        }
         if whole {
-            self.blocked = None;
+            self.block(None);
         } else if written > 0 || self.blocked.is_none() {
             let now = Instant::now();
-            self.blocked = Some(now);
+            self.block(Some(now));
             self.wake_by(now + self.shared.pulse.write_timeout);
         }
     }
 
+    fn block(&mut self, since: Option<Instant>) {
+        if since.is_some() != self.blocked.is_some() {
+            self.member.is_stuck(since.is_some());
+        }
+        self.blocked = since;
+    }
+
     async fn fetch(&mut self) -> bool {
+        if self.shared.load.pressure.yields(Level::Reads).is_some() {
+            Box::pin(tokio::time::sleep(REPLAY_PAUSE)).await;
+        }
         match Box::pin(self.session.fetch()).await {
             Ok(()) => true,
             Err(error) => {
@@ -312,6 +346,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 Order::Reconsider => {
                     self.dialect.still()?;
                     self.reconsider().await;
+                }
+                Order::Squeeze(least) => {
+                    if self.blocked.is_some_and(|since| since.elapsed() >= least) {
+                        self.shared.load.pressure.closed_reader();
+                        return Err(Ending::Squeezed);
+                    }
                 }
                 Order::Unsubscribe(channel) => {
                     if self.session.unsubscribe(channel.as_str()) {
@@ -386,6 +426,13 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         .await
     }
 
+    /// When a channel's rest is over. A socket that takes nothing has no turn to wait for: the moment would be past, again
+    /// and again, until it takes something.
+    fn next_turn(&self) -> Option<Instant> {
+        let is_free = self.blocked.is_none() && self.owed.is_empty();
+        if is_free { self.session.next_turn() } else { None }
+    }
+
     fn wake_by(&mut self, at: Instant) {
         if at < self.timer.deadline() {
             self.timer.as_mut().reset(at);
@@ -423,7 +470,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             self.draining,
             self.expires,
             self.warn_at,
-            self.session.next_turn(),
+            self.next_turn(),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(self.beat_at);
         self.timer.as_mut().reset(next);
@@ -435,9 +482,11 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if ending.code().is_none() {
             return;
         }
-        self.dialect.bye(ending, &mut self.owed);
+        let retry_ms = self.shared.load.governor.after(ending);
+        self.dialect.bye(ending, retry_ms, &mut self.owed);
         let now = Instant::now();
-        let deadline = self.draining.unwrap_or(now + self.shared.pulse.write_timeout).max(now);
+        let patience = if ending == Ending::Squeezed { SQUEEZE } else { self.shared.pulse.write_timeout };
+        let deadline = self.draining.unwrap_or(now + patience).max(now);
         let flush = async {
             while !self.owed.is_empty() {
                 match self.socket.try_write(&self.owed) {

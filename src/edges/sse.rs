@@ -119,7 +119,10 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     let format = edge.formats.sse[usize::from(asked.channels.len() > 1)][usize::from(bare)].clone();
     let session = asked.subscribe(&edge, &caller, format).await?;
     let mut hello = Vec::new();
-    SseDialect::hello(&session, edge.settings.sse_retry, &mut hello);
+    let (least, spread) = edge.settings.sse_retry;
+    let others = edge.hub.counters().sessions.get().saturating_sub(1);
+    let retry = edge.load.governor.unasked(others, least, spread);
+    SseDialect::hello(&session, retry, &mut hello);
     let heartbeat = wants_heartbeat(&caller)?;
     let shared = edge.sse.clone();
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());

@@ -11,6 +11,7 @@ use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
 use super::deadline::{Deadline, TryWrite};
+use super::deflate::Agreement;
 use super::door::Permit;
 use super::http::{Caller, Edge, wants_heartbeat};
 use super::native::WsDialect;
@@ -33,16 +34,18 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     let client = edge.connect(&caller).await?;
     let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
     let speaks_ours = offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL);
-    let dialect = WsDialect::new(edge.settings.limits, heartbeat);
+    let dialect = WsDialect::new(edge.settings.limits, heartbeat).under(edge.load.clone());
     let (dialect, format) = match edge.settings.first_aether && !speaks_ours {
         true => (dialect.like_the_first(), edge.formats.first.clone()),
         false => (dialect, edge.formats.ws.clone()),
     };
+    let deflate = edge.compression.agree(&caller.headers);
     let voice = Voice {
         dialect,
-        session: Session::new(edge.hub.clone(), Arc::new(client), format),
+        session: Session::new(edge.hub.clone(), Arc::new(client), edge.agreed(format, deflate)),
         shared: edge.ws.clone(),
         max_message: edge.settings.max_message,
+        deflate,
         hello: Vec::new(),
         permit: caller.peer.as_ref().map(|peer| peer.permit.clone()),
     };
@@ -67,6 +70,7 @@ pub fn switch<D: Dialect + 'static>(
     voice: Voice<D>,
 ) -> Result<Response, Fault> {
     let on_upgrade = on_upgrade.ok_or(Fault::Upgrade("this connection cannot be upgraded"))?;
+    let deflate = voice.deflate;
     edge.delivery.spawn(async move {
         // The peer may be gone before it has read our answer.
         let Ok(upgraded) = on_upgrade.await else { return };
@@ -93,6 +97,9 @@ pub fn switch<D: Dialect + 'static>(
     if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
+    if let Some(agreement) = deflate {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, agreement.header());
+    }
     Ok(response)
 }
 
@@ -102,6 +109,7 @@ pub struct Voice<D> {
     pub session: Session,
     pub shared: Arc<Shared>,
     pub max_message: usize,
+    pub deflate: Option<Agreement>,
     /// Said first.
     pub hello: Vec<u8>,
     pub permit: Option<Arc<Permit>>,
@@ -109,8 +117,8 @@ pub struct Voice<D> {
 
 impl<D: Dialect + 'static> Voice<D> {
     fn begin<S: TryWrite>(self, stream: S, early: &[u8]) {
-        let Voice { dialect, session, shared, max_message, hello, permit } = self;
-        let socket = WsSocket::new(stream, max_message, early);
+        let Voice { dialect, session, shared, max_message, deflate, hello, permit } = self;
+        let socket = WsSocket::new(stream, max_message, deflate.is_some(), early);
         let serving = session::run(socket, dialect, session, shared, hello);
         // A task of its own: the one before is as large as the handshake needs, and that would stay for the connection's life.
         tokio::spawn(async move {

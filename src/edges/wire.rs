@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::load::pressure::Cause;
 use super::words::Words;
 use crate::kernel::hooks::{Farewell, Refusal, RefusalKind};
 use crate::kernel::hub::{PublishError, ReadError};
@@ -63,6 +64,10 @@ pub enum Fault {
     /// What the operator asked of the rules cannot be done; a line per problem.
     Rules(Vec<String>),
     TooManyConnections,
+    /// Of one tenant.
+    TenantFull,
+    /// What was asked for gives way just now.
+    Pressed(Cause),
     /// On one connection.
     TooManyRefusals,
     Busy,
@@ -119,7 +124,9 @@ impl Fault {
             Fault::Rules(_) => (422, 42201),
             Fault::TooLarge { .. } => (413, 41301),
             Fault::TooManyRefusals => (429, 42901),
+            Fault::TenantFull => (429, 42902),
             Fault::TooManyConnections => (503, 50303),
+            Fault::Pressed(_) => (503, 50304),
             Fault::Busy => (503, 50302),
             Fault::Stopping => (503, 50300),
             Fault::Store { .. } => (503, 50301),
@@ -154,6 +161,8 @@ impl Fault {
             Fault::Rules(_) => "rules",
             Fault::TooManyRefusals => "too_many_refusals",
             Fault::TooManyConnections => "too_many_connections",
+            Fault::TenantFull => "too_many_of_tenant",
+            Fault::Pressed(cause) => cause.word(),
             Fault::Busy => "busy",
             Fault::Stopping => "stopping",
             Fault::Store { .. } => "store",
@@ -198,6 +207,8 @@ impl Fault {
                 "too many of your requests had to be refused: come back later, and ask for what is yours".into()
             }
             Fault::TooManyConnections => "too many connections: come back later".into(),
+            Fault::TenantFull => "your tenant has as many connections as it may have: come back later".into(),
+            Fault::Pressed(cause) => format!("the hub is at its limit ({}): come back later", cause.setting()).into(),
             Fault::Busy => "too many publishes are waiting: come back later".into(),
             Fault::Stopping => "the hub is going down: come back in a moment".into(),
             Fault::Store { doing } => format!(
@@ -221,6 +232,11 @@ impl Fault {
             channel,
             retry_ms: self.retry_ms(),
         }
+    }
+
+    /// Whether many hear it at once who all want back in: each is told a time of its own.
+    pub fn waits_its_turn(&self) -> bool {
+        matches!(self, Fault::Stopping | Fault::TooManyConnections | Fault::TenantFull | Fault::Pressed(_))
     }
 
     /// When to come back, where somebody knows.
@@ -298,12 +314,16 @@ pub enum Ending {
     Expired,
     /// Its dialect closes it.
     OfDialect(u16, Words),
+    /// It takes too little, and memory is short.
+    Squeezed,
     /// It asked in vain too often.
     Refused,
     /// It broke the rules of its transport.
     Protocol(&'static str),
     /// Text that is no UTF-8.
     Utf8,
+    /// A compressed message that is none.
+    Damaged,
     TooLarge,
     /// It took nothing, or did not answer a ping, for too long.
     Dead,
@@ -325,9 +345,9 @@ impl Ending {
             Ending::Closed { .. } => Some(1000),
             Ending::Draining => Some(1001),
             Ending::Protocol(_) => Some(1002),
-            Ending::Utf8 => Some(1007),
+            Ending::Utf8 | Ending::Damaged => Some(1007),
             Ending::TooLarge => Some(1009),
-            Ending::Lagged => Some(1012),
+            Ending::Lagged | Ending::Squeezed => Some(1012),
             Ending::Expired => Some(4401),
             Ending::Kicked | Ending::SentAway(_) => Some(4403),
             Ending::Refused => Some(4429),
@@ -344,8 +364,10 @@ impl Ending {
             Ending::SentAway(why) | Ending::OfDialect(_, why) => why.as_str(),
             Ending::Protocol(what) => what,
             Ending::Utf8 => "text is not UTF-8",
+            Ending::Damaged => "a compressed message cannot be inflated",
             Ending::TooLarge => "frame too large",
             Ending::Lagged => "lagged: resume from your last position",
+            Ending::Squeezed => "memory is short: resume from your last position",
             Ending::Expired => "credential expired",
             Ending::Refused => "too many refused requests",
             Ending::Dead => "no answer",
@@ -366,9 +388,9 @@ impl Ending {
         match self {
             Ending::Gone | Ending::Closed { .. } => "client",
             Ending::Draining => "shutdown",
-            Ending::Lagged => "lag",
+            Ending::Lagged | Ending::Squeezed => "lag",
             Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
-            Ending::Protocol(_) | Ending::Utf8 | Ending::TooLarge | Ending::Refused => "error",
+            Ending::Protocol(_) | Ending::Utf8 | Ending::Damaged | Ending::TooLarge | Ending::Refused => "error",
             Ending::Dead => "timeout",
         }
     }

@@ -15,6 +15,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::deadline::TryWrite;
+use super::deflate;
 use super::session::{Frame, Socket};
 use super::wire::Ending;
 use super::words::Words;
@@ -22,6 +23,9 @@ use super::words::Words;
 thread_local! {
     static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]);
 }
+
+/// Of a frame's first byte: the message is compressed.
+pub const RSV1: u8 = 0x40;
 
 /// Appends a frame's header for a payload of `length` bytes.
 pub fn put_header(opcode: OpCode, length: usize, out: &mut Vec<u8>) {
@@ -57,16 +61,24 @@ pub fn put_close(code: u16, reason: &str, out: &mut Vec<u8>) {
 /// Takes frames out of a client's bytes, whatever the pieces they arrive in.
 pub struct Parser {
     max: usize,
+    /// Whether messages may come compressed.
+    deflates: bool,
     /// Bytes of a frame that is not complete.
     inbox: Vec<u8>,
-    /// The kind and the payload so far of a message in fragments.
-    message: Option<(Data, Vec<u8>)>,
+    message: Option<Fragments>,
+}
+
+/// What has come so far of a message.
+struct Fragments {
+    kind: Data,
+    compressed: bool,
+    payload: Vec<u8>,
 }
 
 impl Parser {
-    /// `max`: the largest message that is taken.
-    pub fn new(max: usize) -> Self {
-        Parser { max, inbox: Vec::new(), message: None }
+    /// `max`: the largest message that is taken. `deflates`: compressed ones too.
+    pub fn new(max: usize, deflates: bool) -> Self {
+        Parser { max, deflates, inbox: Vec::new(), message: None }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
@@ -78,7 +90,7 @@ impl Parser {
         while let Some((header, payload)) = self.next_frame()? {
             let frame = match header.opcode {
                 OpCode::Control(control) => Some(self.control(control, payload)?),
-                OpCode::Data(data) => self.data(data, header.is_final, payload)?,
+                OpCode::Data(data) => self.data(data, &header, payload)?,
             };
             if frame.is_some() {
                 return Ok(frame);
@@ -93,8 +105,9 @@ impl Parser {
         let Some((header, length)) = parsed else { return Ok(None) };
         let start = cursor.position() as usize;
         let is_control = matches!(header.opcode, OpCode::Control(_));
-        if header.rsv1 || header.rsv2 || header.rsv3 {
-            return Err(Ending::Protocol("reserved bits are set and no extension was agreed"));
+        let begins = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if header.rsv2 || header.rsv3 || (header.rsv1 && !(self.deflates && begins)) {
+            return Err(Ending::Protocol("reserved bits are set and no extension was agreed that sets them here"));
         }
         let shortest = match length {
             0..=125 => 2,
@@ -110,8 +123,10 @@ impl Parser {
         let Some(mask) = header.mask else {
             return Err(Ending::Protocol("a client's frames are masked"));
         };
-        let so_far = if is_control { 0 } else { self.message.as_ref().map_or(0, |(_, text)| text.len()) };
-        if !is_control && length.saturating_add(so_far as u64) > self.max as u64 {
+        let (so_far, compressed) = self.message.as_ref().map_or((0, header.rsv1), |m| (m.payload.len(), m.compressed));
+        // Noise grows a little when it is compressed; what it inflates to has the true bound.
+        let max = if compressed { self.max + self.max / 16 + 64 } else { self.max };
+        if !is_control && length.saturating_add(so_far as u64) > max as u64 {
             return Err(Ending::TooLarge);
         }
         let end = start + length as usize;
@@ -138,22 +153,23 @@ impl Parser {
         }
     }
 
-    fn data(&mut self, data: Data, is_final: bool, payload: Vec<u8>) -> Result<Option<Frame>, Ending> {
-        let (kind, whole) = match (data, self.message.take()) {
+    fn data(&mut self, data: Data, header: &FrameHeader, payload: Vec<u8>) -> Result<Option<Frame>, Ending> {
+        let message = match (data, self.message.take()) {
             (Data::Reserved(_), _) => return Err(Ending::Protocol("unknown data frame")),
             (Data::Continue, None) => return Err(Ending::Protocol("a continuation of nothing")),
-            (Data::Continue, Some((kind, mut begun))) => {
-                begun.extend_from_slice(&payload);
-                (kind, begun)
+            (Data::Continue, Some(mut begun)) => {
+                begun.payload.extend_from_slice(&payload);
+                begun
             }
             (_, Some(_)) => return Err(Ending::Protocol("a new message inside another")),
-            (kind, None) => (kind, payload),
+            (kind, None) => Fragments { kind, compressed: header.rsv1, payload },
         };
-        if !is_final {
-            self.message = Some((kind, whole));
+        if !header.is_final {
+            self.message = Some(message);
             return Ok(None);
         }
-        let whole = Bytes::from(whole);
+        let Fragments { kind, compressed, payload } = message;
+        let whole = Bytes::from(if compressed { deflate::inflate(payload, self.max)? } else { payload });
         match kind {
             Data::Text if std::str::from_utf8(&whole).is_err() => Err(Ending::Utf8),
             Data::Text => Ok(Some(Frame::Text(whole))),
@@ -185,8 +201,8 @@ pub struct WsSocket<S> {
 
 impl<S> WsSocket<S> {
     /// `early`: bytes that came with the handshake.
-    pub fn new(stream: S, max_message: usize, early: &[u8]) -> Self {
-        let mut parser = Parser::new(max_message);
+    pub fn new(stream: S, max_message: usize, deflates: bool, early: &[u8]) -> Self {
+        let mut parser = Parser::new(max_message, deflates);
         parser.push(early);
         WsSocket { stream, parser }
     }
@@ -231,7 +247,7 @@ impl<S: TryWrite> Socket for WsSocket<S> {
             loop {
                 match ready!(self.poll_frame(cx)) {
                     Err(Ending::Gone) => return Poll::Ready(()),
-                    Err(_) => self.parser = Parser::new(0),
+                    Err(_) => self.parser = Parser::new(0, false),
                     Ok(_) => {}
                 }
             }

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::hooks::Client;
@@ -125,6 +126,11 @@ impl Channel {
         time
     }
 
+    /// Nobody has to be told that it has grown. Who comes in just now reads the head after it has entered.
+    fn is_unread(&self) -> bool {
+        self.readers.read().is_empty()
+    }
+
     fn wake_readers(&self) {
         // Either a reader that has just lowered its flag sees the new head, or we see its flag down and wake it.
         fence(Ordering::SeqCst);
@@ -213,7 +219,7 @@ pub struct Herald {
 
 impl Herald {
     pub(super) fn announce(&self, channel: &Arc<Channel>) {
-        if !channel.announced.swap(true, Ordering::AcqRel) {
+        if !channel.is_unread() && !channel.announced.swap(true, Ordering::AcqRel) {
             self.grown.lock().push(channel.clone());
             self.note.notify_one();
         }

@@ -13,6 +13,11 @@ pub trait Format: Send + Sync + 'static {
     /// One publication, framed for the transport. Appends to `out`.
     fn publication(&self, channel: &ChannelName, epoch: Epoch, publication: &Publication, out: &mut Vec<u8>);
 
+    /// The same for one reader by itself, out of the log: pains over bytes that many share may be spared here.
+    fn alone(&self, channel: &ChannelName, epoch: Epoch, publication: &Publication, out: &mut Vec<u8>) {
+        self.publication(channel, epoch, publication, out);
+    }
+
     /// Something that a reader must know beside the publications. `at` is where the reader stands after it.
     fn notice(&self, channel: &ChannelName, at: Position, notice: &Notice, out: &mut Vec<u8>);
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::channel::Channel;
 use super::counters::Counters;
 use super::hooks::{Admission, Client, Hooks, Refusal, Turn};
-use super::inbox::{Inbox, Parcel, Sent};
+use super::inbox::{Inbox, Parcel, Sent, Work};
 use super::lane::{Item, Request, Shared};
 use super::log::{From, Log, LogError, Page, Range};
 use super::message::{Admitted, ChannelName, Draft, Epoch, Micros, Offset, Publication};
@@ -112,6 +112,14 @@ impl std::convert::From<LogError> for PublishError {
 impl Hub {
     /// Starts the lanes. `Hub::herald` must be driven by somebody, where the sessions run.
     pub fn start(parts: Parts) -> std::io::Result<Arc<Hub>> {
+        let (hub, [kept, fleeting]) = Hub::at_rest(parts);
+        hub.kept.start("lane-kept", kept)?;
+        hub.fleeting.start("lane-fleeting", fleeting)?;
+        Ok(hub)
+    }
+
+    /// A hub without threads, and the work of its lanes, for whoever wants to say what happens when: `tests/simulation`.
+    pub fn at_rest(parts: Parts) -> (Arc<Hub>, [Work; 2]) {
         let hooks = parts.hooks.clone();
         let shared = Arc::new(Shared {
             channels: DashMap::default(),
@@ -120,20 +128,22 @@ impl Hub {
             clock: parts.clock,
             policy: Box::new(move |name| resolve(hooks.policy(name))),
             tail: parts.tail,
+            small: AtomicBool::new(false),
             idle_after: parts.idle_after,
             flush_interval: parts.flush_interval,
             sweep_interval: parts.sweep_interval,
         });
-        let kept = Inbox::start("lane-kept", parts.kept, &shared, parts.queue)?;
-        let fleeting = Inbox::start("lane-fleeting", parts.fleeting, &shared, parts.queue)?;
-        Ok(Arc::new(Hub {
+        let (kept, kept_work) = Inbox::to(parts.kept, &shared, parts.queue);
+        let (fleeting, fleeting_work) = Inbox::to(parts.fleeting, &shared, parts.queue);
+        let hub = Hub {
             hooks: parts.hooks,
             shared,
             kept,
             fleeting,
             stopping: AtomicBool::new(false),
             lag_patience: parts.lag_patience,
-        }))
+        };
+        (Arc::new(hub), [kept_work, fleeting_work])
     }
 
     /// Wakes readers until it is dropped.
@@ -297,6 +307,11 @@ impl Hub {
             tokio::task::consume_budget().await;
         }
         Ok(changed)
+    }
+
+    /// Whether tails hold an eighth of what they may of channels that the store keeps, and idle ones go soon: memory is short.
+    pub fn keep_small_tails(&self, small: bool) {
+        self.shared.small.store(small, Ordering::Relaxed);
     }
 
     pub fn hooks(&self) -> &Arc<dyn Hooks> {

@@ -1,5 +1,7 @@
 //! The way into a lane: a queue with an end, and the thread behind it.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,9 @@ use super::policy::Ack;
 /// How long a publisher waits for the store.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The life of a lane. It ends when it is told to stop, or with its hub.
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 pub(super) struct Inbox {
     pub log: Arc<dyn Log>,
     queue: mpsc::Sender<Request>,
@@ -22,14 +27,19 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// Starts a lane; `length` is how many requests may wait for it.
-    pub fn start(name: &str, log: Arc<dyn Log>, shared: &Arc<Shared>, length: usize) -> std::io::Result<Inbox> {
+    /// The way into a lane, and the lane's work; `length` is how many requests may wait for it.
+    pub fn to(log: Arc<dyn Log>, shared: &Arc<Shared>, length: usize) -> (Inbox, Work) {
         let (queue, requests) = mpsc::channel(length);
         let lane = Lane::new(log.clone(), shared.clone());
+        (Inbox { log, queue, thread: Mutex::new(None) }, Box::pin(lane.run(requests)))
+    }
+
+    /// Gives the lane a thread of its own.
+    pub fn start(&self, name: &str, work: Work) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let thread =
-            std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(lane.run(requests)))?;
-        Ok(Inbox { log, queue, thread: Mutex::new(Some(thread)) })
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(work))?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
     }
 
     pub async fn ask<T>(
@@ -78,6 +88,13 @@ impl<'a> Parcel<'a> {
         self.items.push(item);
     }
 
+    /// The last quarter of a queue is for those whose publishers were promised the store.
+    fn gives_way(&self, places: &[Place]) -> bool {
+        let queue = &self.inbox.queue;
+        let is_scarce = queue.capacity() < queue.max_capacity() / 4;
+        is_scarce && places.iter().all(|place| place.ack == Ack::Memory && place.channel.is_kept())
+    }
+
     /// Puts what was gathered into the queue: it has its order when this returns.
     pub fn send(&mut self) -> Sent {
         let (reply, answer) = oneshot::channel();
@@ -85,6 +102,9 @@ impl<'a> Parcel<'a> {
         let began = Instant::now();
         if items.is_empty() {
             return Sent { places, queued: Ok(()), answer, began };
+        }
+        if self.gives_way(&places) {
+            return Sent { places, queued: Err(PublishError::Busy), answer, began };
         }
         let queued = self.inbox.queue.try_send(Request::Publish { items, reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => PublishError::Busy,

@@ -5,11 +5,13 @@
 //! the lane whose log keeps it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::channel::{Channel, Herald};
 use super::counters::Counters;
@@ -24,6 +26,10 @@ pub(super) type Channels = DashMap<ChannelName, Arc<Channel>, FxBuildHasher>;
 
 /// Publishes that are taken as one group at most.
 const GROUP: usize = 2048;
+/// What is left of a tail while memory is short: one part of so many.
+const SMALL: usize = 8;
+/// And how long an idle channel stays then.
+const SMALL_IDLE: Duration = Duration::from_secs(1);
 /// How long letting channels go may take; the rest goes next time.
 const SWEEP_BUDGET: Duration = Duration::from_millis(10);
 /// How often a failure that goes on is said.
@@ -55,6 +61,8 @@ pub(super) struct Shared {
     pub clock: fn() -> Micros,
     pub policy: Box<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
     pub tail: TailLimit,
+    /// Memory is short: tails hold less of what the store has as well, and idle channels go soon.
+    pub small: AtomicBool,
     pub idle_after: Duration,
     pub flush_interval: Duration,
     pub sweep_interval: Duration,
@@ -236,8 +244,21 @@ impl Lane {
     }
 
     fn show(&self, channel: &Arc<Channel>, publication: Publication) {
-        channel.tail.push(publication, self.shared.tail);
+        channel.tail.push(publication, self.limit_of(channel));
         self.shared.herald.announce(channel);
+    }
+
+    /// What is nowhere but in its tail stays there: its memory is no cache.
+    fn limit_of(&self, channel: &Channel) -> TailLimit {
+        let TailLimit { count, bytes } = self.shared.tail;
+        match self.is_small(channel) {
+            true => TailLimit { count: (count / SMALL).max(1), bytes: bytes / SMALL },
+            false => self.shared.tail,
+        }
+    }
+
+    fn is_small(&self, channel: &Channel) -> bool {
+        channel.is_kept() && self.shared.small.load(Ordering::Relaxed)
     }
 
     async fn forget(&mut self, channel: &Arc<Channel>) -> Result<(), LogError> {
@@ -305,10 +326,14 @@ impl Lane {
                 return true;
             }
             channel.tail.expire(now);
+            let mut idle_after = self.shared.idle_after;
+            if self.is_small(channel) {
+                channel.tail.shrink(self.limit_of(channel));
+                idle_after = idle_after.min(SMALL_IDLE);
+            }
             // Nobody can take a new reference while we hold the map's shard.
-            let stays = Arc::strong_count(channel) > 1
-                || channel.idle_for() < self.shared.idle_after
-                || began.elapsed() > SWEEP_BUDGET;
+            let stays =
+                Arc::strong_count(channel) > 1 || channel.idle_for() < idle_after || began.elapsed() > SWEEP_BUDGET;
             if !stays {
                 self.log.close(name);
             }

@@ -54,4 +54,5 @@ mod turn;
 
 pub use channel::Channel;
 pub use counters::{BUCKETS, Counter, Counters, Histogram};
+pub use inbox::Work;
 pub use tail::TailLimit;

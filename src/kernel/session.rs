@@ -11,7 +11,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::channel::{Bell, Seat};
-use super::format::{Format, Gap, GapCause};
+use super::format::Format;
 use super::hooks::{Client, Refusal, Sight};
 use super::hub::Hub;
 use super::log::LogError;
@@ -148,6 +148,10 @@ impl Session {
         let channel = self.hub.channel(&name).await?;
         let extent = channel.log.open(&name, &channel.policy()).await?;
         let first = if channel.is_kept() { extent.first } else { channel.tail.first() };
+        if self.subscriptions.capacity() == 0 {
+            // Most sessions have one; the slab would make room for four.
+            self.subscriptions.reserve_exact(1);
+        }
         let entry = self.subscriptions.vacant_entry();
         let slot = entry.key() as u32;
         // The cursor is placed before history is read: what arrives meanwhile is simply further along.
@@ -155,10 +159,7 @@ impl Session {
         let head = seat.head();
         let (cursor, gap) = match start {
             Start::Now => (head, None),
-            Start::After(after, _) if !may_resume => {
-                (head, (after < head).then(|| Gap::between(after, head + 1, GapCause::Denied)))
-            }
-            Start::After(after, epoch) => begin(after, epoch, seat.channel.epoch, first, head),
+            Start::After(after, epoch) => begin(after, epoch, seat.channel.epoch, (first, head), may_resume),
         };
         let live_at = resumes.then_some(head);
         let position = Position { epoch: seat.channel.epoch, offset: cursor };
@@ -296,6 +297,11 @@ impl Session {
     /// Whether the next step is `fetch`, because what comes next has left memory.
     pub fn wants_log(&self) -> bool {
         self.ready.is_empty() && !self.behind.is_empty()
+    }
+
+    /// Whether nothing is to be done until a channel grows.
+    pub fn is_at_rest(&self) -> bool {
+        self.ready.is_empty() && self.behind.is_empty() && self.stretch.is_none()
     }
 
     /// Whether `fetch` has read something that `fill` has not proposed yet.

@@ -103,16 +103,38 @@ pub(super) fn begin(
     after: Offset,
     epoch: Option<Epoch>,
     current: Epoch,
-    first: Offset,
-    head: Offset,
+    (first, head): (Offset, Offset),
+    may_resume: bool,
 ) -> (Offset, Option<Gap>) {
     let another_life = epoch.is_some_and(|epoch| epoch != current) || after > head;
     if another_life {
-        let gap = Gap { requested: after, available: first, cause: GapCause::Epoch, missing: None };
-        return (first - 1, Some(gap));
+        let available = if may_resume { first } else { head + 1 };
+        let gap = Gap { requested: after, available, cause: GapCause::Epoch, missing: None };
+        return (available - 1, Some(gap));
+    }
+    if !may_resume {
+        return (head, (after < head).then(|| Gap::between(after, head + 1, GapCause::Denied)));
     }
     if after + 1 < first {
         return (first - 1, Some(Gap::between(after, first, GapCause::Evicted)));
     }
     (after, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by the simulation: seed 1.
+    #[test]
+    fn who_may_not_have_the_past_hears_of_another_life_all_the_same() {
+        let (here, before) = (Epoch(1), Epoch(2));
+        let told = |after, epoch| begin(after, epoch, here, (3, 7), false);
+        for (after, epoch) in [(5, Some(before)), (20, Some(before)), (20, Some(here)), (20, None)] {
+            let gap = Gap { requested: after, available: 8, cause: GapCause::Epoch, missing: None };
+            assert_eq!(told(after, epoch), (7, Some(gap)), "{after} {epoch:?}");
+        }
+        assert_eq!(told(5, Some(here)), (7, Some(Gap::between(5, 8, GapCause::Denied))));
+        assert_eq!(told(7, Some(here)), (7, None));
+    }
 }

@@ -49,6 +49,18 @@ impl Recent {
         head + 1 - self.publications.len() as Offset
     }
 
+    /// How many of the oldest are beyond a limit; the newest never is.
+    fn surplus(&self, limit: TailLimit) -> usize {
+        let (mut surplus, mut bytes) = (0, self.bytes);
+        while self.publications.len() - surplus > 1
+            && (self.publications.len() - surplus > limit.count || bytes > limit.bytes)
+        {
+            bytes -= self.publications[surplus].message.weight();
+            surplus += 1;
+        }
+        surplus
+    }
+
     fn drop_oldest(&mut self, count: usize) {
         for publication in self.publications.drain(..count) {
             self.bytes -= publication.message.weight();
@@ -107,6 +119,13 @@ impl Run {
             self.bytes.drain(..dead);
             self.base = self.start;
         }
+    }
+
+    /// Keeps no memory that it does not need.
+    fn give_back(&mut self) {
+        self.bytes.drain(..(self.start - self.base) as usize);
+        self.base = self.start;
+        self.bytes.shrink_to_fit();
     }
 
     fn copy(
@@ -199,14 +218,7 @@ impl Tail {
         }
         self.head.store(publication.offset, Ordering::Release);
         recent.publications.push_back(Arc::new(publication));
-        let mut surplus = 0;
-        let mut bytes = recent.bytes;
-        while recent.publications.len() - surplus > 1
-            && (recent.publications.len() - surplus > limit.count || bytes > limit.bytes)
-        {
-            bytes -= recent.publications[surplus].message.weight();
-            surplus += 1;
-        }
+        let surplus = recent.surplus(limit);
         recent.drop_oldest(surplus);
     }
 
@@ -217,6 +229,18 @@ impl Tail {
             let count = recent.publications.len();
             recent.drop_oldest(count);
             self.head.store(head, Ordering::Release);
+        }
+    }
+
+    /// Drops what is beyond a limit, and gives its memory back at once. Only the channel's lane calls it.
+    pub(super) fn shrink(&self, limit: TailLimit) {
+        let (first, surplus) = {
+            let recent = self.recent.read();
+            (recent.first(self.head()), recent.surplus(limit))
+        };
+        if surplus > 0 {
+            self.drop_until(first + surplus as Offset - 1);
+            self.encodings.lock().iter().for_each(|encoding| encoding.run.write().give_back());
         }
     }
 
@@ -271,14 +295,17 @@ impl Tail {
     }
 
     /// The first publication after `after`, up to `upto`, that carries a once number and that these readers see; without the
-    /// number if it is dark.
+    /// number if it is dark, or if nobody here knows any more.
     pub fn next_once(&self, encoding: &Encoding, mut after: Offset, upto: Offset) -> Option<(Offset, Option<u64>)> {
         while self.newest_once.load(Ordering::Relaxed) > after {
             let found = {
                 let recent = self.recent.read();
                 let first = recent.first(self.head());
-                let from = (after + 1).max(first) - first;
-                recent.publications.range(from as usize..).find(|p| p.once.is_some())?.clone()
+                if after + 1 < first {
+                    // It may still lie here encoded, and only the log knows now whether it is a copy.
+                    return Some((after + 1, None));
+                }
+                recent.publications.range((after + 1 - first) as usize..).find(|p| p.once.is_some())?.clone()
             };
             if found.offset > upto {
                 return None;

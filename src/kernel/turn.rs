@@ -65,6 +65,11 @@ impl Batch {
         self.bytes.is_empty()
     }
 
+    /// It holds one thing to say.
+    pub fn is_single(&self) -> bool {
+        self.steps.len() == 1
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.steps.clear();
@@ -368,7 +373,7 @@ impl Session {
         }
         subscription.reached = publication.offset;
         counters.encoded.add(1);
-        self.format.publication(&channel.name, channel.epoch, &seen, &mut batch.bytes);
+        self.format.alone(&channel.name, channel.epoch, &seen, &mut batch.bytes);
         self.seal(slot, publication.offset, &mut batch.bytes);
         let end = batch.bytes.len();
         batch.steps.push(Step { end, slot, to: publication.offset, act: Act::Publication });

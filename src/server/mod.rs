@@ -4,6 +4,7 @@
 //! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
 
 mod listeners;
+mod load;
 mod routes;
 mod rules;
 mod world;
@@ -32,6 +33,7 @@ use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
 use crate::edges::http::{self, Beside, Edge, Settings, Surface};
 use crate::edges::listen::{self, Acceptor};
+use crate::edges::load::Load;
 use crate::edges::metrics;
 use crate::edges::native::Limits;
 use crate::edges::origin::Origins;
@@ -184,7 +186,8 @@ impl Running {
             routes: Arc::new(OfPlugins(host.clone())),
             dialects: Arc::new(Spoken(host.clone())),
         };
-        let edge = edge(config, hub.clone(), &roster, beside, delivery.handle().clone());
+        let load = load::watched(config, &hub, &roster, &front, &delivery);
+        let edge = edge(config, hub.clone(), &roster, load, beside, delivery.handle().clone());
         let listener = front.block_on(TcpListener::bind(config.server.addr));
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
@@ -253,6 +256,7 @@ impl Running {
                 peer_timeout: config.server.peer_timeout.0,
             },
             door,
+            load: edge.load.clone(),
             trusted: trusted(&config),
             certificates: certificates.clone(),
             delivery: delivery.handle().clone(),
@@ -314,6 +318,7 @@ fn edge(
     config: &Config,
     hub: Arc<Hub>,
     roster: &Arc<Roster>,
+    load: Arc<Load>,
     beside: Beside,
     delivery: tokio::runtime::Handle,
 ) -> Arc<Edge> {
@@ -322,6 +327,8 @@ fn edge(
         max_batch_bytes: config.server.max_batch_size.bytes(),
         max_batch: config.publish.max_batch,
         max_message: config.websocket.max_message_size.bytes(),
+        compression: config.websocket.compression,
+        compress_from: config.websocket.compress_from.bytes(),
         body_timeout: config.server.header_timeout.0,
         limits: Limits {
             channels_per_request: config.limits.channels_per_request,
@@ -330,7 +337,7 @@ fn edge(
         },
         origins: Origins::new(config.websocket.allowed_origins.clone()),
         first_aether: config.websocket.first_aether,
-        sse_retry: config.sse.retry.0,
+        sse_retry: (config.sse.retry.0, config.sse.retry_spread.0),
     };
     let shared = |interval, timeout| {
         Arc::new(Shared {
@@ -341,6 +348,7 @@ fn edge(
                 drain: config.shutdown.timeout.0,
             },
             roster: roster.clone(),
+            load: load.clone(),
         })
     };
     let ws = shared(config.websocket.ping_interval.0, Some(config.websocket.pong_timeout.0));
@@ -355,10 +363,10 @@ fn of_plugins<S>(
     edge: &Arc<Edge>,
     front: tokio::runtime::Handle,
 ) -> Box<dyn Fn(TcpListener, CancellationToken) + Send> {
-    let Acceptor { settings, door, trusted, certificates, delivery, streams, tasks, stop, .. } = acceptor;
+    let Acceptor { settings, door, load, trusted, certificates, delivery, streams, tasks, stop, .. } = acceptor;
     let (settings, door, trusted, certificates) = (*settings, door.clone(), trusted.clone(), certificates.clone());
     let (delivery, streams, tasks, all) = (delivery.clone(), streams.clone(), tasks.clone(), stop.clone());
-    let edge = edge.clone();
+    let (edge, load) = (edge.clone(), load.clone());
     Box::new(move |listener, stop| {
         let Ok(address) = listener.local_addr() else { return };
         let routes = http::routes(edge.clone(), Surface::OfPlugins(address));
@@ -366,6 +374,7 @@ fn of_plugins<S>(
             service: TowerToHyperService::new(warp::service(routes)),
             settings,
             door: door.clone(),
+            load: load.clone(),
             trusted: trusted.clone(),
             certificates: certificates.clone().filter(|_| !address.ip().is_loopback()),
             delivery: delivery.clone(),

@@ -1,6 +1,7 @@
 // What a page does, with nothing but what the browser has. `seen` is what came, `connected` how often it began.
 const seen = [];
 let connected = 0;
+let extensions;
 
 // Comes back by itself, with the Last-Event-ID.
 function listenByEventSource(token, channel) {
@@ -17,6 +18,7 @@ function listenByEventSource(token, channel) {
 function listenByWebSocket(token, channel, at) {
 	const socket = new WebSocket(`ws://${location.host}/ws`, ["aether.v1", `bearer.${token}`]);
 	socket.onopen = () => {
+		extensions = socket.extensions;
 		const asked = { type: "subscribe", channels: [channel] };
 		if (at) Object.assign(asked, { after_seq: { [channel]: at.seq_id }, epoch: { [channel]: at.epoch } });
 		socket.send(JSON.stringify(asked));

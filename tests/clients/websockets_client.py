@@ -28,7 +28,8 @@ async def main():
                 frame = json.loads(text)
                 if frame["type"] == "subscribed":
                     at = at or frame["positions"][channel]
-                    print("connected", file=sys.stderr, flush=True)
+                    agreed = socket.response.headers.get("Sec-WebSocket-Extensions")
+                    print("connected", agreed, file=sys.stderr, flush=True)
                 elif frame["type"] == "message":
                     at["seq_id"] = frame["seq_id"]
                     print(frame["seq_id"], frame["payload"], flush=True)

@@ -15,7 +15,7 @@ function connect() {
 		const frame = JSON.parse(text);
 		if (frame.type === "subscribed") {
 			at ??= frame.positions[channel];
-			console.error("connected");
+			console.error("connected", socket.extensions);
 		} else if (frame.type === "message") {
 			at.seq_id = frame.seq_id;
 			console.log(frame.seq_id, frame.payload);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use aether::config::{Config, Period, Size, Sources};
+use aether::config::{Bound, Config, Period, Size, Sources};
 use aether::keys::{Claims, Keys};
 use aether::server::Running;
 use tokio::sync::oneshot;
@@ -78,6 +78,10 @@ fn at_home(mut config: Config, dir: &TempDir) -> Config {
     }
     if config.shutdown.timeout == Period::seconds(10) {
         config.shutdown.timeout = Period(DEADLINE / 2);
+    }
+    // A busy machine is no overload of the hub.
+    if config.limits.delay == Bound(Some(Period::seconds(1))) {
+        config.limits.delay = Bound(None);
     }
     // What the rules wait for is the test's own, and the machine may be busy.
     if config.plugins.waiting_timeout == Period::seconds(3) {

@@ -9,7 +9,7 @@ use warp::reply::Response;
 
 use super::format::put_place;
 use super::{ForeignDialect, No};
-use crate::edges::http::{Caller, Edge, refuse};
+use crate::edges::http::{Caller, Edge};
 use crate::edges::origin::Origins;
 use crate::edges::patience::Patience;
 use crate::edges::routes::{Answer, rendered};
@@ -31,13 +31,14 @@ pub async fn open(
     caller.request.dialect = mount.tongue.name();
     let tongue = mount.tongue.clone();
     let request = caller.request.clone();
+    let refused = edge.clone();
     let begun = begin(edge, caller, mount, on_upgrade).await;
     begun.or_else(|fault| {
         let ((status, code), body) = (fault.numbers(), fault.body());
         let no = NoEntry { status, code, reason: body.reason, why: &body.message, decision: body.decision };
         match tongue.refuse(&request, &no) {
             Some(Instead { status, headers, body }) => Ok(rendered(Answer { status, headers, body })),
-            None => Ok(refuse(&fault)),
+            None => Ok(refused.refuse(&fault)),
         }
     })
 }
@@ -73,7 +74,9 @@ async fn begin(
     let client = Arc::new(client);
     let sealed = manners.resume && transport == Transport::EventStream;
     let way = Way { transport, style: None };
-    let mut session = Session::new(edge.hub.clone(), client, edge.foreign.of(&tongue, way, sealed));
+    let deflate = key.is_some().then(|| edge.compression.agree(&caller.headers)).flatten();
+    let format = edge.agreed(edge.foreign.of(&tongue, way, sealed), deflate);
+    let mut session = Session::new(edge.hub.clone(), client, format);
     let (limits, patience) = (edge.settings.limits, Patience::new(edge.settings.limits.refusals_per_minute));
     let (shared, of) = (with_manners(&edge, transport, &manners), edge.clone());
     let mut dialect = ForeignDialect {
@@ -82,6 +85,7 @@ async fn begin(
         manners: manners.clone(),
         way,
         sealed,
+        deflate,
         memory: None,
         limits,
         patience,
@@ -105,7 +109,7 @@ async fn begin(
     let mut response = match key {
         Some(key) => {
             let max = manners.max_frame.unwrap_or(edge.settings.max_message);
-            let voice = Voice { dialect, session, shared, max_message: max, hello, permit };
+            let voice = Voice { dialect, session, shared, max_message: max, deflate, hello, permit };
             upgrade::switch(&edge, &key, on_upgrade, voice)?
         }
         None => sse::stream(Events::new(hello, |socket| async move {
@@ -137,5 +141,5 @@ fn with_manners(edge: &Edge, transport: Transport, manners: &Manners) -> Arc<Sha
     pulse.interval = manners.beat.unwrap_or(pulse.interval);
     pulse.timeout = pulse.timeout.map(|usual| manners.patience.unwrap_or(usual));
     pulse.write_timeout = manners.write_timeout.unwrap_or(pulse.write_timeout);
-    Arc::new(Shared { pulse, roster: usual.roster.clone() })
+    Arc::new(Shared { pulse, roster: usual.roster.clone(), load: usual.load.clone() })
 }

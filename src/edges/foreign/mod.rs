@@ -16,6 +16,7 @@ pub use entrance::open;
 pub use format::Formats;
 
 use super::cursor::Cursor;
+use super::deflate::Agreement;
 use super::http::Edge;
 use super::native::Limits;
 use super::patience::Patience;
@@ -61,6 +62,7 @@ pub struct ForeignDialect {
     manners: Arc<Manners>,
     way: Way,
     sealed: bool,
+    deflate: Option<Agreement>,
     memory: Memory,
     limits: Limits,
     patience: Patience,
@@ -120,7 +122,7 @@ impl Dialect for ForeignDialect {
         if self.tongue.is_spoken() { Ok(()) } else { Err(Ending::OfDialect(1012, Words::new(NO_LONGER))) }
     }
 
-    fn bye(&mut self, why: Ending, out: &mut Vec<u8>) {
+    fn bye(&mut self, why: Ending, _retry_ms: Option<u64>, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
         self.say(&Event::Closing { code, reason: why.reason() }, out);
         if self.way.transport == Transport::WebSocket {
@@ -211,7 +213,8 @@ impl ForeignDialect {
             Act::Speak { style } => match self.manners.styles.iter().find(|known| **known == style) {
                 Some(known) => {
                     self.way.style = Some(known);
-                    session.speaks(self.edge.foreign.of(&self.tongue, self.way, self.sealed));
+                    let format = self.edge.foreign.of(&self.tongue, self.way, self.sealed);
+                    session.speaks(self.edge.agreed(format, self.deflate));
                 }
                 None => {
                     let why = format!("this dialect has no style {style:?}");
@@ -243,6 +246,9 @@ impl ForeignDialect {
 
     /// Says once more what the session's channels have said of late; what it says is not the cursors' business.
     async fn replay(&mut self, session: &Session, age: Duration, tag: &Tag, out: &mut Vec<u8>) -> Result<(), No> {
+        if let Err(pressed) = self.edge.load.pressure.admits_reads() {
+            return Err(self.fail("replay", pressed, tag, out));
+        }
         let hub = session.hub().clone();
         let since = hub.now().saturating_sub(age.as_micros() as u64);
         let mut said: Vec<(ChannelName, Epoch, Publication)> = Vec::new();

@@ -1,0 +1,289 @@
+//! Many clients that come back at once, each with messages that it missed, and a neighbour who should not notice.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use serde_json::{Value as Json, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::dial;
+use super::histogram::Histogram;
+use super::hub::{Hub, word};
+use super::mark::{self, Tally};
+use super::neighbour::Neighbour;
+use super::progress::Progress;
+use super::publisher::Publisher;
+use super::target::{Step, TEXT, Target, Transport, frame, upgrade};
+
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What a client waits that heard no.
+const WAIT: Duration = Duration::from_millis(200);
+/// Messages that are published in one request.
+const BATCH: usize = 100;
+/// How long a duplicate may be behind the last message, and how long the hub has to forget those who went.
+const AFTERMATH: Duration = Duration::from_millis(200);
+/// How many clients that went wrong are told of.
+const TOLD: usize = 5;
+
+pub struct Shape {
+    pub transport: Transport,
+    pub clients: usize,
+    /// That each of them missed.
+    pub messages: usize,
+    pub rounds: usize,
+    pub payload: usize,
+    /// How long the neighbour is alone first.
+    pub quiet: Duration,
+}
+
+pub struct Storm {
+    pub clients: usize,
+    pub messages: usize,
+    pub rounds: usize,
+    /// From the beginning to the last client's last message; the slowest round.
+    pub seconds: f64,
+    /// From the beginning to a client's last message.
+    pub recovered: Histogram,
+    /// Connections that were refused or broke, and were made again.
+    pub again: usize,
+    pub quiet: Histogram,
+    pub beside: Histogram,
+    inexact: usize,
+    faults: Vec<String>,
+}
+
+pub fn run(hub: &Hub, shape: &Shape, run: u64, progress: &Progress) -> anyhow::Result<Storm> {
+    dial::make_room(shape.clients)?;
+    let channel = hub.channel(run, 0);
+    let (back, sent) = miss(hub, shape, &channel)?;
+    let neighbour = Neighbour::move_in(hub, &hub.channel(run, 1), shape.payload)?;
+    let (heard, storm) = neighbour.beside(|| {
+        let alone = Instant::now();
+        progress.wait(shape.quiet, || false, |took| format!("{:.1} s of quiet", took.as_secs_f64()));
+        let mut spans = vec![(alone, Instant::now())];
+        let (mut storm, recovered) = (Storm::new(shape), Arc::new(AtomicUsize::new(0)));
+        for round in 1..=shape.rounds {
+            recovered.store(0, Ordering::Relaxed);
+            let began = Instant::now();
+            let round = std::thread::scope(|scope| {
+                let thread = scope.spawn(|| all_at_once(hub.address, shape, &back, &recovered));
+                progress.wait(
+                    Duration::MAX,
+                    || thread.is_finished(),
+                    |_| {
+                        format!(
+                            "storm {round}: {} of {} have everything",
+                            recovered.load(Ordering::Relaxed),
+                            shape.clients
+                        )
+                    },
+                );
+                thread.join().unwrap_or_else(|_| bail!("the storm panicked"))
+            })?;
+            spans.push((began, began + round.took));
+            storm.take(round, sent);
+            std::thread::sleep(AFTERMATH * 5);
+        }
+        Ok((storm, spans))
+    })?;
+    progress.clear();
+    let (mut storm, spans) = storm;
+    storm.quiet = heard.within(&spans[..1]);
+    storm.beside = heard.within(&spans[1..]);
+    Ok(storm)
+}
+
+/// Publishes what is missed; how one comes back, and what one should get then.
+fn miss(hub: &Hub, shape: &Shape, channel: &str) -> anyhow::Result<(Vec<Step>, Tally)> {
+    let mut publisher = Publisher::connect(hub)?;
+    let mut tally = Tally::default();
+    publisher.publish(channel, &[mark::payload(mark::now(), shape.payload)])?;
+    let answer = String::from_utf8_lossy(publisher.answer()).into_owned();
+    let told = |name| word(&answer, name).with_context(|| format!("an answer without {name}: {answer}"));
+    let back = match shape.transport {
+        Transport::Ws => {
+            let (seq, epoch) = (told("seq_id")?, told("epoch")?);
+            let asked = format!(
+                r#"{{"type":"subscribe","channels":["{channel}"],"after_seq":{{"{channel}":{seq}}},"epoch":{{"{channel}":"{epoch}"}}}}"#
+            );
+            let door = Step::new(upgrade(&format!("/ws?token={}", hub.token)), b"\r\n\r\n");
+            vec![door, Step::new(frame(TEXT, asked.as_bytes()), b"}}}\n")]
+        }
+        Transport::Sse => {
+            let head = format!("GET /sse?channel={channel}&token={} HTTP/1.1\r\nHost: bench\r\n", hub.token);
+            // Its first event says where it stands, as to any EventSource.
+            let door = Step::new(format!("{head}\r\n"), b"\nid: ");
+            let line = dial::open(hub.address, None, &[door])?;
+            let cursor = String::from_utf8_lossy(&line.rest).into_owned();
+            let cursor = cursor.split_once('\n').context("the first event was torn")?.0;
+            vec![Step::new(format!("{head}Last-Event-ID: {cursor}\r\n\r\n"), b"\n\n\r\n")]
+        }
+    };
+    let times: Vec<u64> = (0..shape.messages as u64).map(|place| mark::now() + place).collect();
+    for batch in times.chunks(BATCH) {
+        let payloads: Vec<_> = batch.iter().map(|at| mark::payload(*at, shape.payload)).collect();
+        publisher.publish(channel, &payloads)?;
+        batch.iter().for_each(|at| tally.add(*at));
+    }
+    Ok((back, tally))
+}
+
+struct Round {
+    clients: Vec<Result<Tally, String>>,
+    took: Duration,
+    recovered: Histogram,
+    again: usize,
+}
+
+fn all_at_once(to: SocketAddr, shape: &Shape, back: &[Step], recovered: &AtomicUsize) -> anyhow::Result<Round> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (began, again) = (Instant::now(), AtomicUsize::new(0));
+        let clients = (0..shape.clients).map(|number| {
+            let again = &again;
+            async move {
+                loop {
+                    match client(to, number, back, shape.messages).await {
+                        Ok(client) => {
+                            recovered.fetch_add(1, Ordering::Relaxed);
+                            return Ok((client, began.elapsed()));
+                        }
+                        Err(error) if began.elapsed() > PATIENCE => return Err(format!("{error:#}")),
+                        Err(_) => {
+                            again.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(WAIT).await;
+                        }
+                    }
+                }
+            }
+        });
+        let ended = futures_util::future::join_all(clients).await;
+        let took = ended.iter().flatten().map(|(_, took)| *took).max().unwrap_or_default();
+        // One more look: a duplicate would follow at once.
+        tokio::time::sleep(AFTERMATH).await;
+        let mut recovered = Histogram::default();
+        let clients = ended.into_iter().map(|ended| {
+            let (client, took) = ended?;
+            recovered.record(took.as_micros() as u64);
+            Ok(client.last_look())
+        });
+        let clients = clients.collect();
+        Ok(Round { clients, took, recovered, again: again.into_inner() })
+    })
+}
+
+struct Client {
+    stream: TcpStream,
+    tally: Tally,
+    rest: Vec<u8>,
+}
+
+/// Comes back, and reads until it has so many messages.
+async fn client(to: SocketAddr, number: usize, steps: &[Step], messages: usize) -> anyhow::Result<Client> {
+    let socket = TcpSocket::from_std_stream(dial::socket(to, dial::source(to, number))?.into());
+    let mut stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await??;
+    let rest = tokio::time::timeout(PATIENCE, heard(&mut stream, steps)).await??;
+    let mut client = Client { stream, tally: Tally::default(), rest };
+    client.count();
+    while client.tally.count < messages as u64 {
+        let read = client.stream.read_buf(&mut client.rest);
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Ok(count)) if count > 0 => client.count(),
+            _ => bail!("it has {} of {messages} messages and gets no more", client.tally.count),
+        }
+    }
+    Ok(client)
+}
+
+/// Says what is to be said; what came after the last answer.
+async fn heard(stream: &mut TcpStream, steps: &[Step]) -> anyhow::Result<Vec<u8>> {
+    let mut rest = Vec::new();
+    for step in steps {
+        stream.write_all(&step.say).await?;
+        while !step.take(&mut rest)? {
+            if stream.read_buf(&mut rest).await? == 0 {
+                bail!("closed instead of an answer");
+            }
+        }
+    }
+    Ok(rest)
+}
+
+impl Client {
+    fn count(&mut self) {
+        let done = mark::times(&self.rest, |at| self.tally.add(at));
+        self.rest.drain(..done);
+    }
+
+    fn last_look(mut self) -> Tally {
+        let _ = self.stream.try_read_buf(&mut self.rest);
+        self.count();
+        self.tally
+    }
+}
+
+impl Storm {
+    fn new(shape: &Shape) -> Storm {
+        Storm {
+            clients: shape.clients,
+            messages: shape.messages,
+            rounds: shape.rounds,
+            seconds: 0.0,
+            recovered: Histogram::default(),
+            again: 0,
+            quiet: Histogram::default(),
+            beside: Histogram::default(),
+            inexact: 0,
+            faults: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, round: Round, sent: Tally) {
+        self.seconds = self.seconds.max(round.took.as_secs_f64());
+        self.recovered.merge(&round.recovered);
+        self.again += round.again;
+        for (number, client) in round.clients.into_iter().enumerate() {
+            let fault = match client {
+                Ok(tally) if tally == sent => continue,
+                Ok(tally) => format!("client {} has {} of {} messages", number + 1, tally.count, sent.count),
+                Err(why) => format!("client {}: {why}", number + 1),
+            };
+            self.inexact += 1;
+            if self.faults.len() < TOLD {
+                self.faults.push(fault);
+            }
+        }
+    }
+
+    /// How much slower the neighbour's slowest hundredth was.
+    pub fn ratio(&self) -> f64 {
+        self.beside.at_ms(0.99) / self.quiet.at_ms(0.99).max(f64::EPSILON)
+    }
+
+    pub fn exact(&self) -> anyhow::Result<()> {
+        if self.inexact > 0 {
+            bail!("{} clients have not exactly what they missed: {}", self.inexact, self.faults.join(", "));
+        }
+        Ok(())
+    }
+
+    pub fn json(&self) -> Json {
+        json!({
+            "clients": self.clients,
+            "missed_messages_each": self.messages,
+            "rounds": self.rounds,
+            "slowest_round_s": self.seconds,
+            "recovered": self.recovered.json(),
+            "connections_made_again": self.again,
+            "neighbour_quiet": self.quiet.json(),
+            "neighbour_beside": self.beside.json(),
+            "neighbour_p99_ratio": self.ratio(),
+            "inexact_clients": self.inexact,
+        })
+    }
+}

@@ -1,0 +1,414 @@
+//! Under pressure: each comes back in its turn, things give way in the order that is stated, and no tenant takes the hub from
+//! the others.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aether::kernel::TailLimit;
+use aether::kernel::hub::{Hub, Parts, PublishError};
+use aether::kernel::log::{Appended, Entry, Extent, Log, Page, Policies, Range, Reply};
+use aether::kernel::message::ChannelName;
+use aether::kernel::policy::{Ack, Policy};
+use aether::stores::memory::MemoryLog;
+use tokio::sync::Semaphore;
+
+use crate::common::kernel::{self, Rules};
+use crate::common::*;
+
+/// Whoever comes is of the tenant that it names.
+const TENANTS: &str = r#"aether.on.connect(function(req)
+	return aether.allow({ user = "u", tenant = req.query.t, grants = { subscribe = aether.patterns({ "*" }), publish = aether.patterns({ "*" }) } })
+end)"#;
+
+/// The most moments that lie within a second of each other.
+fn busiest(mut times: Vec<Duration>) -> usize {
+    times.sort();
+    let second =
+        |from: &Duration| times.iter().filter(|at| (*from..*from + Duration::from_secs(1)).contains(*at)).count();
+    times.iter().map(second).max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn those_whom_a_stop_sends_away_are_told_to_come_back_one_after_another() {
+    let mut hub = TestHub::plan().toml("[limits]\nreturns_per_second = 50").start();
+    let mut held = Vec::new();
+    for n in 0..150 {
+        held.push(match n % 5 {
+            0 => (None, Some(hub.sse("channel=c", None).await)),
+            _ => (Some(hub.ws().await), None),
+        });
+    }
+    for (ws, stream) in &mut held {
+        if let Some(ws) = ws {
+            ws.subscribe(&["c"]).await;
+        }
+        if let Some(stream) = stream {
+            stream.expect("subscribed").await;
+        }
+    }
+    let began = Instant::now();
+    let thread = hub.begin_stop().unwrap();
+    let told = futures_util::future::join_all(held.into_iter().map(async |(ws, stream)| {
+        let bye = match (ws, stream) {
+            (Some(mut ws), _) => ws.expect("bye").await,
+            (_, Some(mut stream)) => {
+                let bye = stream.expect("bye").await.json();
+                assert_eq!(stream.retry(), bye["retry_ms"].as_u64(), "what an EventSource goes by is the same");
+                bye
+            }
+            _ => unreachable!(),
+        };
+        began.elapsed() + Duration::from_millis(bye["retry_ms"].as_u64().unwrap())
+    }))
+    .await;
+    tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
+    let last = told.iter().max().unwrap();
+    // They hear it at slightly different moments.
+    assert!((Duration::from_secs(3)..Duration::from_secs(8)).contains(last), "{last:?}");
+    let most = busiest(told);
+    assert!((30..=75).contains(&most), "{most} of 150 in one second, at 50 a second");
+}
+
+#[tokio::test]
+async fn those_who_find_no_place_are_told_so_too() {
+    let hub = TestHub::plan().toml("[limits]\nconnections = 3\nreturns_per_second = 2").start();
+    let _held = [hub.ws().await, hub.ws().await, hub.ws().await];
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        let refused = hub.http().await.get("/healthz").await;
+        assert_eq!(refused.error(), (503, 50303));
+        let retry_ms = refused.json()["error"]["retry_ms"].as_u64().unwrap();
+        assert_eq!(refused.header("retry-after").unwrap(), retry_ms.div_ceil(1000).to_string());
+        told.push(retry_ms);
+    }
+    assert!(told[5] > told[0] + 1000, "{told:?}");
+}
+
+#[tokio::test]
+async fn streams_are_told_at_their_beginning_when_to_come_back_if_the_hub_vanishes() {
+    let hub = TestHub::plan().toml("[limits]\nreturns_per_second = 10\n[sse]\nretry = \"2s\"").start();
+    let mut told = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut stream = hub.sse("channel=c", None).await;
+        stream.expect("subscribed").await;
+        told.push(stream.retry().unwrap());
+        held.push(stream);
+    }
+    let expected: Vec<u64> = (0..20).map(|nth| 2000 + nth * 100).collect();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_tenant_has_its_bound_and_the_others_do_not_feel_it() {
+    let hub = TestHub::plan()
+        .toml("plugin = []\n[limits]\nconnections_per_tenant = 2\nconnections = 20")
+        .rules(TENANTS)
+        .start();
+    let open = async |tenant: &str| WsClient::open(hub.address, &format!("/ws?t={tenant}"), &[], None).await;
+    let mut storm = vec![open("a").await.unwrap(), open("a").await.unwrap()];
+    let (status, body) = WsClient::refusal(hub.address, "/ws?t=a", &[]).await;
+    assert_eq!(
+        (status, &body["error"]["code"], &body["error"]["reason"]),
+        (429, &json!(42902), &json!("too_many_of_tenant"))
+    );
+    assert!(body["error"]["retry_ms"].as_u64().is_some_and(|ms| ms >= 500), "{body}");
+    let refused = SseClient::open(hub.address, "/sse?t=a&channel=c", None).await.err().unwrap();
+    assert_eq!(refused.error(), (429, 42902));
+    assert!(open("b").await.is_ok());
+    let status = hub.http_as(None).await.get("/status").await.ok();
+    assert_eq!(
+        (&status["tenants"]["connected"], status["tenants"]["largest"].as_array().unwrap().len()),
+        (&json!(2), 2)
+    );
+    // A connection that polls is one, however often it asks.
+    let mut http = hub.http_as(None).await;
+    for _ in 0..5 {
+        assert_eq!(http.get("/poll?t=c&channel=c").await.status, 200);
+    }
+    storm.pop();
+    until("there is room again", async || open("a").await.is_ok()).await;
+    assert!(hub.metric("aether_tenants_refused_total").await >= 2.0);
+}
+
+#[tokio::test]
+async fn when_places_are_scarce_a_storm_of_one_tenant_leaves_room_for_the_others() {
+    let hub = TestHub::plan().toml("plugin = []\n[limits]\nconnections = 40").rules(TENANTS).start();
+    let open = async |tenant: &str| WsClient::open(hub.address, &format!("/ws?t={tenant}"), &[], None).await;
+    let _small = open("small").await.unwrap();
+    let mut storm = Vec::new();
+    // One place is for whoever looks.
+    while let Ok(ws) = open("storm").await {
+        storm.push(ws);
+        assert!(storm.len() < 40, "nobody stops it");
+    }
+    assert_eq!(storm.len(), 35, "all that is not scarce is anybody's");
+    assert!(open("small").await.is_ok() && open("third").await.is_ok());
+}
+
+/// Asks the hub how hard it is pressed.
+async fn level(http: &mut Http) -> Json {
+    http.get("/status").await.ok()["pressure"].clone()
+}
+
+#[tokio::test]
+async fn memory_gives_way_in_the_stated_order_and_publishes_go_on() {
+    const MIB: usize = 1 << 20;
+    let settings = |memory: &str| {
+        format!(
+            "[limits]\nmemory = {memory:?}\ndelay = \"none\"\n[server]\nmax_payload_size = \"2MiB\"\nwrite_timeout = \"5m\"\n\
+             [store]\ncache_size = \"1MiB\"\n[channels]\ntail_bytes = \"1GiB\"\ntail_count = 100000\nidle_after = \"1s\"\n\
+             [[retention.rules]]\npattern = \"held.*\"\nhistory = false\n"
+        )
+    };
+    let dir = TempDir::new();
+    dir.write("aether.toml", &settings("none"));
+    let hub = Spawned::start(dir.path());
+    let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
+    until("memory is measured", async || level(&mut http).await["memory_bytes"].as_u64() > Some(0)).await;
+    let alone = level(&mut http).await["memory_bytes"].as_u64().unwrap() as usize;
+    drop((http, hub));
+
+    let limit = alone + 256 * MIB;
+    dir.write("aether.toml", &settings(&limit.to_string()));
+    let hub = Spawned::start(dir.path());
+    let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
+    let token = hub.token(&["*"]);
+    let mut live = WsClient::connect(hub.address, Some(&token)).await;
+    live.subscribe(&["kept"]).await;
+    let mut stuck = WsClient::narrow(hub.address, &token).await;
+    stuck.subscribe(&["kept"]).await;
+    let text = "x".repeat(MIB);
+    let mut kept = 0;
+    // The reader that takes nothing is stuck from here on.
+    for _ in 0..20 {
+        let answer = http.post("/api/v1/publish", json!({"channel": "kept", "payload": text}).to_string()).await.ok();
+        kept = answer["seq_id"].as_u64().unwrap();
+    }
+    live.read_to("kept", kept).await.assert_exactly(1, kept);
+    assert_eq!(level(&mut http).await["level"], "calm");
+
+    // What is in memory only is no cache: it grows until everything else has given way.
+    let order = ["caches", "newcomers", "reads", "readers"];
+    let mut seen = vec!["calm".to_owned()];
+    let began = Instant::now();
+    for n in 0.. {
+        let now = level(&mut http).await;
+        let level = now["level"].as_str().unwrap().to_owned();
+        if seen.last() != Some(&level) {
+            assert_eq!(now["cause"], "limits.memory", "{now}");
+            seen.push(level.clone());
+        }
+        if !matches!(level.as_str(), "calm" | "caches") {
+            let (status, body) = WsClient::refusal(hub.address, "/ws", &[]).await;
+            let error = &body["error"];
+            assert_eq!((status, &error["code"], &error["reason"]), (503, &json!(50304), &json!("memory")));
+            assert!(error["message"].as_str().unwrap().contains("limits.memory"), "{error}");
+        }
+        if matches!(level.as_str(), "reads" | "readers") {
+            let refused = http.get("/api/v1/history?channel=kept&limit=1").await;
+            assert_eq!((refused.error(), refused.header("retry-after").is_some()), ((503, 50304), true));
+        }
+        if level == "readers" {
+            break;
+        }
+        let more = json!({"channel": format!("held.{}", n % 10), "payload": text}).to_string();
+        http.post("/api/v1/publish", more).await.ok();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(began.elapsed() < DEADLINE, "{seen:?}");
+    }
+    // It may have passed a step between two looks, and none twice or in another order.
+    let places: Vec<_> = seen.iter().map(|level| order.iter().position(|known| known == level)).collect();
+    assert!(places.is_sorted(), "{seen:?}");
+
+    until("the reader that takes nothing is closed", async || {
+        http.post("/api/v1/publish", json!({"channel": "held.more", "payload": text}).to_string()).await.ok();
+        let metrics = parse_metrics(http.get("/metrics").await.text());
+        metrics["aether_pressure_readers_closed_total"] == 1.0
+    })
+    .await;
+    let answer = http.post("/api/v1/publish", json!({"channel": "kept", "payload": "still"}).to_string()).await.ok();
+    assert_eq!(answer["seq_id"], kept + 1, "publishes go on");
+    live.read_to("kept", kept + 1).await.assert_exactly(kept + 1, kept + 1);
+
+    // The channels that were held in memory go when nobody wants them, and everything comes back.
+    let mut back = None;
+    until("newcomers are let in again", async || {
+        back = WsClient::open(hub.address, &format!("/ws?token={token}"), &[], None).await.ok();
+        back.is_some()
+    })
+    .await;
+    let mut back = back.unwrap();
+    let (before, _, end) = stuck.read_to_end("kept").await;
+    assert!(before.last() < kept, "it was stuck: {end:?}");
+    before.assert_exactly(1, before.last());
+    back.resume("kept", before.last()).await;
+    back.read_to("kept", kept + 1).await.assert_exactly(before.last() + 1, kept + 1);
+}
+
+#[tokio::test]
+async fn a_hub_that_is_late_lets_in_nobody_new_until_it_is_in_time_again() {
+    let dir = TempDir::new();
+    dir.write("aether.toml", "[limits]\ndelay = \"100ms\"\n");
+    let hub = Spawned::start(dir.path());
+    let token = hub.token(&["*"]);
+    let mut inside = WsClient::connect(hub.address, Some(&token)).await;
+    inside.subscribe(&["c"]).await;
+    let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
+    until("it is late", async || {
+        // What a machine does that gives the hub no time.
+        hub.signal("STOP");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        hub.signal("CONT");
+        level(&mut http).await["level"] == "reads"
+    })
+    .await;
+    let began = Instant::now();
+    let refused = WsClient::refusal(hub.address, "/ws", &[]).await;
+    let read = http.get("/api/v1/history?channel=c").await;
+    // No step is left within a second; where we were late ourselves there is nothing to see.
+    if began.elapsed() < Duration::from_millis(900) {
+        let error = &refused.1["error"];
+        assert_eq!((refused.0, &error["code"], &error["reason"]), (503, &json!(50304), &json!("overloaded")));
+        assert_eq!(read.error(), (503, 50304));
+    }
+    assert_eq!(http.get("/healthz").await.status, 200);
+    let answer = http.post("/api/v1/publish", json!({"channel": "c", "payload": 1}).to_string()).await.ok();
+    assert_eq!(answer["seq_id"], 1, "publishes go on");
+    inside.read_to("c", 1).await.assert_exactly(1, 1);
+    until("newcomers are let in again", async || {
+        WsClient::open(hub.address, &format!("/ws?token={token}"), &[], None).await.is_ok()
+    })
+    .await;
+    let metrics = parse_metrics(http.get("/metrics").await.text());
+    assert!(metrics["aether_pressure_newcomers_refused_total"] >= 1.0);
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_sent_more_than_its_share_is_held_back_while_it_is_tight_and_loses_nothing() {
+    // Late by a quarter of this is tight, and any hub with so many readers is.
+    let hub = TestHub::plan().toml("plugin = []\n[limits]\ndelay = \"10ms\"").rules(TENANTS).start();
+    let open = async |tenant: &str, channel: &str| {
+        let path = format!("/ws?t={tenant}");
+        let mut opened = None;
+        until("it is let in", async || {
+            opened = WsClient::open(hub.address, &path, &[], None).await.ok();
+            opened.is_some()
+        })
+        .await;
+        let mut ws = opened.unwrap();
+        ws.subscribe(&[channel]).await;
+        ws
+    };
+    let mut quiet = open("quiet", "quiet").await;
+    let mut storm = Vec::new();
+    for _ in 0..200 {
+        storm.push(open("storm", "storm").await);
+    }
+    let readers = storm.into_iter().map(|mut ws| tokio::spawn(async move { ws.read_to("storm", 1500).await }));
+    let readers: Vec<_> = readers.collect();
+    let mut held_back = false;
+    for round in 0..15u64 {
+        let messages: Vec<_> = (0..100).map(|_| json!({"channel": "storm", "payload": "x".repeat(2000)})).collect();
+        let body = json!({"messages": messages}).to_string();
+        hub.http_as(None).await.post("/api/v1/publish/batch", body).await.ok();
+        let one = json!({"channel": "quiet", "payload": round}).to_string();
+        hub.http_as(None).await.post("/api/v1/publish", one).await.ok();
+        quiet.read_to("quiet", round + 1).await.assert_exactly(round + 1, round + 1);
+        held_back |= hub.metric("aether_tenants_held_back").await > 0.0;
+    }
+    for reader in readers {
+        reader.await.unwrap().assert_exactly(1, 1500);
+    }
+    assert!(held_back || hub.metric("aether_tenants_held_back").await > 0.0);
+    until("it is not tight any more", async || hub.metric("aether_tenants_held_back").await == 0.0).await;
+}
+
+/// A store that takes nothing in until it is told to.
+struct Slow {
+    log: MemoryLog,
+    gate: Semaphore,
+}
+
+impl Log for Slow {
+    fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent> {
+        self.log.open(channel, policy)
+    }
+    fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
+        Box::pin(async move {
+            let _turn = self.gate.acquire().await.expect("it is never closed");
+            self.log.append(batch).await
+        })
+    }
+    fn settle(&self, ack: Ack) -> Reply<'_, ()> {
+        self.log.settle(ack)
+    }
+    fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
+        self.log.read(channel, range)
+    }
+    fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
+        self.log.forget(channel)
+    }
+    fn sweep<'a>(&'a self, now: u64, policies: Policies<'a>) -> Reply<'a, ()> {
+        self.log.sweep(now, policies)
+    }
+    fn close(&self, channel: &ChannelName) {
+        self.log.close(channel);
+    }
+    fn shut(&self) -> Reply<'_, ()> {
+        self.log.shut()
+    }
+}
+
+#[tokio::test]
+async fn the_last_quarter_of_the_queue_is_for_publishes_whose_ack_promises_the_store() {
+    let rules = Rules::default();
+    rules.policy("light", Policy { ack: Ack::Memory, ..Policy::default() });
+    let window = Duration::from_secs(3600);
+    let slow = Arc::new(Slow { log: MemoryLog::new(window), gate: Semaphore::new(1) });
+    let hub = Hub::start(Parts {
+        hooks: Arc::new(rules),
+        kept: slow.clone(),
+        fleeting: Arc::new(MemoryLog::new(window)),
+        clock: kernel::now,
+        tail: TailLimit { count: 8, bytes: 1 << 20 },
+        idle_after: Duration::from_secs(60),
+        flush_interval: Duration::from_secs(60),
+        sweep_interval: Duration::from_secs(60),
+        lag_patience: Duration::ZERO,
+        queue: 16,
+    })
+    .unwrap();
+    let publisher = kernel::client("publisher");
+    let publish = async |name: &str| hub.publish(&publisher, kernel::draft(name, "1")).await;
+    assert!(publish("light").await.is_ok() && publish("heavy").await.is_ok());
+    let closed = slow.gate.acquire().await.unwrap();
+    let mut waiting = Vec::new();
+    // Those that are not refused wait.
+    let mut pour = async |name: &'static str, count: usize| {
+        let mut refused = 0;
+        for _ in 0..count {
+            let (hub, publisher) = (hub.clone(), publisher.clone());
+            let mut task = tokio::spawn(async move { hub.publish(&publisher, kernel::draft(name, "1")).await });
+            match tokio::time::timeout(Duration::from_millis(20), &mut task).await {
+                Ok(answer) => {
+                    assert!(matches!(answer.unwrap(), Err(PublishError::Busy)));
+                    refused += 1;
+                }
+                Err(_) => waiting.push(task),
+            }
+        }
+        refused
+    };
+    // One is at the store, and twelve and one more may wait while a quarter stays free.
+    let light = pour("light", 40).await;
+    assert!((25..=28).contains(&light), "{light} of 40 were refused");
+    assert_eq!(pour("light", 3).await, 3);
+    assert_eq!(pour("heavy", 2).await, 0, "there is room for what was promised more");
+    assert!(pour("heavy", 5).await >= 2, "and an end of it");
+    drop(closed);
+    for task in waiting {
+        assert!(task.await.unwrap().is_ok());
+    }
+    hub.stop(DEADLINE).await.unwrap();
+}
