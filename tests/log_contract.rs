@@ -549,3 +549,35 @@ async fn two_crashes_in_a_row_are_both_remembered_as_such() {
         lost.push((offset + 1, offset + 4096));
     }
 }
+
+#[tokio::test]
+async fn large_messages_lie_in_the_log_itself_and_come_and_go_whole() {
+    let dir = TempDir::new();
+    let policy = keep(Some(40), None, None);
+    let log = open_sled(dir.path()).unwrap();
+    log.open(&name("large"), &policy).await.unwrap();
+    let text = |n: u64| if n % 7 == 1 { format!("{n}-").repeat(150_000) } else { n.to_string() };
+    for n in 1..=100 {
+        log.append(&[entry("large", text(n), START)]).await.unwrap();
+        log.settle(Ack::Synced).await.unwrap();
+    }
+    let whole = |page: &Page| {
+        page.publications.iter().all(|p| p.message.payload == text(p.offset).as_bytes())
+            && !page.publications.is_empty()
+    };
+    let mut log = log;
+    for _ in 0..2 {
+        let page = all(&log, "large", START).await;
+        assert_eq!((offsets(&page), whole(&page)), (range(61, 100), true));
+        let back = read(&log, "large", From::Before { before: 95 }, 10, usize::MAX, START).await;
+        assert_eq!((offsets(&back), whole(&back)), (range(85, 94), true));
+        // Not in files of their own, which sled writes again and again and does not sync.
+        assert_eq!(std::fs::read_dir(dir.path().join("store/blobs")).unwrap().count(), 0);
+        log.shut().await.unwrap();
+        drop(log);
+        log = open_sled(dir.path()).unwrap();
+        log.open(&name("large"), &policy).await.unwrap();
+    }
+    log.forget(&name("large")).await.unwrap();
+    assert!(all(&log, "large", START).await.publications.is_empty());
+}

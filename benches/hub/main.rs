@@ -9,6 +9,7 @@ mod deflate;
 mod dialect;
 mod neighbour;
 mod soak;
+mod stalled;
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +32,7 @@ const STUCK: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let runs: [(&str, Bench); 9] = [
+    let runs: [(&str, Bench); 10] = [
         ("fan-out-ws", || fan_out_over(Transport::Ws)),
         ("fan-out-dialect", dialect::beside_the_native_one),
         ("fan-out-sse", || fan_out_over(Transport::Sse)),
@@ -39,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         ("publish", publish),
         ("idle", idle_ones),
         ("neighbour", neighbour::neighbour),
+        ("stalled", stalled::stalled),
         ("deflate", deflate::deflate),
         ("soak", soak::soak),
     ];

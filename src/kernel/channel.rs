@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::counters::Counters;
 use super::hooks::Client;

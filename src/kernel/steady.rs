@@ -1,7 +1,9 @@
 //! Whether what the clock says can be believed: it is set by people and programs, and what is deleted because it is old does
 //! not come back when the clock does.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::message::Micros;
 

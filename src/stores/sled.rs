@@ -3,7 +3,7 @@
 //! | tree | key | value |
 //! |---|---|---|
 //! | `heads` | channel's name | its number, and how far its offsets have gone: outlives its messages |
-//! | `messages` | channel's number, last offset in the block (both big-endian) | a block of publications |
+//! | `messages` | channel's number, last offset in the block (both big-endian) | a block of publications: `pieces` |
 //! | `keys` | hash of channel's number and idempotency key | offset, time, until when |
 //! | `key_ages` | until when (big-endian), hash | nothing |
 //! | `meta` | `format`, `epoch`, `ended` | `life` says what for |
@@ -20,6 +20,7 @@ mod disk;
 mod group;
 mod mending;
 mod opening;
+mod pieces;
 mod sweep;
 
 pub use disk::{Disk, RealDisk};
@@ -33,9 +34,9 @@ use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use dashmap::DashMap;
@@ -43,7 +44,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
-use sled::{Batch, Db, Tree};
+use sled::{Batch, Db, IVec, Tree};
 use tokio::sync::Semaphore;
 
 use mending::{Failure, Repair, Room};
@@ -57,15 +58,17 @@ use crate::kernel::message::{ChannelName, Epoch, Micros, Offset, Publication};
 use crate::kernel::policy::{Ack, Policy, Retention};
 
 const FORMAT: &[u8] = b"aether-log-1";
-/// A block's bounds. sled puts values above an eighth of a MiB into files of their own, so most stay below.
+/// A block's bounds: most are one piece.
 const BLOCK_COUNT: usize = 512;
-const BLOCK_BYTES: usize = 96 * 1024;
+const BLOCK_BYTES: usize = 6 * 1024;
 /// Offsets that a channel with a weaker ack reserves at a time.
 const RESERVE: u64 = 4096;
 /// Stretches taken by crashes that a channel remembers.
 const LOST: usize = 16;
 /// Blocks that one append deletes at most, so that a group stays short.
-const TRIM_BLOCKS: usize = 512;
+const TRIM_BLOCKS: usize = 4096;
+/// More than the resolution of a file system's clock.
+const TICK: Duration = Duration::from_millis(100);
 /// How long a slice of housekeeping may take.
 const SWEEP_BUDGET: Duration = Duration::from_millis(10);
 /// How long a store that is in use is waited for.
@@ -106,8 +109,9 @@ struct Inner {
     /// How many groups have been appended, and how many of them are on disk.
     groups: AtomicU64,
     safe_groups: AtomicU64,
-    /// Values so large that sled wrote them to files of their own since the last sync.
-    large: AtomicBool,
+    /// When files of large pages were last made or removed, of those that are on disk. Rules may keep values that make some,
+    /// and so did blocks before they lay in pieces.
+    large: Mutex<Option<SystemTime>>,
     /// Those of them that are on disk.
     synced_large: Mutex<FxHashSet<OsString>>,
     /// Where the sweep through all channels goes on.
@@ -297,7 +301,10 @@ impl Inner {
 
     /// Finds out how far a channel reached when it was last used. `seen`: what we know somebody to have seen.
     fn recover(&self, name: &ChannelName, open: &mut Open, head: Head, seen: Offset) -> Result<(), LogError> {
-        let newest = self.messages.range(block_keys(head.number, 0)).keys().next_back().transpose().map_err(failed)?;
+        // Pieces without a head are what a crash has left of a block that was never whole.
+        let keys = self.messages.range(block_keys(head.number, 0)).keys().rev();
+        let mut heads = keys.filter(|key| key.as_ref().map_or(true, |key| pieces::is_head(key)));
+        let newest = heads.next().transpose().map_err(failed)?;
         let stored = newest.map_or(0, |key| offset_of(&key));
         open.number = Some(head.number);
         open.floor = head.floor.max(1);
@@ -368,9 +375,7 @@ impl Inner {
     fn sync(&self) -> Result<(), LogError> {
         let groups = self.groups.load(Ordering::Relaxed);
         // Before the log that names them: sled passes over a name without a file when it opens.
-        if self.large.swap(false, Ordering::Relaxed) {
-            self.sync_large().map_err(|error| LogError(format!("fsync of a large value: {error}")))?;
-        }
+        self.sync_large().map_err(|error| LogError(format!("fsync of a large page: {error}")))?;
         self.db.flush().map_err(failed)?;
         self.home.disk.sync(&self.file).map_err(|error| LogError(format!("fdatasync: {error}")))?;
         self.home.syncs.fetch_add(1, Ordering::Relaxed);
@@ -378,9 +383,16 @@ impl Inner {
         Ok(())
     }
 
-    /// sled writes large values to files of their own and does not sync them.
+    /// sled writes large pages to files of their own and does not sync them.
     fn sync_large(&self) -> io::Result<()> {
         let blobs = self.home.path.join("blobs");
+        let changed = std::fs::metadata(&blobs)?.modified()?;
+        let mut seen = self.large.lock();
+        if *seen == Some(changed) {
+            return Ok(());
+        }
+        // What is made within the same tick as this does not show: it is looked for again until the tick is long over.
+        *seen = changed.elapsed().is_ok_and(|since| since > TICK).then_some(changed);
         let mut synced = self.synced_large.lock();
         let mut present = FxHashSet::default();
         for entry in std::fs::read_dir(&blobs)? {
@@ -410,7 +422,7 @@ impl Inner {
             From::After { after, upto } => {
                 let mut next = after.max(extent.first.saturating_sub(1)).saturating_add(1);
                 'blocks: for entry in self.messages.range(block_keys(number, next)) {
-                    for publication in unpack(name, &entry.map_err(failed)?.1)? {
+                    for publication in self.unpack(name, entry)? {
                         if publication.offset > upto {
                             break 'blocks;
                         }
@@ -429,7 +441,7 @@ impl Inner {
                 let newest_block = self.messages.range(block_keys(number, before)).next();
                 let end = newest_block.transpose().map_err(failed)?.map_or(Offset::MAX, |(key, _)| offset_of(&key));
                 'blocks: for entry in self.messages.range(block_key(number, 0)..=block_key(number, end)).rev() {
-                    for publication in unpack(name, &entry.map_err(failed)?.1)?.into_iter().rev() {
+                    for publication in self.unpack(name, entry)?.into_iter().rev() {
                         if publication.offset < extent.first {
                             break 'blocks;
                         }
@@ -446,6 +458,16 @@ impl Inner {
             }
         }
         Ok(page)
+    }
+
+    /// The publications of the block that begins here; none if it is no beginning.
+    fn unpack(&self, name: &ChannelName, entry: sled::Result<(IVec, IVec)>) -> Result<Vec<Publication>, LogError> {
+        let (key, head) = entry.map_err(failed)?;
+        if !pieces::is_head(&key) {
+            return Ok(Vec::new());
+        }
+        let block = pieces::join(&self.messages, &key, &head)?;
+        block.map_or(Ok(Vec::new()), block::unpack).map_err(|_| damaged(name))
     }
 
     /// A weaker ack's reserve is given back: nothing was lost.
@@ -491,10 +513,6 @@ impl Taken<'_> {
         self.page.publications.push(publication);
         true
     }
-}
-
-fn unpack(name: &ChannelName, value: &sled::IVec) -> Result<Vec<Publication>, LogError> {
-    block::unpack(Bytes::copy_from_slice(value)).map_err(|_| damaged(name))
 }
 
 fn damaged(name: &ChannelName) -> LogError {

@@ -96,7 +96,6 @@ pub async fn ride(hub: &mut Spawned, mut dice: Dice, rounds: u64, mut breaks: im
         readers.push((tokio::spawn(reader(ws, channel, upto)), tell));
         publishers.push(tokio::spawn(publisher(access.clone(), channel, weather.clone())));
     }
-    let mut http = Http::connect(access.0, Some(&access.1)).await;
     for round in 1..=rounds {
         let (published, refused) = (weather.published.load(Ordering::Relaxed), weather.refused.load(Ordering::Relaxed));
         let enough = published + 40 + dice.below(200);
@@ -107,6 +106,7 @@ pub async fn ride(hub: &mut Spawned, mut dice: Dice, rounds: u64, mut breaks: im
         breaks();
         let refuse = async || !all_well(&publishers) || weather.refused.load(Ordering::Relaxed) > refused;
         until("publishes are refused", refuse).await;
+        let mut http = Http::connect(access.0, Some(&access.1)).await;
         assert_eq!(http.get("/healthz").await.status, 200, "nobody is to restart it");
         let status = http.get("/status").await.ok();
         let why = status["store_failure"].as_str().unwrap_or_else(|| panic!("{status}"));
@@ -122,6 +122,8 @@ pub async fn ride(hub: &mut Spawned, mut dice: Dice, rounds: u64, mut breaks: im
         let get_on = async || !all_well(&publishers) || weather.published.load(Ordering::Relaxed) >= then;
         until("the publishers get on again", get_on).await;
         assert!(all_well(&publishers), "a publisher has ended: it says why above");
+        // The connection from before may have been idle for too long.
+        let mut http = Http::connect(access.0, None).await;
         until("it is ready again", async || http.get("/readyz").await.status == 200).await;
         eprintln!("round {round}: {why}");
     }

@@ -21,6 +21,8 @@ async fn its_metrics_are_here_under_their_names_with_their_types_and_buckets() {
     hub.publish_numbers("a", 1, 3).await;
     ws.read_to("a", 3).await;
     other.read_to("a", 3).await;
+    // A delivery is counted when the socket has taken it: the reader may be quicker.
+    until("all is counted", async || hub.metric("aether_messages_pushed_total").await >= 6.0).await;
     let page = hub.http_as(None).await.get("/metricsz").await;
     assert!(page.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let values = parse_metrics(page.text());

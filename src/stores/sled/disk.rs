@@ -41,11 +41,6 @@ pub(super) fn try_out(disk: &dyn Disk, store: &Path) -> io::Result<()> {
     disk.sync(&trial.file)
 }
 
-/// Writes a file of that size and removes it.
-pub(super) fn try_out_large(store: &Path, length: usize) -> io::Result<()> {
-    Trial::write(store.join("trial"), length as u64).map(drop)
-}
-
 /// A file that goes when it is dropped.
 struct Trial {
     path: PathBuf,

@@ -15,15 +15,8 @@ impl Inner {
             for chunk in chunks(&part.publications) {
                 let Some(newest) = chunk.last() else { continue };
                 let packed = block::pack(chunk);
-                if packed.len() > BLOCK_BYTES {
-                    // Where the file of a large value cannot be written sled forgets that somebody was writing, and every
-                    // later flush waits for him: so that is found out first.
-                    disk::try_out_large(&self.home.path, packed.len())
-                        .map_err(|error| LogError(format!("a large value: {error}")))?;
-                    self.large.store(true, Ordering::Relaxed);
-                }
                 part.bytes += packed.len() as u64;
-                blocks.push((block_key(part.number, newest.offset), packed));
+                blocks.extend(pieces::cut(block_key(part.number, newest.offset), packed));
             }
         }
         let crosses_reserve = self.write_new_heads(&mut group)?;
@@ -117,7 +110,7 @@ impl Inner {
     ///
     /// Without keys there is nothing to tie together: sled recovers what was written first, so no block outlives an earlier
     /// one. Its batches seal the buffer that they begin in, and wake all of its threads to write it.
-    fn write(&self, blocks: Vec<([u8; 16], Vec<u8>)>, group: &Group) -> Result<(), LogError> {
+    fn write(&self, blocks: Vec<(IVec, IVec)>, group: &Group) -> Result<(), LogError> {
         if group.keys.is_empty() {
             return blocks.into_iter().try_for_each(|(key, block)| {
                 self.messages.insert(key, block).map_err(failed)?;
@@ -125,7 +118,7 @@ impl Inner {
             });
         }
         let mut batch = Batch::default();
-        blocks.into_iter().for_each(|(key, block)| batch.insert(&key, block));
+        blocks.into_iter().for_each(|(key, block)| batch.insert(key, block));
         let (mut keys, mut ages) = (Batch::default(), Batch::default());
         for (key, (offset, time)) in &group.keys {
             let until = time + self.window;

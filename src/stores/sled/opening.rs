@@ -156,7 +156,7 @@ impl Inner {
             open: DashMap::new(),
             groups: AtomicU64::new(0),
             safe_groups: AtomicU64::new(0),
-            large: AtomicBool::new(false),
+            large: Mutex::default(),
             synced_large: Mutex::default(),
             sweep_from: Mutex::new(None),
         };

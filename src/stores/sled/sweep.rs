@@ -18,7 +18,8 @@ impl Inner {
             let (key, value) = entry.map_err(failed)?;
             let last_in_block = offset_of(&key);
             let over = open.retention.bytes.is_some_and(|limit| open.bytes > limit) && last_in_block < open.last;
-            if last_in_block >= open.first() && !over {
+            let follows = !pieces::is_head(&key) && last_in_block == highest;
+            if last_in_block >= open.first() && !over && !follows {
                 break;
             }
             open.bytes = open.bytes.saturating_sub(value.len() as u64);
@@ -89,7 +90,8 @@ impl Inner {
             let mut highest = 0;
             for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
                 let (key, value) = entry.map_err(failed)?;
-                if block::newest_time(&value).map_err(|_| damaged(name))? >= oldest {
+                // A block's pieces come behind its head, and go with it.
+                if pieces::is_head(&key) && pieces::newest_time(&value).map_err(|_| damaged(name))? >= oldest {
                     break;
                 }
                 open.bytes = open.bytes.saturating_sub(value.len() as u64);
