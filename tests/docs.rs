@@ -13,8 +13,8 @@ const PAGES: [&str; 8] = [
     "docs/plugins.md",
     "docs/operating.md",
     "docs/migrating.md",
-    "docs/faults.md",
     "docs/performance.md",
+    "docs/faults.md",
 ];
 
 fn read(path: &str) -> String {

@@ -68,6 +68,7 @@ mod stopping;
 mod tail;
 mod tls;
 mod turns;
+mod unsettled;
 mod vanished;
 mod views;
 mod waiting;

@@ -9,10 +9,11 @@ use aether::kernel::hub::{Hub, Parts, PublishError};
 use aether::kernel::log::{Appended, Entry, Extent, Log, Page, Policies, Range, Reply};
 use aether::kernel::message::ChannelName;
 use aether::kernel::policy::{Ack, Policy};
+use aether::kernel::session::{Session, Start};
 use aether::stores::memory::MemoryLog;
 use tokio::sync::Semaphore;
 
-use crate::common::kernel::{self, Rules};
+use crate::common::kernel::{self, Kernel, Rules};
 use crate::common::*;
 
 /// Whoever comes is of the tenant that it names.
@@ -411,4 +412,47 @@ async fn the_last_quarter_of_the_queue_is_for_publishes_whose_ack_promises_the_s
         assert!(task.await.unwrap().is_ok());
     }
     hub.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn when_memory_is_short_tails_shrink_and_no_reader_misses_anything() {
+    let rules = Arc::new(Rules::default());
+    rules.policy("only", Policy { history: None, ..Policy::default() });
+    let kernel = Kernel::start_in(TempDir::new(), rules, 64);
+    let (mut ahead, mut behind) = (kernel.session("ahead"), kernel.session("behind"));
+    for session in [&mut ahead, &mut behind] {
+        kernel::listen(session, "kept", Start::Now).await;
+        kernel::listen(session, "only", Start::Now).await;
+    }
+    let payloads: Vec<String> = (1..=64).map(|n| n.to_string()).collect();
+    let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+    for name in ["kept", "only"] {
+        kernel.say(name, &payloads).await;
+    }
+    /// What it gets of either channel.
+    async fn seen(session: &mut Session) -> [Vec<u64>; 2] {
+        let lines = kernel::read(session).await;
+        ["P kept ", "P only "].map(|begin| {
+            let mine = lines.iter().filter_map(|line| line.strip_prefix(begin)?.split(' ').next()?.parse().ok());
+            mine.collect()
+        })
+    }
+    let upto = |last: u64| (1..=last).collect::<Vec<u64>>();
+    let first = |name: &str| kernel.hub.channels(|known| known == name)[0].tail.first();
+    // Its bytes are in the tail from here on.
+    assert_eq!(seen(&mut ahead).await, [upto(64), upto(64)]);
+    assert_eq!((first("kept"), first("only")), (1, 1));
+    kernel.hub.keep_small_tails(true);
+    until("the tail is small", async || first("kept") == 57).await;
+    kernel.say("kept", &["65"]).await;
+    assert_eq!((first("kept"), first("only")), (58, 1), "what is nowhere else stays");
+    assert_eq!(seen(&mut ahead).await, [vec![65], vec![]]);
+    let before = kernel.hub.counters().store_reads.get();
+    assert_eq!(seen(&mut behind).await, [upto(65), upto(64)]);
+    assert!(kernel.hub.counters().store_reads.get() > before, "it was read from the store");
+    kernel.hub.keep_small_tails(false);
+    kernel.say("kept", &["66", "67"]).await;
+    assert_eq!(first("kept"), 58, "there is room again");
+    drop((ahead, behind));
+    kernel.stop().await;
 }

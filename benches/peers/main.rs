@@ -4,7 +4,7 @@
 //! cargo bench --bench peers                      measure everything, print the tables
 //! cargo bench --bench peers -- fan-out publish   only the rows whose names begin so
 //! cargo bench --bench peers -- --write           the same, and write docs/performance.md with its pictures and results.json
-//! cargo bench --bench peers -- --quick           see that all of it works: a minute, figures of no worth
+//! cargo bench --bench peers -- --quick           see that all of it works: a minute, figures of no worth (--write puts them aside)
 //! cargo bench --bench peers -- --json FILE       keep the results
 //! cargo bench --bench peers -- --from FILE       do not measure: print (or --write) what was kept
 //! cargo bench --bench peers -- --no-peers        ours and the floors alone
@@ -33,7 +33,7 @@ use aether::cli::bench::hub::{Hub, Start};
 use aether::cli::bench::machine::Machine;
 use aether::cli::bench::progress::Progress;
 use aether::cli::bench::publisher::{Load, Publisher};
-use aether::cli::bench::target::Target;
+use aether::cli::bench::target::{Target, Transport};
 use aether::cli::bench::{dial, idle, mark, storm};
 use anyhow::{Context, bail, ensure};
 
@@ -81,6 +81,7 @@ impl Asked {
 
 fn main() -> anyhow::Result<()> {
     let asked = Asked::read()?;
+    ensure!(asked.rows.is_empty() || !asked.write, "--write wants all rows: a page of one run");
     let results = match &asked.from {
         Some(file) => serde_json::from_slice(&std::fs::read(file).with_context(|| format!("{}", file.display()))?)?,
         None => measure(&asked)?,
@@ -90,9 +91,19 @@ fn main() -> anyhow::Result<()> {
     }
     println!("{}", page::tables(&results));
     if asked.write {
-        page::write(&results, Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").as_path())?;
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+        page::write(&results, &if results.quick { aside(&docs)? } else { docs })?;
     }
     Ok(())
+}
+
+/// Where figures of no worth are written, to be looked at.
+fn aside(docs: &Path) -> anyhow::Result<PathBuf> {
+    let dir = std::env::temp_dir().join("aether-performance");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::copy(docs.join("performance.md"), dir.join("performance.md"))?;
+    eprintln!("these figures are of no worth: written to {}", dir.display());
+    Ok(dir)
 }
 
 fn measure(asked: &Asked) -> anyhow::Result<Results> {
@@ -131,7 +142,7 @@ fn measure(asked: &Asked) -> anyhow::Result<Results> {
 fn start(who: Who) -> anyhow::Result<Box<dyn Target>> {
     let program = Path::new(HUB);
     Ok(match who {
-        Who::Aether => Box::new(Hub::start(program, &Start::default())?),
+        Who::Aether | Who::Compressed => Box::new(Hub::start(program, &Start::default())?),
         Who::Nchan => Box::new(Nchan::start()?),
         Who::Nats => Box::new(Nats::start()?),
         Who::OneWrite => Box::new(FloorProcess::start(program, Floor::OneWrite)?),
@@ -153,8 +164,9 @@ fn measure_row(row: &Row) -> anyhow::Result<Measured> {
                     }
                 }
             }
-            let cell = |((_, target), turns): (&(Who, Box<dyn Target>), _)| {
-                Cell::new(target.name(), target.durability(), turns)
+            let cell = |((who, target), turns): (&(Who, Box<dyn Target>), _)| {
+                let compressed = if *who == Who::Compressed { ", compressed" } else { "" };
+                Cell::new(target.name() + compressed, target.durability(), turns)
             };
             targets.iter().zip(turns).map(cell).collect()
         }
@@ -197,7 +209,7 @@ fn one_turn(who: Who, target: &dyn Target, what: &What, turn: usize) -> anyhow::
     match what {
         What::FanOut { transport, channels, subscribers, load } => {
             let shape = Shape {
-                transport: *transport,
+                transport: if who == Who::Compressed { Transport::WsDeflate } else { *transport },
                 channels: *channels,
                 subscribers: *subscribers,
                 load: warm(load),

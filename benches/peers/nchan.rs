@@ -109,7 +109,7 @@ impl Target for Nchan {
     fn subscribe(&self, transport: Transport, channel: &str) -> Vec<Step> {
         let path = format!("/sub?id={channel}");
         match transport {
-            Transport::Ws => vec![Step::new(upgrade(&path), b"\r\n\r\n")],
+            Transport::Ws | Transport::WsDeflate => vec![Step::new(upgrade(&path), b"\r\n\r\n")],
             Transport::Sse => {
                 let head = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n");
                 vec![Step::new(head, b": hi\n\n")]

@@ -46,6 +46,7 @@ pub fn tables(results: &Results) -> String {
         ("fan-out", "### Fan-out, as fast as publishers are answered"),
         ("many", "### Many channels"),
         ("offered", "### The same offered load"),
+        ("compressed", "### Compression"),
         ("publish", "### Publishing, nobody listens"),
         ("idle", "### Idle subscribers"),
         ("held", "### Held connections"),
@@ -102,13 +103,16 @@ const COLUMNS: [(&str, &str, Show); 20] = [
 fn table(rows: &[&Measured]) -> String {
     let has = |name: &str| rows.iter().flat_map(|row| &row.cells).any(|cell| cell.median.contains_key(name));
     let columns: Vec<_> = COLUMNS.iter().filter(|(name, ..)| has(name)).collect();
-    let compared = rows.iter().any(|row| row.figure("nchan", main_figure(row)).is_some());
+    let compared = rows.iter().find(|row| row.figure("nchan", main_figure(row)).is_some());
+    let by = compared.and_then(|row| columns.iter().find(|(name, ..)| *name == main_figure(row)));
     let mut out = "\n| | |".to_owned();
     for (_, heading, _) in &columns {
         let _ = write!(out, " {heading} |");
     }
-    out.push_str(if compared { " : nchan |" } else { "" });
-    let _ = writeln!(out, "\n|---|---|{}{}", "---|".repeat(columns.len()), if compared { "---|" } else { "" });
+    if let Some((_, heading, _)) = by {
+        let _ = write!(out, " {heading} : nchan's |");
+    }
+    let _ = writeln!(out, "\n|---|---|{}", "---|".repeat(columns.len() + usize::from(by.is_some())));
     for row in rows {
         for (place, cell) in row.cells.iter().enumerate() {
             let title = if place == 0 { row.title.as_str() } else { "" };
@@ -116,7 +120,7 @@ fn table(rows: &[&Measured]) -> String {
             for (name, _, show) in &columns {
                 let _ = write!(out, " {} |", cell.median.get(*name).map_or("-".into(), |value| show(*value)));
             }
-            if compared {
+            if by.is_some() {
                 let figure = main_figure(row);
                 let ratio = cell.median.get(figure).zip(row.figure("nchan", figure)).map(|(one, other)| one / other);
                 let _ = write!(out, " {} |", ratio.map_or("-".into(), |ratio| format!("{ratio:.2}x")));

@@ -81,12 +81,14 @@ fn figures(all: &[(&str, Option<f64>)]) -> Figures {
 }
 
 pub fn of_fan_out(ran: &FanOut) -> Figures {
+    // What is compressed cannot be asked when it was sent.
+    let latency = |share| (ran.latency.count() > 0).then(|| ran.latency.at_ms(share));
     figures(&[
         ("deliveries_per_s", Some(ran.deliveries_per_s)),
         ("publishes_per_s", Some(ran.publishes_per_s)),
-        ("p50_ms", Some(ran.latency.at_ms(0.5))),
-        ("p99_ms", Some(ran.latency.at_ms(0.99))),
-        ("p99_9_ms", Some(ran.latency.at_ms(0.999))),
+        ("p50_ms", latency(0.5)),
+        ("p99_ms", latency(0.99)),
+        ("p99_9_ms", latency(0.999)),
         ("cpu_us_per_delivery", ran.cpu_us_per_delivery),
         ("lost_share", Some(ran.lost_share())),
         ("doubled", Some(ran.doubled as f64)),

@@ -9,6 +9,8 @@ use aether::cli::bench::target::Transport;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Who {
     Aether,
+    /// To subscribers who offer permessage-deflate.
+    Compressed,
     Nchan,
     Nats,
     OneWrite,
@@ -100,7 +102,7 @@ const PAYLOAD: usize = 128;
 
 pub fn all(size: &Size) -> Vec<Row> {
     use Transport::{Sse, Ws};
-    use Who::{Aether, Nats, Nchan, OneWrite, SharedTail};
+    use Who::{Aether, Compressed, Nats, Nchan, OneWrite, SharedTail};
     let load = |publishers, rate, batch| Load { publishers, rate, batch, payload: PAYLOAD, time: size.time };
     let subscribers = size.subscribers;
     let one = |transport, load| What::FanOut { transport, channels: 1, subscribers, load };
@@ -136,6 +138,12 @@ pub fn all(size: &Size) -> Vec<Row> {
         format!("{} channels, {} WebSocket subscribers each, 8 publishers", size.channels, size.each),
         vec![Aether, Nchan, Nats],
         What::FanOut { transport: Ws, channels: size.channels, subscribers: size.each, load: load(8, None, 1) },
+    ));
+    rows.push(row(
+        "compressed",
+        "200 messages/s of 1 KiB over WebSocket".into(),
+        vec![Aether, Compressed],
+        one(Ws, Load { payload: 1024, ..load(1, Some(200.0), 1) }),
     ));
     for connections in [1, 8, 64] {
         let s = if connections == 1 { "" } else { "s" };

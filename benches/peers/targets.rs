@@ -12,6 +12,7 @@ pub struct Check {
 }
 
 const HUB: &str = "aether";
+const COMPRESSED: &str = "aether, compressed";
 const NCHAN: &str = "nchan";
 const ONE_WRITE: &str = "floor, one-write";
 const SHARED_TAIL: &str = "floor, shared-tail";
@@ -67,15 +68,23 @@ pub fn checks(results: &Results) -> Vec<Check> {
         let found = found.map(|kib| (format!("{kib:.2} KiB"), kib <= most));
         check(&format!("{what} subscriber"), format!("at most {most:.0} KiB"), found);
     }
+    // Fewer are another question.
+    let all = |row, figure, least| results.figure(row, HUB, figure).is_some_and(|count| count >= least);
     let found = results.figure("held-ws", HUB, "cpu_share_of_a_core");
+    let found = found.filter(|_| all("held-ws", "connections", 50_000.0));
     check(
         "50,000 connections held for a minute",
         "at most 3 % of a core".into(),
         found.map(|share| (format!("{:.1} %", share * 100.0), share <= 0.03)),
     );
     let found = results.figure("storm-ws", HUB, "neighbour_p99_ratio");
+    let found = found.filter(|_| all("storm-ws", "clients", 10_000.0));
     check("resume storm, a neighbour's p99", "at most 3x its quiet value; all exact".into(), at_most(found, 3.0));
+    let found = results.figure("compressed", COMPRESSED, "cpu_us_per_delivery");
+    let found = found.zip(results.figure("compressed", HUB, "cpu_us_per_delivery")).map(|(one, other)| one / other);
+    check("permessage-deflate, processor time per delivery", "at most 1.3x uncompressed".into(), at_most(found, 1.3));
     let found = results.figure("start", HUB, "ready_s");
+    let found = found.filter(|_| all("start", "stored_messages", 1_000_000.0));
     check(
         "a start with 1,000,000 stored messages",
         "at most 0.5 s".into(),

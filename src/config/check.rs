@@ -120,7 +120,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     found.number("limits.returns_per_second", limits.returns_per_second, 0, 10_000_000);
     found.period("limits.return_window", limits.return_window, "1s", "1h");
     if let Some(delay) = limits.delay.0 {
-        found.period("limits.delay", delay, "10ms", "1m");
+        found.period("limits.delay", delay, "10ms", "5s");
     }
     if let Some(memory) = limits.memory.0 {
         found.size("limits.memory", memory, Size::mib(16), Size::mib(1 << 24));

@@ -19,6 +19,7 @@ use warp::Reply;
 use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::reply::Response;
 
+use super::door::Permit;
 use super::http::{Caller, Edge, wants_heartbeat};
 use super::listening::Asked;
 use super::native::SseDialect;
@@ -66,18 +67,19 @@ pub struct Events {
     slot: Slot,
     /// hyper wants a body that may be shared between threads; it is only ever used through `&mut`.
     looping: Mutex<Option<Pin<Box<dyn Future<Output = Ending> + Send>>>>,
+    _permit: Option<Arc<Permit>>,
 }
 
 impl Events {
     /// `serve` is given the socket and runs the loop.
-    pub fn new<F>(hello: Vec<u8>, serve: impl FnOnce(SseSocket) -> F) -> Events
+    pub fn new<F>(hello: Vec<u8>, permit: Option<Arc<Permit>>, serve: impl FnOnce(SseSocket) -> F) -> Events
     where
         F: Future<Output = Ending> + Send + 'static,
     {
         let slot = Slot::default();
         *slot.0.lock() = Some(hello.into());
         let looping = serve(SseSocket(slot.clone()));
-        Events { slot, looping: Mutex::new(Some(Box::pin(looping))) }
+        Events { slot, looping: Mutex::new(Some(Box::pin(looping))), _permit: permit }
     }
 }
 
@@ -85,7 +87,7 @@ impl Stream for Events {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Events { slot, looping } = &mut *self;
+        let Events { slot, looping, .. } = &mut *self;
         if let Some(bytes) = slot.0.lock().take() {
             return Poll::Ready(Some(Ok(bytes)));
         }
@@ -126,9 +128,8 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     let heartbeat = wants_heartbeat(&caller)?;
     let shared = edge.sse.clone();
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
-    let events = Events::new(hello, |socket| async move {
-        let _permit = permit;
-        session::run(socket, SseDialect { heartbeat }, session, shared, Vec::new()).await
+    let events = Events::new(hello, permit, |socket| {
+        session::run(socket, SseDialect { heartbeat }, session, shared, Vec::new())
     });
     let mut response = stream(events);
     allow_origin(&edge.settings.origins, &caller, &mut response);

@@ -113,8 +113,7 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     watch.look(true).await.map_err(|_| Fault::Store { doing: "open the channel" })?;
     let pulse = edge.sse.pulse;
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
-    let events = Events::new(b": tail\n\n".to_vec(), |socket| async move {
-        let _permit = permit;
+    let events = Events::new(b": tail\n\n".to_vec(), permit, |socket| async move {
         watch.run(socket, pulse.interval, pulse.write_timeout).await
     });
     let mut response = warp::reply::stream(events).into_response();

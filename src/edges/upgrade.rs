@@ -18,7 +18,7 @@ use super::native::WsDialect;
 use super::session::{self, Dialect, Shared};
 use super::tls::TlsStream;
 use super::wire::Fault;
-use super::ws::WsSocket;
+use super::ws::{Parser, WsSocket};
 use crate::kernel::session::Session;
 
 /// The subprotocol that names our frames.
@@ -118,13 +118,10 @@ pub struct Voice<D> {
 impl<D: Dialect + 'static> Voice<D> {
     fn begin<S: TryWrite>(self, stream: S, early: &[u8]) {
         let Voice { dialect, session, shared, max_message, deflate, hello, permit } = self;
-        let socket = WsSocket::new(stream, max_message, deflate.is_some(), early);
-        let serving = session::run(socket, dialect, session, shared, hello);
+        let socket = WsSocket::new(stream, permit, Parser::new(max_message, deflate.is_some()), early);
         // A task of its own: the one before is as large as the handshake needs, and that would stay for the connection's life.
-        tokio::spawn(async move {
-            serving.await;
-            drop(permit);
-        });
+        // Nothing around it either: an `async` block would hold what it awaits twice.
+        tokio::spawn(session::run(socket, dialect, session, shared, hello));
     }
 }
 

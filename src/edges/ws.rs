@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io::{self, Cursor};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
 use super::deadline::TryWrite;
 use super::deflate;
+use super::door::Permit;
 use super::session::{Frame, Socket};
 use super::wire::Ending;
 use super::words::Words;
@@ -197,14 +199,14 @@ fn close_of(payload: &[u8]) -> Ending {
 pub struct WsSocket<S> {
     stream: S,
     parser: Parser,
+    _permit: Option<Arc<Permit>>,
 }
 
 impl<S> WsSocket<S> {
     /// `early`: bytes that came with the handshake.
-    pub fn new(stream: S, max_message: usize, deflates: bool, early: &[u8]) -> Self {
-        let mut parser = Parser::new(max_message, deflates);
+    pub fn new(stream: S, permit: Option<Arc<Permit>>, mut parser: Parser, early: &[u8]) -> Self {
         parser.push(early);
-        WsSocket { stream, parser }
+        WsSocket { stream, parser, _permit: permit }
     }
 }
 

@@ -262,6 +262,10 @@ impl Lane {
     }
 
     async fn forget(&mut self, channel: &Arc<Channel>) -> Result<(), LogError> {
+        // What an earlier group could not settle is deleted too: shown afterwards, it would be back.
+        if !self.unsettled.is_empty() {
+            self.settle(Ack::Synced).await?;
+        }
         let extent = self.log.forget(&channel.name).await?;
         self.log.settle(Ack::Synced).await?;
         channel.tail.drop_until(extent.last);

@@ -222,16 +222,6 @@ impl Tail {
         recent.drop_oldest(surplus);
     }
 
-    /// The log reaches further than its readers know: what is up to `head` is the log's to tell.
-    pub(super) fn leap(&self, head: Offset) {
-        let mut recent = self.recent.write();
-        if head > self.head() {
-            let count = recent.publications.len();
-            recent.drop_oldest(count);
-            self.head.store(head, Ordering::Release);
-        }
-    }
-
     /// Drops what is beyond a limit, and gives its memory back at once. Only the channel's lane calls it.
     pub(super) fn shrink(&self, limit: TailLimit) {
         let (first, surplus) = {
@@ -241,6 +231,16 @@ impl Tail {
         if surplus > 0 {
             self.drop_until(first + surplus as Offset - 1);
             self.encodings.lock().iter().for_each(|encoding| encoding.run.write().give_back());
+        }
+    }
+
+    /// The log reaches further than its readers know: what is up to `head` is the log's to tell.
+    pub(super) fn leap(&self, head: Offset) {
+        let mut recent = self.recent.write();
+        if head > self.head() {
+            let count = recent.publications.len();
+            recent.drop_oldest(count);
+            self.head.store(head, Ordering::Release);
         }
     }
 

@@ -146,12 +146,10 @@ impl Disk {
             life.trim(time);
             if known { Err(offset) } else { Ok(Appended::New { offset, time }) }
         })?;
-        twice.or_else(|offset| {
-            self.book.breaks(
-                Class::Duplicate,
-                format!("{} {offset}: a repeat under a known key was taken again", entry.channel),
-            );
-            Err(LogError("taken twice".into()))
+        twice.map_err(|offset| {
+            let what = format!("{} {offset}: a repeat under a known key was taken again", entry.channel);
+            self.book.breaks(Class::Duplicate, what);
+            LogError("taken twice".into())
         })
     }
 

@@ -38,9 +38,16 @@ pub struct Schedule(Rc<Inner>);
 
 struct Inner {
     dice: Dice,
-    tasks: RefCell<BTreeMap<u64, (Kind, Option<Task>, Arc<Bell>)>>,
+    tasks: RefCell<BTreeMap<u64, Place>>,
     next: Cell<u64>,
     woken: Arc<Woken>,
+}
+
+struct Place {
+    kind: Kind,
+    /// Taken out while it goes on.
+    task: Option<Task>,
+    bell: Arc<Bell>,
 }
 
 #[derive(Default)]
@@ -92,7 +99,7 @@ impl Schedule {
         let id = self.0.next.replace(self.0.next.get() + 1);
         let bell = Arc::new(Bell { id, kind, queued: AtomicBool::new(true), woken: self.0.woken.clone() });
         let task: Task = Box::pin(task);
-        self.0.tasks.borrow_mut().insert(id, (kind, Some(task), bell));
+        self.0.tasks.borrow_mut().insert(id, Place { kind, task: Some(task), bell });
         self.0.woken.queue.lock().insert(id);
         self.0.woken.anybody.wake();
         id
@@ -109,7 +116,8 @@ impl Schedule {
 
     /// Ends all tasks of a kind, in the middle of whatever they do.
     pub fn end_all(&self, kind: Kind) {
-        let ids: Vec<_> = self.0.tasks.borrow().iter().filter(|(_, task)| task.0 == kind).map(|(id, _)| *id).collect();
+        let ids: Vec<_> =
+            self.0.tasks.borrow().iter().filter(|(_, place)| place.kind == kind).map(|(id, _)| *id).collect();
         ids.into_iter().for_each(|id| self.end(id));
     }
 
@@ -171,7 +179,7 @@ impl Schedule {
 
     fn step(&self, id: u64) {
         let found =
-            self.0.tasks.borrow_mut().get_mut(&id).and_then(|(_, task, bell)| Some((task.take()?, bell.clone())));
+            self.0.tasks.borrow_mut().get_mut(&id).and_then(|place| Some((place.task.take()?, place.bell.clone())));
         let Some((mut task, bell)) = found else { return };
         bell.queued.store(false, Ordering::Relaxed);
         let waker = Waker::from(bell);
@@ -180,7 +188,7 @@ impl Schedule {
         match outcome {
             Poll::Pending => {
                 if let Some(place) = tasks.get_mut(&id) {
-                    place.1 = Some(task);
+                    place.task = Some(task);
                     return;
                 }
             }

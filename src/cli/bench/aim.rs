@@ -29,14 +29,14 @@ pub struct Aim {
     #[arg(long, requires = "hub")]
     not_loopback: bool,
     /// A key that may publish there [default: the admin key in the data directory]
-    #[arg(long, value_name = "KEY", env = "AETHER_KEY", hide_env_values = true, requires = "hub")]
+    #[arg(long, value_name = "KEY", env = "AETHER_KEY", hide_env_values = true)]
     key: Option<String>,
     /// A token that may read there [default: the demo token in the data directory]
-    #[arg(long, value_name = "TOKEN", env = "AETHER_TOKEN", hide_env_values = true, requires = "hub")]
+    #[arg(long, value_name = "TOKEN", env = "AETHER_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// What the names of its channels begin with
     #[arg(long, value_name = "NAME", default_value = CHANNELS)]
-    channel: String,
+    prefix: String,
     /// What our own hub promises to publishers [default: synced]
     #[arg(long, conflicts_with = "hub")]
     ack: Option<Ack>,
@@ -76,7 +76,7 @@ impl Aim {
                 .to_owned())
         };
         let (key, token) = (held(&self.key, ADMIN_KEY, "--key")?, held(&self.token, DEMO_TOKEN, "--token")?);
-        Hub::at(address, key, token, self.channel.clone()).with_context(|| format!("{url} cannot be measured"))
+        Hub::at(address, key, token, self.prefix.clone()).with_context(|| format!("{url} cannot be measured"))
     }
 
     fn own(&self) -> anyhow::Result<Hub> {
@@ -84,7 +84,7 @@ impl Aim {
         let env: Vec<_> = ack.iter().map(|ack| ("AETHER_RETENTION_DEFAULT_ACK", ack.as_str())).collect();
         let program = std::env::current_exe().context("which program is this?")?;
         let mut hub = Hub::start(&program, &Start { env: &env, config: self.config.as_deref() })?;
-        hub.channels.clone_from(&self.channel);
+        hub.channels.clone_from(&self.prefix);
         Ok(hub)
     }
 }

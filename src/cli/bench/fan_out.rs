@@ -60,10 +60,7 @@ pub fn run(target: &dyn Target, shape: &Shape, run: u64, progress: &Progress) ->
     let cpu = account.cpu_seconds();
     let began = Instant::now();
     let (seen, answer, publishing) = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let websocket = *transport == Transport::Ws;
-            readers::read(lines, websocket, channels.len(), &sent, &so_far, shape.patience)
-        });
+        let reading = scope.spawn(|| readers::read(lines, *transport, channels.len(), &sent, &so_far, shape.patience));
         let publishing = scope.spawn(|| {
             let answer = publisher::run(target, &channels, load, &sent, &stop);
             // Whatever came of it, the readers need not wait for more.

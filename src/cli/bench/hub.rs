@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 
 use super::account::{Account, get};
-use super::target::{Step, TEXT, Target, Transport, frame, upgrade};
+use super::target::{Step, TEXT, Target, Transport, frame, upgrade, upgrade_deflate};
 use crate::keys::{ADMIN_KEY, DEMO_TOKEN};
 
 /// What the demo token of a new hub may read.
@@ -184,12 +184,11 @@ impl Target for Hub {
     fn subscribe(&self, transport: Transport, channel: &str) -> Vec<Step> {
         let token = &self.token;
         match transport {
-            Transport::Ws => {
+            Transport::Ws | Transport::WsDeflate => {
+                let path = format!("/ws?token={token}");
+                let door = if transport == Transport::Ws { upgrade(&path) } else { upgrade_deflate(&path) };
                 let asked = format!(r#"{{"type":"subscribe","channels":["{channel}"]}}"#);
-                vec![
-                    Step::new(upgrade(&format!("/ws?token={token}")), b"\r\n\r\n"),
-                    Step::new(frame(TEXT, asked.as_bytes()), b"}}}\n"),
-                ]
+                vec![Step::new(door, b"\r\n\r\n"), Step::new(frame(TEXT, asked.as_bytes()), b"}}}\n")]
             }
             Transport::Sse => {
                 let path = format!("/sse?channel={channel}&token={token}");

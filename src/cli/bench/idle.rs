@@ -97,7 +97,7 @@ async fn stay(stream: TcpStream, transport: Transport, heartbeats: Rc<Cell<u64>>
         match ready.and_then(|()| stream.try_read(&mut buffer)) {
             Ok(count) if count > 0 => {
                 heartbeats.set(heartbeats.get() + 1);
-                if transport == Transport::Ws && buffer[..count].contains(&PING) {
+                if transport != Transport::Sse && buffer[..count].contains(&PING) {
                     let _ = stream.try_write(&frame(PONG, b""));
                 }
             }

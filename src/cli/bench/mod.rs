@@ -9,6 +9,7 @@ mod aim;
 pub mod dial;
 pub mod fan_out;
 pub mod floor;
+mod frames;
 pub mod histogram;
 pub mod hub;
 pub mod idle;
@@ -25,7 +26,6 @@ mod verbs;
 
 use clap::{Args, Subcommand};
 
-use super::EXIT_CODES;
 use super::remote::runtime;
 
 const LEARN: &str = r#"Without --hub it starts a hub of its own, with the rules in plugins/ and scripts/ and its history on disk in a directory that it
@@ -39,11 +39,13 @@ Examples:
   aether bench publish --connections 64 --batch 100 --ack written
   aether bench idle --connections 50000 --hold 60s
   aether bench resume-storm --clients 10000
-  aether bench floor --publishers 4                         what sockets allow on this machine"#;
+  aether bench floor --publishers 4                         what sockets allow on this machine
+
+Exit codes: 0 measured, and every subscriber is exact; 1 one is not, or there is nothing to measure; 2 the command line is wrong."#;
 
 /// Measure a hub: deliveries, publishes, idle connections, clients that return at once
 #[derive(Args)]
-#[command(after_help = format!("{LEARN}\n\n{EXIT_CODES}"))]
+#[command(after_help = LEARN)]
 pub struct Bench {
     #[command(subcommand)]
     verb: Verb,

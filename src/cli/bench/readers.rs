@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use super::dial::Line;
+use super::frames::Frames;
 use super::histogram::Histogram;
 use super::mark::{self, Tally};
 use super::publisher::Sent;
-use super::target::{self, PONG};
+use super::target::{self, PONG, Transport};
 
 /// A WebSocket that is silent for longer is asked whether it is there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
@@ -39,15 +40,20 @@ pub struct Seen {
 }
 
 /// A subscriber's place in the counting.
+#[derive(Default)]
 struct Place {
     tally: Tally,
     /// Half a mark, from one read to the next.
     rest: Vec<u8>,
+    frames: Frames,
     closed: bool,
 }
 
 struct Counting {
     places: Vec<Place>,
+    /// Then there are no marks to be seen.
+    compressed: bool,
+    deliveries: u64,
     latency: Histogram,
     last: Instant,
     /// Shared by all, who never read at once.
@@ -66,14 +72,20 @@ impl Counting {
         let count = read(&mut self.buffer[kept..])?;
         let bytes = &self.buffer[..kept + count];
         let before = place.tally.count;
-        let now = mark::now();
-        let done = mark::times(bytes, |at| {
-            place.tally.add(at);
-            self.latency.record(now.saturating_sub(at) / 1000);
-        });
+        let done = if self.compressed {
+            place.tally.count += place.frames.count(bytes);
+            bytes.len()
+        } else {
+            let now = mark::now();
+            mark::times(bytes, |at| {
+                place.tally.add(at);
+                self.latency.record(now.saturating_sub(at) / 1000);
+            })
+        };
         place.rest.clear();
         place.rest.extend_from_slice(&bytes[done..]);
         if place.tally.count > before {
+            self.deliveries += place.tally.count - before;
             self.last = Instant::now();
         }
         Ok(count)
@@ -84,7 +96,7 @@ impl Counting {
 /// is a subscriber of the (n modulo channels)th channel. `so_far` shows deliveries to whoever looks.
 pub fn read(
     lines: Vec<Line>,
-    websocket: bool,
+    transport: Transport,
     channels: usize,
     sent: &Sent,
     so_far: &AtomicU64,
@@ -96,6 +108,8 @@ pub fn read(
         let mut streams = Vec::with_capacity(lines.len());
         let mut counting = Counting {
             places: Vec::with_capacity(lines.len()),
+            compressed: transport == Transport::WsDeflate,
+            deliveries: 0,
             latency: Histogram::default(),
             last: Instant::now(),
             buffer: vec![0; BUFFER],
@@ -103,7 +117,7 @@ pub fn read(
         for (number, line) in lines.into_iter().enumerate() {
             line.stream.set_nonblocking(true)?;
             streams.push(Rc::new(TcpStream::from_std(line.stream)?));
-            counting.places.push(Place { tally: Tally::default(), rest: Vec::new(), closed: false });
+            counting.places.push(Place::default());
             counting.take(number, |buffer| {
                 buffer[..line.rest.len()].copy_from_slice(&line.rest);
                 Ok(line.rest.len())
@@ -117,8 +131,8 @@ pub fn read(
         let wanted = loop {
             tokio::time::sleep(Duration::from_millis(2)).await;
             let counting = counting.borrow();
-            so_far.store(counting.latency.count(), Ordering::Relaxed);
-            if websocket && pace.get().elapsed() > SIGN_OF_LIFE {
+            so_far.store(counting.deliveries, Ordering::Relaxed);
+            if transport != Transport::Sse && pace.get().elapsed() > SIGN_OF_LIFE {
                 pace.set(Instant::now());
                 streams.iter().for_each(|stream| drop(stream.try_write(&target::frame(PONG, b""))));
             }
@@ -148,10 +162,10 @@ async fn follow(number: usize, stream: Rc<TcpStream>, counting: Rc<RefCell<Count
 fn verdict(counting: &Counting, wanted: &[Tally]) -> Seen {
     let (latency, last) = (counting.latency.clone(), counting.last);
     let mut seen =
-        Seen { deliveries: latency.count(), latency, last, lost: 0, doubled: 0, inexact: 0, faults: Vec::new() };
+        Seen { deliveries: counting.deliveries, latency, last, lost: 0, doubled: 0, inexact: 0, faults: Vec::new() };
     for (number, place) in counting.places.iter().enumerate() {
         let (wanted, has) = (wanted[number % wanted.len()], place.tally);
-        if has == wanted {
+        if has == wanted || (counting.compressed && has.count == wanted.count) {
             continue;
         }
         seen.inexact += 1;

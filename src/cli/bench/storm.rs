@@ -106,7 +106,7 @@ fn miss(hub: &Hub, shape: &Shape, channel: &str) -> anyhow::Result<(Vec<Step>, T
     let answer = String::from_utf8_lossy(publisher.answer()).into_owned();
     let told = |name| word(&answer, name).with_context(|| format!("an answer without {name}: {answer}"));
     let back = match shape.transport {
-        Transport::Ws => {
+        Transport::Ws | Transport::WsDeflate => {
             let (seq, epoch) = (told("seq_id")?, told("epoch")?);
             let asked = format!(
                 r#"{{"type":"subscribe","channels":["{channel}"],"after_seq":{{"{channel}":{seq}}},"epoch":{{"{channel}":"{epoch}"}}}}"#

@@ -14,6 +14,8 @@ use super::account::Account;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Transport {
     Ws,
+    /// WebSocket with permessage-deflate; messages are counted, but not looked into
+    WsDeflate,
     Sse,
 }
 
@@ -21,6 +23,7 @@ impl Transport {
     pub fn name(self) -> &'static str {
         match self {
             Transport::Ws => "WebSocket",
+            Transport::WsDeflate => "compressed WebSocket",
             Transport::Sse => "SSE",
         }
     }
@@ -74,7 +77,7 @@ impl Step {
             bail!("a subscriber is refused: {}", text());
         }
         if heard.len() > LONGEST_ANSWER {
-            bail!("a subscriber gets an answer that makes no sense: {}", &text()[..200]);
+            bail!("a subscriber gets an answer that makes no sense: {}", text().chars().take(200).collect::<String>());
         }
         let Some(end) = find(heard, self.until) else { return Ok(false) };
         heard.drain(..end + self.until.len());
@@ -100,6 +103,12 @@ pub fn http_answer(bytes: &[u8]) -> Answer {
         return Answer::More;
     }
     if bytes.starts_with(b"HTTP/1.1 2") { Answer::Yes } else { Answer::No }
+}
+
+/// The same with compression, which the target need not grant.
+pub fn upgrade_deflate(path: &str) -> String {
+    let plain = upgrade(path);
+    format!("{}\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", plain.trim_end())
 }
 
 /// The request that makes a WebSocket of a connection.

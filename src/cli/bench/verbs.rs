@@ -24,7 +24,7 @@ fn positive() -> RangedU64ValueParser<usize> {
 }
 
 fn payload() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(mark::SMALLEST as u64..=60_000)
+    RangedU64ValueParser::new().range(mark::SMALLEST as u64..=mark::LARGEST as u64)
 }
 
 fn rate(text: &str) -> Result<f64, String> {

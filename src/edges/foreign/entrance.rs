@@ -112,10 +112,9 @@ async fn begin(
             let voice = Voice { dialect, session, shared, max_message: max, deflate, hello, permit };
             upgrade::switch(&edge, &key, on_upgrade, voice)?
         }
-        None => sse::stream(Events::new(hello, |socket| async move {
-            let _permit = permit;
-            session::run(socket, dialect, session, shared, Vec::new()).await
-        })),
+        None => {
+            sse::stream(Events::new(hello, permit, |socket| session::run(socket, dialect, session, shared, Vec::new())))
+        }
     };
     if transport == Transport::EventStream {
         sse::allow_origin(&edge.settings.origins, &caller, &mut response);

@@ -69,6 +69,9 @@ const BY_DELAY: &[Step] = &[Step(Level::Newcomers, 1.0, 0.5), Step(Level::Reads,
 /// No step is left sooner than this after it was taken.
 const STAY: Duration = Duration::from_secs(1);
 
+/// A machine that slept was not late for all that time.
+const STALL: Duration = Duration::from_secs(7);
+
 /// One cause's way up and down. It goes up as far as it must at once, and down one step after another.
 pub struct Ladder {
     steps: &'static [Step],
@@ -103,10 +106,10 @@ impl Ladder {
 pub struct Delay(AtomicU64);
 
 impl Delay {
-    /// One stall is no overload: it takes about a second of them.
+    /// One stall is no overload, however long: it takes about a second of them.
     pub fn note(&self, late: Duration) {
         let before = self.0.load(Ordering::Relaxed);
-        self.0.store((before * 7 + late.as_micros() as u64) / 8, Ordering::Relaxed);
+        self.0.store((before * 7 + late.min(STALL).as_micros() as u64) / 8, Ordering::Relaxed);
     }
 
     pub fn get(&self) -> Duration {
@@ -286,7 +289,7 @@ mod tests {
     #[test]
     fn one_stall_is_no_overload() {
         let delay = Delay::default();
-        delay.note(Duration::from_secs(4));
+        delay.note(Duration::from_secs(4000));
         assert!(delay.get() < Duration::from_secs(1));
         (0..20).for_each(|_| delay.note(Duration::from_secs(4)));
         assert!(delay.get() > Duration::from_secs(3));
