@@ -171,10 +171,11 @@ impl Pattern {
                 return false;
             }
             match (&our.part, &their.part) {
-                (Part::Rest, _) => return true,
+                (Part::Rest, _) => return !ends_empty(&theirs, at),
                 (_, Part::Rest) => return false,
                 (Part::Text(a), Part::Text(b)) if a == b => {}
                 (Part::Text(_), _) => return false,
+                (Part::One | Part::Capture(_), their) if their.is_empty() => return false,
                 (Part::One | Part::Capture(_), _) => {}
             }
         }
@@ -195,8 +196,10 @@ impl Pattern {
                 _ => return false,
             };
             match (our, their) {
-                (Part::Rest, _) | (_, Part::Rest) => return true,
+                (Part::Rest, _) | (_, Part::Rest) => return !ends_empty(&ours, at) && !ends_empty(&theirs, at),
                 (Part::Text(a), Part::Text(b)) if a != b => return false,
+                (Part::Text(_), Part::Text(_)) => {}
+                (one, other) if one.is_empty() || other.is_empty() => return false,
                 _ => {}
             }
         }
@@ -234,6 +237,18 @@ impl Pattern {
             Form::Segments(segments) => segments.to_vec(),
         }
     }
+}
+
+impl Part {
+    /// No wildcard stands for nothing.
+    fn is_empty(&self) -> bool {
+        matches!(self, Part::Text(text) if text.is_empty())
+    }
+}
+
+/// Whether nothing comes after the separator before a segment: a name like `a:`.
+fn ends_empty(segments: &[Segment], at: usize) -> bool {
+    at + 1 == segments.len() && segments[at].part.is_empty()
 }
 
 impl Segment {
@@ -512,5 +527,17 @@ mod tests {
         let list = Patterns::from_strings(["a", "b.*"]).unwrap();
         assert!(list.matches("a") && list.matches("b.c") && !list.matches("b"));
         assert!(Patterns::from_strings(["a", ".*"]).is_err());
+    }
+
+    /// Found by `fuzz/run patterns`.
+    #[test]
+    fn a_wildcard_neither_covers_nor_meets_a_segment_with_nothing_in_it() {
+        let parse = |text: &str| Pattern::parse(text).unwrap();
+        for (wild, name) in [("*:*", "a:"), ("a:*", "a:"), ("a/*/b", "a//b"), ("{x}/b", "/b")] {
+            let (wild, literal) = (parse(wild), parse(name));
+            assert!(!wild.matches(name) && !wild.covers(&literal), "{wild} {name}");
+            assert!(!wild.meets(&literal) && !literal.meets(&wild), "{wild} {name}");
+        }
+        assert!(parse("a/*").covers(&parse("a//b")) && parse("a/*").meets(&parse("a//b")));
     }
 }
