@@ -36,7 +36,8 @@ pub fn stalled() -> anyhow::Result<()> {
 
 fn run(hub: &Hub, turn: u64, stuck: usize) -> anyhow::Result<(Histogram, f64)> {
     let channel = hub.channel(turn, 0);
-    let mut lines = dial::subscribers(hub, Transport::Ws, std::slice::from_ref(&channel), READERS, &Progress::silent())?;
+    let mut lines =
+        dial::subscribers(hub, Transport::Ws, std::slice::from_ref(&channel), READERS, &Progress::silent())?;
     let idle: Vec<Line> = lines.drain(..stuck).collect();
     for line in &idle {
         socket2::SockRef::from(&line.stream).set_recv_buffer_size(4096)?;

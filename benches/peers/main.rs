@@ -44,6 +44,8 @@ use results::{Cell, Figures, Measured, Results};
 use rows::{Row, Size, What, Who};
 
 const HUB: &str = env!("CARGO_BIN_EXE_aether");
+/// Files that are open beside the connections.
+const SPARE: usize = 500;
 /// How long a hub may owe a message, and how long we wait for a peer's.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PEERS_PATIENCE: Duration = Duration::from_secs(3);
@@ -110,9 +112,13 @@ fn measure(asked: &Asked) -> anyhow::Result<Results> {
     if !asked.no_peers {
         install()?;
     }
-    let size = if asked.quick { Size::quick() } else { Size::whole() };
+    let mut size = if asked.quick { Size::quick() } else { Size::whole() };
     // The hub and the peers have the limit of open files that we have when we start them.
-    dial::make_room(size.held.max(size.clients) + 500)?;
+    let room = dial::room(size.held.max(size.clients) + SPARE).saturating_sub(SPARE);
+    if room < size.held {
+        eprintln!("{} connections are not to be had here: no more than {room} files (ulimit -Hn)", size.held);
+    }
+    (size.held, size.clients) = (size.held.min(room), size.clients.min(room));
     let mut rows = rows::all(&size);
     rows.retain(|row| asked.rows.is_empty() || asked.rows.iter().any(|name| row.name.starts_with(name)));
     ensure!(!rows.is_empty(), "no row's name begins so");

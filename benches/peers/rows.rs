@@ -68,7 +68,7 @@ pub struct Size {
 impl Size {
     pub fn whole() -> Size {
         Size {
-            time: Duration::from_secs(5),
+            time: Duration::from_secs(2),
             turns: 3,
             subscribers: 1000,
             channels: 100,

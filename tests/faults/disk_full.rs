@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::disk::Mount;
+use super::storm::Loss;
 use super::{dice, storm};
 use crate::common::*;
 
@@ -11,7 +12,7 @@ async fn a_disk_that_fills_up_is_left_with_the_room_that_the_operator_wants() {
     let dir = TempDir::new();
     let Some(disk) = Mount::memory(&dir.path().join("data"), 48) else { return };
     let mut hub = storm::hub(&dir, "min_free = \"8MiB\"").await;
-    storm::ride(&mut hub, dice(), 3, || disk.fill(6), || disk.make_room()).await;
+    storm::ride(&mut hub, dice(), 3, Loss::Nothing, || disk.fill(6), || disk.make_room()).await;
     drop(hub);
 }
 
@@ -20,7 +21,7 @@ async fn a_disk_without_any_room_left_is_survived() {
     let dir = TempDir::new();
     let Some(disk) = Mount::memory(&dir.path().join("data"), 48) else { return };
     let mut hub = storm::hub(&dir, "min_free = \"0\"").await;
-    storm::ride(&mut hub, dice(), 3, || disk.fill(0), || disk.make_room()).await;
+    storm::ride(&mut hub, dice(), 3, Loss::Nothing, || disk.fill(0), || disk.make_room()).await;
     drop(hub);
 }
 
@@ -34,5 +35,5 @@ async fn a_file_that_may_not_grow_is_survived() {
         let done = Command::new("prlimit").args(["--pid", &pid, &format!("--fsize={bytes}:unlimited")]).status();
         assert!(done.is_ok_and(|ended| ended.success()), "prlimit is of util-linux");
     };
-    storm::ride(&mut hub, dice(), 3, || limit("4096"), || limit("unlimited")).await;
+    storm::ride(&mut hub, dice(), 3, Loss::Nothing, || limit("4096"), || limit("unlimited")).await;
 }

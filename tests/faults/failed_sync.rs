@@ -13,6 +13,7 @@ use aether::kernel::policy::{Ack, Policy, Retention};
 use aether::stores::sled::{Disk, RealDisk, SledLog};
 
 use super::disk::Mount;
+use super::storm::Loss;
 use super::{dice, storm};
 use crate::common::*;
 
@@ -23,7 +24,7 @@ async fn a_disk_that_takes_what_it_cannot_keep_is_survived() {
     let Some(behind) = Mount::memory(&dir.path().join("behind"), 96) else { return };
     let Some(_disk) = Mount::thin(&dir.path().join("data"), &behind, 256) else { return };
     let mut hub = storm::hub(&dir, "").await;
-    storm::ride(&mut hub, dice(), 3, || behind.fill(0), || behind.make_room()).await;
+    storm::ride(&mut hub, dice(), 3, Loss::Told, || behind.fill(0), || behind.make_room()).await;
     drop(hub);
 }
 

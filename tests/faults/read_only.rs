@@ -1,6 +1,7 @@
 //! A store that may be read and not written: as a disk that fills up, with another word from the system.
 
 use super::disk::{Mount, lock};
+use super::storm::Loss;
 use super::{dice, storm};
 use crate::common::*;
 
@@ -13,6 +14,7 @@ async fn a_store_that_becomes_read_only_is_survived() {
     let mut hub = storm::hub(&dir, "").await;
     let store = dir.path().join("data/store");
     let paths = [store.join("db"), store.join("blobs"), store];
-    storm::ride(&mut hub, dice(), 3, || assert!(lock(&paths, true)), || assert!(lock(&paths, false))).await;
+    storm::ride(&mut hub, dice(), 3, Loss::Nothing, || assert!(lock(&paths, true)), || assert!(lock(&paths, false)))
+        .await;
     drop(hub);
 }

@@ -27,7 +27,9 @@ fn plan(settings: &str) -> Plan {
 
 fn plan_with(settings: &str, rules: &str) -> Plan {
     let plugins = "[[plugin]]\nuse = \"jwt-auth\"\n[[plugin]]\nuse = \"api-keys\"\n[[plugin]]\nuse = \"realtime\"";
-    let text = format!("[channels]\nlag_patience = \"0ms\"\n{plugins}\n[plugin.config]\n{settings}");
+    // The tail holds all that a test says: who is slow meets the queue's end, however quickly it is said.
+    let channels = "[channels]\nlag_patience = \"0ms\"\ntail_bytes = \"32MiB\"";
+    let text = format!("{channels}\n{plugins}\n[plugin.config]\n{settings}");
     TestHub::plan().toml(&text).rules(rules)
 }
 

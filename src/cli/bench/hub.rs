@@ -56,7 +56,10 @@ impl Own {
         command.arg("--config").arg(how.config.unwrap_or(&defaults));
         // Whatever the settings say of them, we measure one listener without TLS.
         let plain = ["AETHER_SERVER_TLS_CERT", "AETHER_SERVER_TLS_KEY", "AETHER_SERVER_ADMIN_ADDR"];
-        command.envs(plain.map(|name| (name, "none"))).envs(how.env.iter().copied());
+        command.envs(plain.map(|name| (name, "none")));
+        // Publishers are faster than a thousand readers: what these have not read yet is not to be gone.
+        command.env("AETHER_RETENTION_DEFAULT_MAX_COUNT", "1000000");
+        command.envs(how.env.iter().copied());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("a hub of our own")?;
         let mut said = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut first = String::new();
