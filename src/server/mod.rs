@@ -219,6 +219,11 @@ impl Running {
         })
     }
 
+    /// What presses it, and whom that holds back.
+    pub fn load(&self) -> Arc<Load> {
+        self.edge.load.clone()
+    }
+
     /// What does not leave the machine needs no TLS, and scrapers are spared a certificate.
     fn admin_certificates(&self) -> Option<Arc<Certificates>> {
         let needs_none = self.admin_listener.is_some() && self.admin_address.ip().is_loopback();

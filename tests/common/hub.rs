@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use aether::config::{Bound, Config, Period, Size, Sources};
+use aether::edges::load::Load;
 use aether::keys::{Claims, Keys};
 use aether::server::Running;
 use tokio::sync::oneshot;
@@ -19,6 +20,7 @@ pub struct TestHub {
     pub admin_address: SocketAddr,
     pub keys: Keys,
     pub config: Config,
+    load: Option<Arc<Load>>,
     dir: Option<TempDir>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     thread: Option<JoinHandle<()>>,
@@ -57,6 +59,7 @@ impl Plan {
             admin_address: SocketAddr::from(([0, 0, 0, 0], 0)),
             keys: Keys::prepare(&self.config).unwrap(),
             config: self.config,
+            load: None,
             dir: Some(self.dir),
             stop: Mutex::default(),
             thread: None,
@@ -106,7 +109,7 @@ impl TestHub {
         let (ready, started) = mpsc::channel();
         let (config, keys) = (self.config.clone(), self.keys.clone());
         let same = config.clone();
-        let again: aether::server::Again = std::sync::Arc::new(move || Ok(same.clone()));
+        let again: aether::server::Again = Arc::new(move || Ok(same.clone()));
         let thread = std::thread::spawn(move || {
             let deadline = Instant::now() + DEADLINE;
             let hub = loop {
@@ -119,16 +122,23 @@ impl TestHub {
                     Err(error) => return ready.send(Err(format!("{error:#}"))).unwrap(),
                 }
             };
-            ready.send(Ok((hub.address, hub.admin_address))).unwrap();
+            ready.send(Ok((hub.address, hub.admin_address, hub.load()))).unwrap();
             let stopped = async {
                 let _ = stopped.await;
             };
             hub.serve_until(stopped).unwrap();
         });
         let started = started.recv_timeout(DEADLINE).unwrap();
-        (self.address, self.admin_address) = started.unwrap_or_else(|why| panic!("{why}"));
+        let load;
+        (self.address, self.admin_address, load) = started.unwrap_or_else(|why| panic!("{why}"));
+        self.load = Some(load);
         self.stop = Mutex::new(Some(stop));
         self.thread = Some(thread);
+    }
+
+    /// What presses it, which a test may say as well as the machine.
+    pub fn load(&self) -> &Load {
+        self.load.as_ref().expect("it runs")
     }
 
     /// Asks it to stop, and does not wait.
