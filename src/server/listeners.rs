@@ -9,6 +9,8 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::edges::listen;
+
 /// Begins to serve a listener; it ends with the token.
 type Serve = Box<dyn Fn(TcpListener, CancellationToken) + Send>;
 
@@ -36,12 +38,8 @@ impl Listeners {
         let mut state = self.state.lock();
         let mut opened = Vec::new();
         for address in wanted.iter().filter(|address| !state.open.contains_key(address)) {
-            let listener = std::net::TcpListener::bind(address).and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener)
-            });
-            let listener =
-                listener.map_err(|error| format!("cannot listen on {address}, as a plugin wants: {error}"))?;
+            let listener = listen::bind(*address)
+                .map_err(|error| format!("cannot listen on {address}, as a plugin wants: {error}"))?;
             opened.push((*address, listener));
         }
         for (address, listener) in opened {

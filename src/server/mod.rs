@@ -28,6 +28,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::edges::arrivals::Arrivals;
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
@@ -188,13 +189,13 @@ impl Running {
         };
         let load = load::watched(config, &hub, &roster, &front, &delivery);
         let edge = edge(config, hub.clone(), &roster, load, beside, delivery.handle().clone());
-        let listener = front.block_on(TcpListener::bind(config.server.addr));
+        let listener = front.block_on(async { listen::bind(config.server.addr) });
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
         })?;
         let address = listener.local_addr()?;
         let admin_listener = config.server.admin_addr.0.map(|addr| {
-            let listener = front.block_on(TcpListener::bind(addr));
+            let listener = front.block_on(async { listen::bind(addr) });
             listener.with_context(|| format!("cannot listen on {addr} (server.admin_addr)"))
         });
         let admin_listener = admin_listener.transpose()?;
@@ -265,6 +266,7 @@ impl Running {
             trusted: trusted(&config),
             certificates: certificates.clone(),
             delivery: delivery.handle().clone(),
+            arrivals: Arrivals::default(),
             streams: streams(&edge),
             stop: no_more.clone(),
             tasks: tasks.clone(),
@@ -368,10 +370,11 @@ fn of_plugins<S>(
     edge: &Arc<Edge>,
     front: tokio::runtime::Handle,
 ) -> Box<dyn Fn(TcpListener, CancellationToken) + Send> {
-    let Acceptor { settings, door, load, trusted, certificates, delivery, streams, tasks, stop, .. } = acceptor;
+    let Acceptor { settings, door, load, trusted, certificates, delivery, arrivals, streams, tasks, stop, .. } =
+        acceptor;
     let (settings, door, trusted, certificates) = (*settings, door.clone(), trusted.clone(), certificates.clone());
     let (delivery, streams, tasks, all) = (delivery.clone(), streams.clone(), tasks.clone(), stop.clone());
-    let (edge, load) = (edge.clone(), load.clone());
+    let (edge, load, arrivals) = (edge.clone(), load.clone(), arrivals.clone());
     Box::new(move |listener, stop| {
         let Ok(address) = listener.local_addr() else { return };
         let routes = http::routes(edge.clone(), Surface::OfPlugins(address));
@@ -383,6 +386,7 @@ fn of_plugins<S>(
             trusted: trusted.clone(),
             certificates: certificates.clone().filter(|_| !address.ip().is_loopback()),
             delivery: delivery.clone(),
+            arrivals: arrivals.clone(),
             streams: streams.clone(),
             stop: all.clone(),
             tasks: tasks.clone(),
