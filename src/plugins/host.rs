@@ -17,30 +17,31 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
-use super::asked::Asked;
-use super::change::{self, Change};
-use super::commons::Commons;
-use super::departures::Departure;
-use super::dialect;
-use super::duty::Duty;
-use super::effect::Effect;
-use super::evidence::Evidence;
-use super::generation::Generation;
-use super::inspect::{Finding, inspect};
-use super::record::{DecisionFilter, Record};
-use super::remembered::Forget;
-use super::rules::Rules;
-use super::shadow::{Outcome, Shadow};
-use super::tails::Tails;
-use super::trace::{self, Concluded, Followed, Step, Trace};
-use super::world::World;
-use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{
     Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Request, Sight,
 };
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
 use crate::kernel::policy::Policy;
+use crate::plugins::asking::remembered::Forget;
+use crate::plugins::asking::rules::Rules;
+use crate::plugins::authors::inspect::{Finding, inspect};
+use crate::plugins::commons::Commons;
+use crate::plugins::dialect;
+use crate::plugins::source::change::{self, Change};
+use crate::plugins::source::generation::Generation;
+use crate::plugins::source::handover;
+use crate::plugins::told::departures::Departure;
+use crate::plugins::told::duty::Duty;
+use crate::plugins::why::asked::Asked;
+use crate::plugins::why::effect::Effect;
+use crate::plugins::why::evidence::Evidence;
+use crate::plugins::why::record::{DecisionFilter, Record};
+use crate::plugins::why::shadow::{Outcome, Shadow};
+use crate::plugins::why::tails::Tails;
+use crate::plugins::why::trace::{self, Concluded, Followed, Step, Trace};
+use crate::plugins::world::World;
+use crate::plugins::{Counters, HostConfig, LoadError, Sources, voice};
 
 /// Generations that were in charge and can be again.
 const KEPT: usize = 5;
