@@ -230,6 +230,29 @@ async fn no_thread_that_serves_renders_a_view_that_is_slow_and_its_readers_share
     assert_eq!(sloth.renderings().0, Sloth::SLOW_AFTER);
 }
 
+/// Found by the simulation: seed 407. What had been said for the one who lags lay dark between them, nobody was to ask about
+/// it, and a channel without history has no log to read instead: the thread that served them never came back.
+#[tokio::test]
+async fn who_is_further_than_another_reader_of_a_slow_view_does_not_wait_for_it() {
+    let (rules, sloth) = (Arc::new(Rules::default()), Sloth::new());
+    for guest in ["lags", "comes"] {
+        rules.sights.lock().insert(guest.to_owned(), Some(sloth.clone()));
+    }
+    rules.policy("a", Policy { history: None, ..Policy::default() });
+    let kernel = Kernel::start(rules);
+    let (mut lags, mut comes) = (kernel.session("lags"), kernel.session("comes"));
+    listen(&mut lags, "a", Start::Now).await;
+    kernel.say("a", &["n1", "n2", "n3"]).await;
+    assert_eq!(read(&mut lags).await, ["P a 1 n1", "P a 2 n2", "P a 3 n3"]);
+    assert!(sloth.is_slow());
+    kernel.say("a", &["n4"]).await;
+    listen(&mut comes, "a", Start::Now).await;
+    kernel.say("a", &["n5"]).await;
+    assert_eq!(read(&mut comes).await, ["P a 5 n5"]);
+    assert_eq!(read(&mut lags).await, ["P a 4 n4", "P a 5 n5"]);
+    assert_eq!(sloth.renderings(), (Sloth::SLOW_AFTER, 2));
+}
+
 #[tokio::test]
 async fn a_history_that_finds_out_that_its_view_is_slow_goes_on_elsewhere() {
     let (rules, sloth) = (Arc::new(Rules::default()), Sloth::new());

@@ -238,7 +238,11 @@ impl Hub {
             HistoryFrom::Before(before) => From::Before { before: before.min(channel.tail.head() + 1) },
         };
         let range = Range { from, count, bytes, now: (self.shared.clock)() };
-        let mut page = channel.log.read(name, range).await.map_err(ReadError::Store)?;
+        let mut page = channel.log.read(name, range).await.map_err(|error| {
+            self.shared.counters.store_errors.add(1);
+            tracing::error!(%error, channel = %name, "a history could not be read");
+            ReadError::Store(error)
+        })?;
         page.extent.last = channel.tail.head();
         page.extent.first = page.extent.first.min(page.extent.last + 1);
         let mut withheld = Vec::new();

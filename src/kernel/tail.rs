@@ -370,7 +370,12 @@ impl Tail {
             return false;
         }
         encoding.trim(run, first);
-        if run.ends.is_empty() || run.first > head {
+        // A reader that is further than what others have left dark does not wait for them: nobody may ever ask about that.
+        let between =
+            recent.publications.range((run.next().min(after + 1) - first) as usize..(after + 1 - first) as usize);
+        let is_cut_off =
+            encoding.rendering.as_ref().is_some_and(|rendering| between.into_iter().any(|p| rendering.is_dark(p)));
+        if run.ends.is_empty() || run.first > head || is_cut_off {
             run.clear(after + 1);
         }
         let missing = |from: Offset, to: Offset| {

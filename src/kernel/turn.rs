@@ -21,10 +21,12 @@ const PAGE_BYTES: usize = 128 * 1024;
 /// What a slow view is asked about before its reader is heard again.
 const DARK_COUNT: usize = 16;
 
-/// A stretch of the log, read for one subscription: all that is left of everything up to `upto`, unless there is more.
+/// A stretch of the log, read for one subscription: all that is left of everything above `after` up to `upto`, unless there is
+/// more.
 pub(super) struct Stretch {
     pub slot: u32,
     page: Page,
+    after: Offset,
     upto: Offset,
 }
 
@@ -83,11 +85,10 @@ impl Session {
         let Some(slot) = self.behind.pop_front() else { return Ok(()) };
         let Some(subscription) = self.subscriptions.get(slot as usize) else { return Ok(()) };
         let channel = &subscription.seat.channel;
+        let (cursor, head) = (subscription.cursor, channel.tail.head());
+        let conflates = subscription.pace.is_some_and(|pace| pace.conflate);
+        let after = if conflates { cursor.max(head.saturating_sub(1)) } else { cursor };
         if let Some(rendering) = subscription.encoding.rendering() {
-            let after = match subscription.pace {
-                Some(pace) if pace.conflate => subscription.cursor.max(channel.tail.head().saturating_sub(1)),
-                _ => subscription.cursor,
-            };
             let dark = channel.tail.dark(rendering, after, DARK_COUNT);
             if !dark.is_empty() {
                 rendering.foresee(&channel.name, dark, self.hub.counters()).await;
@@ -100,14 +101,14 @@ impl Session {
             let first = channel.tail.first();
             let extent = Extent { epoch: channel.epoch, first, last: channel.tail.head() };
             let page = Page { publications: Vec::new(), more: false, extent, lost: Vec::new() };
-            self.stretch = Some(Stretch { slot, page, upto: first - 1 });
+            self.stretch = Some(Stretch { slot, page, after: cursor, upto: first - 1 });
             self.ready.push_front(slot);
             return Ok(());
         }
-        let upto = subscription.live_at.unwrap_or(Offset::MAX).min(channel.tail.head());
-        let upto = subscription.full_at.filter(|at| *at > subscription.cursor).map_or(upto, |at| at.min(upto));
+        let upto = [subscription.live_at, subscription.full_at.filter(|at| *at > cursor)];
+        let upto = upto.into_iter().flatten().filter(|_| !conflates).fold(head, Offset::min);
         let range = Range {
-            from: From::After { after: subscription.cursor, upto },
+            from: From::After { after, upto },
             count: if subscription.sight.as_ref().is_some_and(|view| view.is_slow()) { DARK_COUNT } else { PAGE_COUNT },
             bytes: PAGE_BYTES,
             now: self.hub.now(),
@@ -118,7 +119,7 @@ impl Session {
                 if let Some(view) = subscription.sight.as_ref().filter(|view| view.is_slow()) {
                     view.foresee(&channel.name, &mut page.publications).await;
                 }
-                self.stretch = Some(Stretch { slot, page, upto });
+                self.stretch = Some(Stretch { slot, page, after, upto });
                 self.ready.push_front(slot);
                 Ok(())
             }
@@ -219,25 +220,30 @@ impl Session {
 
     /// One publication, then it rests.
     fn fill_paced(&mut self, slot: u32, pace: Pace, stretch: Option<Stretch>, batch: &mut Batch) {
+        let (before, said) = (self.subscriptions[slot as usize].reached, batch.steps.len());
+        let subscription = &mut self.subscriptions[slot as usize];
         if let Some(mut stretch) = stretch {
+            subscription.reached = before.max(stretch.after);
             stretch.page.more |= stretch.page.publications.len() > 1;
             stretch.page.publications.truncate(1);
             self.fill_from_log(stretch, batch);
         } else {
-            let subscription = &mut self.subscriptions[slot as usize];
             let head = subscription.seat.head();
             if pace.conflate {
-                subscription.reached = subscription.reached.max(head.saturating_sub(1));
+                subscription.reached = before.max(head.saturating_sub(1));
             }
             let next = subscription.reached + 1;
             if next <= head
                 && let Copied::Behind | Copied::Dark = self.fill_from_tail(slot, next, batch, usize::MAX)
             {
                 self.fall_behind(slot);
-                return;
             }
         }
         let subscription = &mut self.subscriptions[slot as usize];
+        if batch.steps.len() == said {
+            // What is left out is left out when something comes in its place: seals of this turn must not go beyond it before.
+            subscription.reached = before;
+        }
         if subscription.live_at.take_if(|at| *at <= subscription.reached).is_some() {
             self.say(slot, Notice::Live, Act::Live, batch);
         }
@@ -274,7 +280,7 @@ impl Session {
     }
 
     fn fill_from_log(&mut self, stretch: Stretch, batch: &mut Batch) {
-        let Stretch { slot, page, upto } = stretch;
+        let Stretch { slot, page, upto, .. } = stretch;
         for publication in &page.publications {
             self.announce_hole(slot, publication.offset, &page, batch);
             let sight = &self.subscriptions[slot as usize].sight;

@@ -32,6 +32,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::ops::RangeBounds;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -513,6 +514,12 @@ impl Taken<'_> {
         self.page.publications.push(publication);
         true
     }
+}
+
+/// sled divides a page that has become too large, or joins one that has become too small, when somebody next comes by, even to
+/// read: if the disk failed by then nobody could read it. So somebody comes by at once.
+pub(super) fn tidy<K: AsRef<[u8]>>(tree: &Tree, keys: impl RangeBounds<K>) -> Result<(), LogError> {
+    tree.range(keys).next().transpose().map(drop).map_err(failed)
 }
 
 fn damaged(name: &ChannelName) -> LogError {

@@ -17,6 +17,9 @@ pub struct Spawned {
     stderr: Option<std::thread::JoinHandle<String>>,
 }
 
+/// Lines of a hub's own that a test which fails tells.
+const SAID: usize = 60;
+
 /// The program with settings of its own: nothing of the caller's environment reaches it.
 pub fn aether(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aether"));
@@ -124,5 +127,12 @@ impl Drop for Spawned {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking()
+            && let Some(Ok(text)) = self.stderr.take().map(std::thread::JoinHandle::join)
+        {
+            let skipped = text.lines().count().saturating_sub(SAID);
+            let newest: Vec<_> = text.lines().skip(skipped).collect();
+            eprintln!("the hub said last:\n{}", newest.join("\n"));
+        }
     }
 }

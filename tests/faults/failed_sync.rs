@@ -18,14 +18,28 @@ use super::{dice, storm};
 use crate::common::*;
 
 /// Behind the file system there is less room than it claims: writes succeed, and their fsync says that they did not.
-#[tokio::test]
-async fn a_disk_that_takes_what_it_cannot_keep_is_survived() {
+async fn survives(loss: Loss) {
     let dir = TempDir::new();
     let Some(behind) = Mount::memory(&dir.path().join("behind"), 96) else { return };
-    let Some(_disk) = Mount::thin(&dir.path().join("data"), &behind, 256) else { return };
+    let Some(mut disk) = Mount::thin(&dir.path().join("data"), &behind, 256) else { return };
+    if loss == Loss::Nothing {
+        let Some(honest) = disk.honest() else { return };
+        disk = honest;
+    }
     let mut hub = storm::hub(&dir, "").await;
-    storm::ride(&mut hub, dice(), 3, Loss::Told, || behind.fill(0), || behind.make_room()).await;
-    drop(hub);
+    storm::ride(&mut hub, dice(), 3, loss, || behind.fill(0), || behind.make_room()).await;
+    drop((hub, disk));
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_what_it_cannot_keep_and_says_so_loses_nothing() {
+    survives(Loss::Nothing).await;
+}
+
+/// At the end of its room it says of one write that it is kept, and it is not.
+#[tokio::test]
+async fn what_a_disk_that_lies_has_lost_is_told() {
+    survives(Loss::Told).await;
 }
 
 /// Syncs as long as it is told to.

@@ -26,10 +26,19 @@ struct Weather {
     ended: AtomicBool,
     published: AtomicU64,
     refused: AtomicU64,
+    /// How far each channel has been acknowledged.
+    acknowledged: [AtomicU64; CHANNELS.len()],
+}
+
+impl Weather {
+    fn acknowledged(&self) -> [u64; CHANNELS.len()] {
+        self.acknowledged.each_ref().map(|last| last.load(Ordering::Relaxed))
+    }
 }
 
 /// Publishes 1, 2, 3 ... each until it is answered, under a key of its own; how far it came.
-async fn publisher(hub: (SocketAddr, String), channel: &'static str, weather: Arc<Weather>) -> u64 {
+async fn publisher(hub: (SocketAddr, String), place: usize, weather: Arc<Weather>) -> u64 {
+    let channel = CHANNELS[place];
     let mut http = Http::connect(hub.0, Some(&hub.1)).await;
     let mut n = 0;
     while !weather.ended.load(Ordering::Relaxed) {
@@ -52,6 +61,7 @@ async fn publisher(hub: (SocketAddr, String), channel: &'static str, weather: Ar
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         weather.published.fetch_add(1, Ordering::Relaxed);
+        weather.acknowledged[place].store(n, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     n
@@ -86,7 +96,8 @@ const CHANNELS: [&str; 4] = ["storm.a", "storm.b", "storm.c", "storm.d"];
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     Nothing,
-    /// It says that it has what it does not have: whoever comes back is told what is missing.
+    /// It says that it has what it does not have: whoever comes back is told what is missing, and what was acknowledged before
+    /// the fault is there.
     Told,
 }
 
@@ -104,13 +115,14 @@ pub async fn ride(
     let token = hub.token(&["*"]);
     let weather = Arc::<Weather>::default();
     let (mut readers, mut publishers) = (Vec::new(), Vec::new());
-    for channel in CHANNELS {
+    for (place, channel) in CHANNELS.into_iter().enumerate() {
         let (tell, upto) = tokio::sync::oneshot::channel();
         let mut ws = WsClient::connect(access.0, Some(&token)).await;
         ws.subscribe(&[channel]).await;
         readers.push((tokio::spawn(reader(ws, channel, upto)), tell));
-        publishers.push(tokio::spawn(publisher(access.clone(), channel, weather.clone())));
+        publishers.push(tokio::spawn(publisher(access.clone(), place, weather.clone())));
     }
+    let mut doubtful = Vec::new();
     for round in 1..=rounds {
         let (published, refused) = (weather.published.load(Ordering::Relaxed), weather.refused.load(Ordering::Relaxed));
         let enough = published + 40 + dice.below(200);
@@ -118,6 +130,7 @@ pub async fn ride(
         let get_on = async || !all_well(&publishers) || weather.published.load(Ordering::Relaxed) >= enough;
         until("the publishers get on", get_on).await;
         assert!(all_well(&publishers), "a publisher has ended: it says why above");
+        let before = weather.acknowledged();
         breaks();
         let refuse = async || !all_well(&publishers) || weather.refused.load(Ordering::Relaxed) > refused;
         until("publishes are refused", refuse).await;
@@ -132,6 +145,8 @@ pub async fn ride(
         let past = http.get(&format!("/api/v1/history?channel={}&after_seq=0&limit=5", CHANNELS[0])).await;
         assert_eq!(past.ok()["messages"].as_array().unwrap().len(), 5, "what is stored is read");
         tokio::time::sleep(Duration::from_millis(dice.below(2500))).await;
+        let then = weather.acknowledged();
+        doubtful.push(before.into_iter().zip(then).map(|(before, then)| before + 1..=then + 1).collect::<Vec<_>>());
         mends();
         let then = weather.published.load(Ordering::Relaxed) + 10;
         let get_on = async || !all_well(&publishers) || weather.published.load(Ordering::Relaxed) >= then;
@@ -144,7 +159,8 @@ pub async fn ride(
     }
     assert!(hub.try_wait().is_none(), "the same process, all the time");
     weather.ended.store(true, Ordering::Relaxed);
-    for ((publisher, (reader, tell)), channel) in publishers.into_iter().zip(readers).zip(CHANNELS) {
+    for (place, (publisher, (reader, tell))) in publishers.into_iter().zip(readers).enumerate() {
+        let channel = CHANNELS[place];
         let last = within(DEADLINE, "a publisher's end", publisher).await.unwrap();
         tell.send(last).unwrap_or_else(|_| panic!("the reader of {channel} has ended"));
         within(DEADLINE, "a reader's end", reader).await.unwrap();
@@ -153,8 +169,15 @@ pub async fn ride(
         let seen = again.read_to(channel, last).await;
         let mut there: Vec<u64> = seen.seqs();
         for gap in &seen.gaps {
-            assert!(loss == Loss::Told && gap["cause"] == "lost", "{channel}: {gap}");
-            there.extend(gap["missing"][0].as_u64().unwrap()..=gap["missing"][1].as_u64().unwrap());
+            let [from, to] = [0, 1].map(|end| gap["missing"][end].as_u64().unwrap());
+            let at_a_fault = doubtful.iter().any(|round| round[place].contains(&from) && round[place].contains(&to));
+            assert!(
+                loss == Loss::Told && gap["cause"] == "lost" && at_a_fault,
+                "{channel}: {gap}, and the faults were at {:?}",
+                doubtful.iter().map(|round| &round[place]).collect::<Vec<_>>()
+            );
+            eprintln!("{channel}: {from} to {to} of {last} were lost and told");
+            there.extend(from..=to);
         }
         there.sort_unstable();
         assert!(there.iter().copied().eq(1..=last), "{channel} to {last}: {there:?}, told {:?}", seen.gaps);

@@ -20,7 +20,9 @@ impl Inner {
             }
         }
         let crosses_reserve = self.write_new_heads(&mut group)?;
+        let keys: Vec<IVec> = blocks.iter().map(|(key, _)| key.clone()).collect();
         self.write(blocks, &group)?;
+        keys.into_iter().try_for_each(|key| tidy(&self.messages, key..))?;
         if crosses_reserve {
             self.sync()?;
         }

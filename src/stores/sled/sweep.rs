@@ -31,7 +31,8 @@ impl Inner {
         if highest >= open.last {
             self.write_head(name, open)?; // The newest message goes; the numbers must not.
         }
-        self.messages.apply_batch(dead).map_err(failed)
+        self.messages.apply_batch(dead).map_err(failed)?;
+        tidy(&self.messages, block_keys(number, 0))
     }
 
     pub(super) fn forget(&self, name: &ChannelName) -> Result<Extent, LogError> {
@@ -51,6 +52,7 @@ impl Inner {
             }
             self.messages.apply_batch(dead).map_err(failed)?;
             if count < TRIM_BLOCKS {
+                tidy(&self.messages, block_keys(number, 0))?;
                 return Ok(open.extent(self.epoch));
             }
         }
@@ -102,6 +104,7 @@ impl Inner {
                 open.floor = open.floor.max(highest + 1);
                 self.write_head(name, &open)?;
                 self.messages.apply_batch(dead).map_err(failed)?;
+                tidy(&self.messages, block_keys(number, 0))?;
             }
         }
         self.trim(name, &mut open)?;
