@@ -240,6 +240,7 @@ impl Hub {
         let range = Range { from, count, bytes, now: (self.shared.clock)() };
         let mut page = channel.log.read(name, range).await.map_err(ReadError::Store)?;
         page.extent.last = channel.tail.head();
+        page.extent.first = page.extent.first.min(page.extent.last + 1);
         let mut withheld = Vec::new();
         if let Some(view) = sight {
             let mut kept = std::mem::take(&mut page.publications);

@@ -106,6 +106,8 @@ pub(super) fn begin(
     (first, head): (Offset, Offset),
     may_resume: bool,
 ) -> (Offset, Option<Gap>) {
+    // Retention may have made room already for what is appended and not shown yet. Nobody stands beyond the head.
+    let first = first.min(head + 1);
     let another_life = epoch.is_some_and(|epoch| epoch != current) || after > head;
     if another_life {
         let available = if may_resume { first } else { head + 1 };
@@ -136,5 +138,16 @@ mod tests {
         }
         assert_eq!(told(5, Some(here)), (7, Some(Gap::between(5, 8, GapCause::Denied))));
         assert_eq!(told(7, Some(here)), (7, None));
+    }
+
+    /// Found by the simulation: seed 6089.
+    #[test]
+    fn nobody_is_put_beyond_the_head_though_the_log_begins_there() {
+        let here = Epoch(1);
+        let told = |after, epoch| begin(after, epoch, here, (12, 7), true);
+        assert_eq!(told(5, Some(here)), (7, Some(Gap::between(5, 8, GapCause::Evicted))));
+        assert_eq!(told(7, Some(here)), (7, None));
+        let gap = Gap { requested: 5, available: 8, cause: GapCause::Epoch, missing: None };
+        assert_eq!(told(5, Some(Epoch(2))), (7, Some(gap)));
     }
 }

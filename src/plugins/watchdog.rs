@@ -6,6 +6,8 @@
 //! `pcall` that swallows it is stopped again. A long call into C is stopped only when it returns; the memory limit
 //! bounds what it can do.
 //!
+//! While nobody calls, it rests: a hub with nothing to do does nothing. The first call after that pays for waking it.
+//!
 //! Short of its budget, a call that it meets gives way once a tick: Linux looks for a thread that waits for the
 //! processor only every 4 ms (CONFIG_HZ=250), whatever the priorities, and a neighbour's messages would wait as long.
 
@@ -13,7 +15,7 @@ use std::cell::Cell;
 use std::ffi::c_int;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// How often it looks.
 pub const TICK: Duration = Duration::from_millis(1);
+/// It rests when nobody has called for so many ticks.
+const REST_AFTER: u32 = 50;
 /// Should processor time be read and stand still, a call is stopped after so many budgets of wall time all the same.
 const WALL_FACTOR: u32 = 200;
 
@@ -161,7 +165,11 @@ struct Running<'a> {
 impl<'a> Running<'a> {
     fn begin(slot: &'a Slot, budget: Duration) -> Self {
         slot.budget_micros.store(budget.as_micros().try_into().unwrap_or(u32::MAX), Ordering::Relaxed);
-        slot.call.fetch_add(1, Ordering::Release);
+        slot.call.fetch_add(1, Ordering::SeqCst);
+        // Either we see that it rests, or it has seen our count.
+        if WATCHDOG.rests.load(Ordering::SeqCst) {
+            WATCHDOG.wake();
+        }
         Running { slot, before: RUNNING.replace(slot) }
     }
 
@@ -194,6 +202,7 @@ struct Sighting {
 struct Watchdog {
     slots: Mutex<Vec<(Weak<Slot>, Option<Sighting>)>>,
     work: Condvar,
+    rests: AtomicBool,
 }
 
 static WATCHDOG: LazyLock<&'static Watchdog> = LazyLock::new(|| {
@@ -212,17 +221,38 @@ impl Watchdog {
         self.work.notify_one();
     }
 
+    fn wake(&self) {
+        // Held from when it says that it rests until it does.
+        drop(self.slots.lock());
+        self.work.notify_one();
+    }
+
     fn run(&self) {
+        let (mut calls_before, mut quiet_ticks) = (0, 0);
         loop {
             let mut slots = self.slots.lock();
             slots.retain_mut(|(slot, sighting)| slot.upgrade().map(|slot| look(&slot, sighting)).is_some());
-            if slots.is_empty() {
-                self.work.wait(&mut slots);
+            let calls = counted(&slots);
+            let is_quiet = calls == calls_before && slots.iter().all(|(_, sighting)| sighting.is_none());
+            (calls_before, quiet_ticks) = (calls, if is_quiet { quiet_ticks + 1 } else { 0 });
+            if quiet_ticks >= REST_AFTER {
+                quiet_ticks = 0;
+                self.rests.store(true, Ordering::SeqCst);
+                if counted(&slots) == calls {
+                    self.work.wait(&mut slots);
+                }
+                self.rests.store(false, Ordering::SeqCst);
             }
             drop(slots);
             std::thread::sleep(TICK);
         }
     }
+}
+
+/// Beginnings and ends of calls, of all VMs.
+fn counted(slots: &[(Weak<Slot>, Option<Sighting>)]) -> u64 {
+    let calls = slots.iter().filter_map(|(slot, _)| Some(slot.upgrade()?.call.load(Ordering::SeqCst)));
+    calls.fold(0, u64::wrapping_add)
 }
 
 fn look(slot: &Slot, sighting: &mut Option<Sighting>) {
@@ -313,6 +343,21 @@ mod tests {
         std::thread::scope(|threads| {
             [true, false, true, false].map(|h| threads.spawn(move || hammer(h))).map(|t| t.join().unwrap())
         });
+    }
+
+    /// Other tests call as well, so that it may have to be waited for.
+    #[test]
+    fn what_is_called_while_it_rests_is_watched_all_the_same() {
+        let lua = vm();
+        let watched = Watched::new(&lua);
+        let spin = lua.load("while true do end").into_function().unwrap();
+        for _ in 0..3 {
+            let until = Instant::now() + Duration::from_secs(3);
+            while !WATCHDOG.rests.load(Ordering::SeqCst) && Instant::now() < until {
+                std::thread::sleep(TICK);
+            }
+            assert!(watched.run(BUDGET, |_| spin.call::<()>(())).1);
+        }
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Life {
         offset < self.floor || self.said.get(&offset).is_none_or(expired) || self.is_lost(offset) || with_younger()
     }
 
-    fn is_safe(&self, offset: Offset) -> bool {
+    pub fn is_safe(&self, offset: Offset) -> bool {
         match self.promises {
             Ack::Memory => true,
             Ack::Written => offset <= self.written.max(self.synced),

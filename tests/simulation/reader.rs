@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aether::kernel::message::{Epoch, Offset};
+use aether::kernel::message::{Epoch, Offset, Position};
 use aether::kernel::policy::Lag;
 use tokio::time::sleep;
 
@@ -30,8 +30,8 @@ pub struct Place {
 /// What it has of a channel on this connection.
 #[derive(Debug)]
 enum Seat {
-    /// It asked for what comes after a place, or for what is not older than an offset.
-    Asked(Result<Place, Offset>),
+    /// It asked for what comes after a place, or for what is newer than what was acknowledged by then.
+    Asked(Result<Place, Position>),
     Sits(Place),
 }
 
@@ -194,13 +194,13 @@ impl Reader {
         }
     }
 
-    fn acked(&self, name: &str) -> Offset {
+    fn acked(&self, name: &str) -> Position {
         let pages = self.book.open();
-        pages
-            .lives
-            .range((name.to_owned(), 0)..=(name.to_owned(), u64::MAX))
-            .next_back()
-            .map_or(0, |(_, life)| life.acked)
+        let newest = pages.lives.range((name.to_owned(), 0)..=(name.to_owned(), u64::MAX)).next_back();
+        newest.map_or(Position { epoch: Epoch::UNKNOWN, offset: 0 }, |((_, epoch), life)| Position {
+            epoch: Epoch(*epoch),
+            offset: life.acked,
+        })
     }
 
     /// Something that readers ask for in the middle of things.
@@ -355,6 +355,9 @@ impl Reader {
                     return Err((Class::Wrong, format!("it is at {place:?}")));
                 }
                 let life = pages.life(name, epoch).ok_or_else(|| wrong("no such life"))?;
+                if !life.is_safe(available - 1) {
+                    return Err((Class::Unsafe, "what it goes past is not safe yet".into()));
+                }
                 let counted = match why {
                     "epoch" if place.epoch.is_some_and(|known| known != epoch) => "a gap: another life",
                     "epoch" => return Err(wrong("it is the same life")),
@@ -416,10 +419,11 @@ impl Reader {
             // Acknowledged in an earlier life, it does not count.
             Some(Seat::Asked(Err(acked))) => {
                 let mut pages = self.book.open();
-                let known =
-                    pages.life(name, epoch).is_some_and(|life| life.acked >= acked && life.said.contains_key(&acked));
-                if known && offset < acked {
-                    return Err((Class::Wrong, format!("it begins before {acked}")));
+                let known = pages.life(name, epoch).is_some_and(|life| {
+                    acked.epoch == epoch && life.acked >= acked.offset && life.said.contains_key(&acked.offset)
+                });
+                if known && offset < acked.offset {
+                    return Err((Class::Wrong, format!("it begins before {}", acked.offset)));
                 }
                 Place { epoch: Some(epoch), at: offset, live_due: false }
             }
