@@ -88,7 +88,7 @@ fn targets(checks: &[Check]) -> String {
 type Show = fn(f64) -> String;
 
 /// A figure's name, its heading, and how it is written.
-const COLUMNS: [(&str, &str, Show); 20] = [
+const COLUMNS: [(&str, &str, Show); 21] = [
     ("deliveries_per_s", "deliveries/s", thousands),
     ("publishes_per_s", "messages/s", thousands),
     ("p50_ms", "p50 ms", |ms| format!("{ms:.2}")),
@@ -106,7 +106,8 @@ const COLUMNS: [(&str, &str, Show); 20] = [
     ("slowest_round_s", "until the last has everything, s", |s| format!("{s:.2}")),
     ("connections_made_again", "connections made again", thousands),
     ("neighbour_quiet_p99_ms", "neighbour's p99 ms, quiet", |ms| format!("{ms:.2}")),
-    ("neighbour_beside_p99_ms", "beside", |ms| format!("{ms:.2}")),
+    ("neighbour_beside_p99_ms", "beside the storm", |ms| format!("{ms:.2}")),
+    ("neighbour_p99_ratio", "beside : quiet", |ratio| format!("{ratio:.2}x")),
     ("stored_messages", "stored messages", thousands),
     ("ready_s", "ready after s", |s| format!("{s:.2}")),
 ];
@@ -139,7 +140,11 @@ fn table(rows: &[&Measured]) -> String {
             if by.is_some() {
                 let figure = main_figure(row);
                 let ratio = cell.median.get(figure).zip(row.figure("nchan", figure)).map(|(one, other)| one / other);
-                let _ = write!(out, " {} |", ratio.map_or("-".into(), |ratio| format!("{ratio:.2}x")));
+                let _ = write!(
+                    out,
+                    " {} |",
+                    ratio.filter(|ratio| ratio.is_finite()).map_or("-".into(), |ratio| format!("{ratio:.2}x"))
+                );
             }
             out.push('\n');
         }
@@ -148,7 +153,12 @@ fn table(rows: &[&Measured]) -> String {
     let mut promises: Vec<_> = kept.map(|cell| format!("{}: {}", cell.who, cell.durability)).collect();
     promises.sort();
     promises.dedup();
-    let _ = writeln!(out, "\nWhat is kept: {}.", promises.join("; "));
+    if !promises.is_empty() {
+        let _ = writeln!(out, "\nWhat is kept: {}.", promises.join("; "));
+    }
+    if rows.iter().flat_map(|row| &row.cells).any(|cell| cell.who.ends_with("compressed")) {
+        let _ = writeln!(out, "When a compressed message was sent cannot be seen in it: its latency is not measured.");
+    }
     out
 }
 

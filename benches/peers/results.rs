@@ -73,9 +73,10 @@ impl Results {
         self.row(row)?.figure(who, name)
     }
 
-    /// One's figure by another's.
+    /// One's figure by another's; nothing by nothing.
     pub fn ratio(&self, row: &str, name: &str, who: &str, by: &str) -> Option<f64> {
-        Some(self.figure(row, who, name)? / self.figure(row, by, name)?)
+        let ratio = self.figure(row, who, name)? / self.figure(row, by, name)?;
+        ratio.is_finite().then_some(ratio)
     }
 }
 

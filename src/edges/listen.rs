@@ -2,7 +2,8 @@
 //!
 //! Publishing must not wait behind delivering, so the two run on runtimes of their own: a look at a connection's first
 //! bytes tells a subscriber's `GET /ws`, `/sse` or `/poll` from everything else. Of a TLS connection that look is taken at the
-//! first bytes that were decrypted: handshakes cost a publisher's time, and never a reader's.
+//! first bytes that were decrypted: handshakes cost a publisher's time, and never a reader's. Accepting and looking have a
+//! runtime of their own: ten thousand connections that come at once stand there, and before nobody's answer.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
@@ -120,6 +122,8 @@ pub struct Acceptor<S> {
     pub certificates: Option<Arc<Certificates>>,
     /// Where connections that listen are served.
     pub delivery: Handle,
+    /// Where the others are.
+    pub front: Handle,
     pub arrivals: Arrivals,
     pub streams: Streams,
     /// Takes no new connection from here on; those that are there finish the request at hand.
@@ -191,21 +195,26 @@ where
         let _ = stream.set_nodelay(true);
         let _ = vanished::watch(&stream, self.settings.peer_timeout);
         if let Some(certificates) = &self.certificates {
-            let (config, timeout) = (certificates.current(), self.settings.header_timeout);
-            let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
-            let looked = self.in_time(timeout, stream.peek()).await;
-            let Some(Ok(listens)) =
-                looked.map(|first| first.map(|first| begins_as_listener(first, &(self.streams)()) == Some(true)))
-            else {
-                return;
-            };
-            let at_home = TlsStream::at_home_here;
-            return self.serve_at_home(stream, peer, listens, at_home).await;
+            let (config, front, tasks) = (certificates.current(), self.front.clone(), self.tasks.clone());
+            tasks.spawn_on(self.place_encrypted(stream, peer, config), &front);
+            return;
         }
         let looked = self.in_time(self.settings.header_timeout, will_listen(&stream, &self.streams)).await;
         let Some(Ok(listens)) = looked else { return };
-        let at_home = |stream: TcpStream| TcpStream::from_std(stream.into_std()?);
-        self.serve_at_home(stream, peer, listens, at_home).await;
+        self.serve_at_home(stream, peer, listens, at_home_here).await;
+    }
+
+    async fn place_encrypted(self, stream: TcpStream, peer: Peer, config: Arc<ServerConfig>) {
+        let Ok(stream) = at_home_here(stream) else { return };
+        let timeout = self.settings.header_timeout;
+        let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
+        let looked = self.in_time(timeout, stream.peek()).await;
+        let Some(Ok(listens)) =
+            looked.map(|first| first.map(|first| begins_as_listener(first, &(self.streams)()) == Some(true)))
+        else {
+            return;
+        };
+        self.serve_at_home(stream, peer, listens, TlsStream::at_home_here).await;
     }
 
     /// None if it takes longer, or the hub stops.
@@ -218,18 +227,22 @@ where
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        if !listens {
-            return self.serve(stream, peer, PUBLISHER_BUFFER, None).await;
-        }
         // Who has waited as long as it may take to say something comes in beside the line.
-        let turn = self.in_time(self.settings.header_timeout, self.arrivals.turn()).await;
-        let (delivery, tasks) = (self.delivery.clone(), self.tasks.clone());
+        let turn = match listens {
+            true => self.in_time(self.settings.header_timeout, self.arrivals.turn()).await.map(Arc::new),
+            false => None,
+        };
+        let (home, buffer) = match listens {
+            true => (self.delivery.clone(), LISTENER_BUFFER),
+            false => (self.front.clone(), PUBLISHER_BUFFER),
+        };
+        let tasks = self.tasks.clone();
         let there = async move {
             if let Ok(stream) = at_home(stream) {
-                self.serve(stream, peer, LISTENER_BUFFER, turn.map(Arc::new)).await;
+                self.serve(stream, peer, buffer, turn).await;
             }
         };
-        tasks.spawn_on(there, &delivery);
+        tasks.spawn_on(there, &home);
     }
 
     /// Its turn to arrive, if it has one, is over with its first answer.
@@ -291,6 +304,11 @@ impl Peer {
         }
         peer
     }
+}
+
+/// Brings a socket to the runtime that we are on; it may have been accepted on another.
+pub fn at_home_here(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// The whole answer to a connection that finds no place; its request is not looked at.

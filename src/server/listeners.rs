@@ -15,7 +15,7 @@ use crate::edges::listen;
 type Serve = Box<dyn Fn(TcpListener, CancellationToken) + Send>;
 
 pub struct Listeners {
-    front: Handle,
+    gate: Handle,
     state: Mutex<State>,
 }
 
@@ -28,13 +28,13 @@ struct State {
 }
 
 impl Listeners {
-    pub fn new(front: Handle) -> Arc<Listeners> {
-        Arc::new(Listeners { front, state: Mutex::default() })
+    pub fn new(gate: Handle) -> Arc<Listeners> {
+        Arc::new(Listeners { gate, state: Mutex::default() })
     }
 
     /// Opens those that are not open. None is opened if one cannot be.
     pub fn open(&self, wanted: &[SocketAddr]) -> Result<(), String> {
-        let _runtime = self.front.enter();
+        let _runtime = self.gate.enter();
         let mut state = self.state.lock();
         let mut opened = Vec::new();
         for address in wanted.iter().filter(|address| !state.open.contains_key(address)) {
@@ -69,7 +69,7 @@ impl Listeners {
 
     /// Serves those that are open, and those to come.
     pub fn serve(&self, serve: Serve) {
-        let _runtime = self.front.enter();
+        let _runtime = self.gate.enter();
         let mut state = self.state.lock();
         for (waiting, stop) in state.open.values_mut() {
             if let Some(listener) = waiting.take() {

@@ -221,6 +221,8 @@ async fn client(to: SocketAddr, number: usize, steps: &[Step], messages: usize) 
     let socket = dial::socket(to, dial::source(to, number))?;
     // Or each would wait for its own answer while all others wait for it.
     socket.set_nonblocking(true)?;
+    // Its port is free again with its end, for the next round.
+    socket.set_linger(Some(Duration::ZERO))?;
     let socket = TcpSocket::from_std_stream(socket.into());
     let mut stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await??;
     let rest = tokio::time::timeout(PATIENCE, heard(&mut stream, steps)).await??;
