@@ -26,8 +26,14 @@ const GROWS: [&str; 16] = [
 ];
 
 /// Parts of the source that are no part of a hub that runs: its command line, its settings, the tools of rules' authors.
-const BESIDE: [&str; 6] =
-    ["cli/", "config/", "plugins/bench.rs", "plugins/inspect/", "plugins/testing/", "plugins/tests/"];
+const BESIDE: [&str; 6] = [
+    "cli/",
+    "config/",
+    "plugins/authors/bench.rs",
+    "plugins/authors/inspect/",
+    "plugins/authors/testing/",
+    "plugins/tests/",
+];
 
 /// A place that grows: the file below `src`, and the field, the static or the channel.
 type Place = (String, String);

@@ -5,6 +5,7 @@ mod common;
 mod actions;
 mod all_five;
 mod aphlict;
+mod arrivals;
 mod attacks;
 mod attendance;
 mod auth;

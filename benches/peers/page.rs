@@ -8,10 +8,13 @@ use anyhow::Context;
 
 use super::plot;
 use super::results::{Measured, Results};
-use super::targets::{Check, checks};
+use super::targets::{Check, Found, checks};
 
 const BEGIN: &str = "<!-- measured: begin (cargo bench --bench peers -- --write) -->";
 const END: &str = "<!-- measured: end -->";
+
+/// Seconds that a run may take; rows that lie further apart are of several.
+const ONE_RUN: u64 = 3600;
 
 /// Puts tables, pictures and results into the documentation.
 pub fn write(results: &Results, docs: &Path) -> anyhow::Result<()> {
@@ -34,8 +37,14 @@ pub fn write(results: &Results, docs: &Path) -> anyhow::Result<()> {
 /// Markdown.
 pub fn tables(results: &Results) -> String {
     let mut out = String::new();
-    let day = time::OffsetDateTime::from_unix_timestamp(results.when as i64).map(|at| at.date().to_string());
-    let _ = writeln!(out, "Measured on {}: {}.", day.unwrap_or_default(), results.machine);
+    let day = |when: u64| time::OffsetDateTime::from_unix_timestamp(when as i64).map(|at| at.date().to_string());
+    let _ = writeln!(out, "Measured on {}: {}.", day(results.when).unwrap_or_default(), results.machine);
+    let times = || results.rows.iter().map(|row| row.when);
+    if let (Some(first), Some(last)) = (times().min(), times().max())
+        && last - first > ONE_RUN
+    {
+        let _ = writeln!(out, "Some rows were measured later than others; each row in one go, everybody in turn.");
+    }
     let _ = writeln!(out, "{}.", results.versions.join(", "));
     if results.quick {
         let _ =
@@ -65,9 +74,11 @@ fn targets(checks: &[Check]) -> String {
     let mut out = "\n### What was aimed at\n\n| | wanted | found | |\n|---|---|---|---|\n".to_owned();
     for Check { what, wanted, found } in checks {
         let (found, met) = match found {
-            Some((found, true)) => (found.as_str(), "met"),
-            Some((found, false)) => (found.as_str(), "**missed**"),
-            None => ("-", "not measured"),
+            Found::Met(found) => (found.as_str(), "met"),
+            Found::Missed(found) => (found.as_str(), "**missed**"),
+            Found::Fewer(found) => (found.as_str(), "not so many here"),
+            Found::Failed => ("-", "**failed**"),
+            Found::Nothing => ("-", "not measured"),
         };
         let _ = writeln!(out, "| {what} | {wanted} | {found} | {met} |");
     }
@@ -77,7 +88,7 @@ fn targets(checks: &[Check]) -> String {
 type Show = fn(f64) -> String;
 
 /// A figure's name, its heading, and how it is written.
-const COLUMNS: [(&str, &str, Show); 20] = [
+const COLUMNS: [(&str, &str, Show); 21] = [
     ("deliveries_per_s", "deliveries/s", thousands),
     ("publishes_per_s", "messages/s", thousands),
     ("p50_ms", "p50 ms", |ms| format!("{ms:.2}")),
@@ -95,7 +106,8 @@ const COLUMNS: [(&str, &str, Show); 20] = [
     ("slowest_round_s", "until the last has everything, s", |s| format!("{s:.2}")),
     ("connections_made_again", "connections made again", thousands),
     ("neighbour_quiet_p99_ms", "neighbour's p99 ms, quiet", |ms| format!("{ms:.2}")),
-    ("neighbour_beside_p99_ms", "beside", |ms| format!("{ms:.2}")),
+    ("neighbour_beside_p99_ms", "beside the storm", |ms| format!("{ms:.2}")),
+    ("neighbour_p99_ratio", "beside : quiet", |ratio| format!("{ratio:.2}x")),
     ("stored_messages", "stored messages", thousands),
     ("ready_s", "ready after s", |s| format!("{s:.2}")),
 ];
@@ -117,23 +129,42 @@ fn table(rows: &[&Measured]) -> String {
         for (place, cell) in row.cells.iter().enumerate() {
             let title = if place == 0 { row.title.as_str() } else { "" };
             let _ = write!(out, "| {title} | {} |", cell.who);
+            if let Some(why) = &cell.failed {
+                let rest = columns.len() + usize::from(by.is_some());
+                let _ = writeln!(out, " **failed: {}** |{}", in_a_cell(why), " |".repeat(rest.saturating_sub(1)));
+                continue;
+            }
             for (name, _, show) in &columns {
                 let _ = write!(out, " {} |", cell.median.get(*name).map_or("-".into(), |value| show(*value)));
             }
             if by.is_some() {
                 let figure = main_figure(row);
                 let ratio = cell.median.get(figure).zip(row.figure("nchan", figure)).map(|(one, other)| one / other);
-                let _ = write!(out, " {} |", ratio.map_or("-".into(), |ratio| format!("{ratio:.2}x")));
+                let _ = write!(
+                    out,
+                    " {} |",
+                    ratio.filter(|ratio| ratio.is_finite()).map_or("-".into(), |ratio| format!("{ratio:.2}x"))
+                );
             }
             out.push('\n');
         }
     }
-    let mut promises: Vec<_> =
-        rows.iter().flat_map(|row| &row.cells).map(|cell| format!("{}: {}", cell.who, cell.durability)).collect();
+    let kept = rows.iter().flat_map(|row| &row.cells).filter(|cell| !cell.durability.is_empty());
+    let mut promises: Vec<_> = kept.map(|cell| format!("{}: {}", cell.who, cell.durability)).collect();
     promises.sort();
     promises.dedup();
-    let _ = writeln!(out, "\nWhat is kept: {}.", promises.join("; "));
+    if !promises.is_empty() {
+        let _ = writeln!(out, "\nWhat is kept: {}.", promises.join("; "));
+    }
+    if rows.iter().flat_map(|row| &row.cells).any(|cell| cell.who.ends_with("compressed")) {
+        let _ = writeln!(out, "When a compressed message was sent cannot be seen in it: its latency is not measured.");
+    }
     out
+}
+
+/// What lies in a table is one line and has no bars.
+fn in_a_cell(text: &str) -> String {
+    text.replace('|', "/").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// By which a row's cells are compared with nchan's.

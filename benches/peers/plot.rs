@@ -12,6 +12,10 @@ const VALUES: usize = 110;
 const BAR: usize = 18;
 const STEP: usize = 24;
 
+/// A picture travels without its page.
+const KEPT: &str = "Aether: history on disk, synced before the answer. nchan: in memory. NATS: nothing is kept.";
+const FLOORS: &str = " Floors: sockets alone.";
+
 /// Each with its name and title.
 pub fn all(results: &Results) -> Vec<(&'static str, &'static str, String)> {
     let two_places = |value: f64| format!("{value:.2}");
@@ -84,9 +88,12 @@ fn picture(
 fn draw(title: &str, groups: &[Group]) -> String {
     let most = groups.iter().flat_map(|group| &group.bars).map(|(.., value)| *value).fold(f64::EPSILON, f64::max);
     let room = (WIDTH - LABELS - VALUES) as f64;
-    let mut body = String::new();
+    let has_floors = groups.iter().flat_map(|group| &group.bars).any(|(who, ..)| who.starts_with("floor"));
+    let (floors, mut body) = (if has_floors { FLOORS } else { "" }, String::new());
     let mut y = 34;
     let _ = writeln!(body, "<text x=\"12\" y=\"{y}\" font-size=\"17\" font-weight=\"bold\">{}</text>", escaped(title));
+    y += 20;
+    let _ = writeln!(body, "<text x=\"12\" y=\"{y}\" font-size=\"12\" fill=\"#57606a\">{KEPT}{floors}</text>");
     for group in groups {
         y += 36;
         let _ = writeln!(body, "<text x=\"12\" y=\"{y}\" font-weight=\"bold\">{}</text>", escaped(&group.title));

@@ -28,6 +28,9 @@ pub struct Results {
 pub struct Measured {
     pub name: String,
     pub title: String,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub when: u64,
     pub cells: Vec<Cell>,
 }
 
@@ -35,12 +38,19 @@ pub struct Measured {
 pub struct Cell {
     pub who: String,
     pub durability: String,
+    /// Nothing if a turn failed.
     pub median: Figures,
     pub turns: Vec<Figures>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 impl Cell {
-    pub fn new(who: String, durability: String, turns: Vec<Figures>) -> Cell {
+    pub fn new(who: String, durability: String, turns: Vec<Figures>, failed: Option<String>) -> Cell {
+        if failed.is_some() {
+            return Cell { who, durability, median: Figures::new(), turns, failed };
+        }
         let mut by_name: BTreeMap<&String, Vec<f64>> = BTreeMap::new();
         for (name, value) in turns.iter().flatten() {
             by_name.entry(name).or_default().push(*value);
@@ -49,7 +59,7 @@ impl Cell {
             values.sort_by(f64::total_cmp);
             (name.clone(), values[values.len() / 2])
         });
-        Cell { who, durability, median: median.collect(), turns }
+        Cell { who, durability, median: median.collect(), turns, failed }
     }
 }
 
@@ -63,13 +73,19 @@ impl Results {
         self.row(row)?.figure(who, name)
     }
 
-    /// One's figure by another's.
+    /// One's figure by another's; nothing by nothing.
     pub fn ratio(&self, row: &str, name: &str, who: &str, by: &str) -> Option<f64> {
-        Some(self.figure(row, who, name)? / self.figure(row, by, name)?)
+        let ratio = self.figure(row, who, name)? / self.figure(row, by, name)?;
+        ratio.is_finite().then_some(ratio)
     }
 }
 
 impl Measured {
+    /// Those who have no figures, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.cells.iter().filter_map(|cell| Some((cell.who.as_str(), cell.failed.as_deref()?)))
+    }
+
     pub fn figure(&self, who: &str, name: &str) -> Option<f64> {
         self.cells.iter().find(|cell| cell.who == who)?.median.get(name).copied()
     }

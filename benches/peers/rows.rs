@@ -17,6 +17,20 @@ pub enum Who {
     SharedTail,
 }
 
+impl Who {
+    /// As the tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Who::Aether => "aether",
+            Who::Compressed => "aether, compressed",
+            Who::Nchan => "nchan",
+            Who::Nats => "NATS",
+            Who::OneWrite => "floor, one-write",
+            Who::SharedTail => "floor, shared-tail",
+        }
+    }
+}
+
 pub enum What {
     FanOut {
         transport: Transport,

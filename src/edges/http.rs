@@ -452,7 +452,7 @@ where
     F: Future<Output = Result<Response, Fault>> + Send,
 {
     let mut outcome = Err(Fault::Stopping);
-    let serving = serve(edge.clone());
+    let serving = Box::pin(serve(edge.clone()));
     edge.hub.hooks().as_one(Box::pin(async { outcome = serving.await })).await;
     outcome.unwrap_or_else(|fault| edge.refuse(&fault))
 }

@@ -2,12 +2,13 @@
 //!
 //! Publishing must not wait behind delivering, so the two run on runtimes of their own: a look at a connection's first
 //! bytes tells a subscriber's `GET /ws`, `/sse` or `/poll` from everything else. Of a TLS connection that look is taken at the
-//! first bytes that were decrypted: handshakes cost a publisher's time, and never a reader's.
+//! first bytes that were decrypted: handshakes cost a publisher's time, and never a reader's. Accepting and looking have a
+//! runtime of their own: ten thousand connections that come at once stand there, and before nobody's answer.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::arrivals::{Arrivals, Turn};
 use super::certificates::Certificates;
 use super::deadline::Deadline;
 use super::door::{Door, Full, Permit};
@@ -87,6 +90,23 @@ const LISTENERS: [&[u8]; 3] = [b"GET /ws", b"GET /sse", b"GET /poll"];
 /// As much of them is looked at; the shortest request line there is has more.
 const LOOK: usize = 14;
 
+/// Connections that may wait to be accepted, as far as the system lets them (`net.core.somaxconn`). What finds no room there
+/// is tried again by the client's system after 1, 3, 7 seconds: ten thousand that come at once would still be coming in after
+/// half a minute.
+const BACKLOG: u32 = 4096;
+/// Accepted at a stretch; then those have a turn who are there.
+const STRETCH: usize = 8;
+
+/// Opens a listener; within a runtime.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A hub that is started again finds its port in the state that its last connections have left.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// How the requests begin that others than the hub answer with streams.
 pub type Streams = Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
 
@@ -102,6 +122,9 @@ pub struct Acceptor<S> {
     pub certificates: Option<Arc<Certificates>>,
     /// Where connections that listen are served.
     pub delivery: Handle,
+    /// Where the others are.
+    pub front: Handle,
+    pub arrivals: Arrivals,
     pub streams: Streams,
     /// Takes no new connection from here on; those that are there finish the request at hand.
     pub stop: CancellationToken,
@@ -120,7 +143,10 @@ where
     pub async fn run(self, listener: TcpListener) {
         let courtesies = Arc::new(Semaphore::new(COURTESIES));
         let mut exhaustion = Exhaustion::default();
-        loop {
+        for number in 1usize.. {
+            if number.is_multiple_of(STRETCH) {
+                tokio::task::yield_now().await;
+            }
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
                 accepted = listener.accept() => accepted,
@@ -169,21 +195,26 @@ where
         let _ = stream.set_nodelay(true);
         let _ = vanished::watch(&stream, self.settings.peer_timeout);
         if let Some(certificates) = &self.certificates {
-            let (config, timeout) = (certificates.current(), self.settings.header_timeout);
-            let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
-            let looked = self.in_time(timeout, stream.peek()).await;
-            let Some(Ok(listens)) =
-                looked.map(|first| first.map(|first| begins_as_listener(first, &(self.streams)()) == Some(true)))
-            else {
-                return;
-            };
-            let at_home = TlsStream::at_home_here;
-            return self.serve_at_home(stream, peer, listens, at_home).await;
+            let (config, front, tasks) = (certificates.current(), self.front.clone(), self.tasks.clone());
+            tasks.spawn_on(self.place_encrypted(stream, peer, config), &front);
+            return;
         }
         let looked = self.in_time(self.settings.header_timeout, will_listen(&stream, &self.streams)).await;
         let Some(Ok(listens)) = looked else { return };
-        let at_home = |stream: TcpStream| TcpStream::from_std(stream.into_std()?);
-        self.serve_at_home(stream, peer, listens, at_home).await;
+        self.serve_at_home(stream, peer, listens, at_home_here).await;
+    }
+
+    async fn place_encrypted(self, stream: TcpStream, peer: Peer, config: Arc<ServerConfig>) {
+        let Ok(stream) = at_home_here(stream) else { return };
+        let timeout = self.settings.header_timeout;
+        let Some(Ok(mut stream)) = self.in_time(timeout, TlsStream::accept(stream, config)).await else { return };
+        let looked = self.in_time(timeout, stream.peek()).await;
+        let Some(Ok(listens)) =
+            looked.map(|first| first.map(|first| begins_as_listener(first, &(self.streams)()) == Some(true)))
+        else {
+            return;
+        };
+        self.serve_at_home(stream, peer, listens, TlsStream::at_home_here).await;
     }
 
     /// None if it takes longer, or the hub stops.
@@ -196,27 +227,40 @@ where
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        if !listens {
-            return self.serve(stream, peer, PUBLISHER_BUFFER).await;
-        }
-        let (delivery, tasks) = (self.delivery.clone(), self.tasks.clone());
+        // Who has waited as long as it may take to say something comes in beside the line.
+        let turn = match listens {
+            true => self.in_time(self.settings.header_timeout, self.arrivals.turn()).await.map(Arc::new),
+            false => None,
+        };
+        let (home, buffer) = match listens {
+            true => (self.delivery.clone(), LISTENER_BUFFER),
+            false => (self.front.clone(), PUBLISHER_BUFFER),
+        };
+        let tasks = self.tasks.clone();
         let there = async move {
             if let Ok(stream) = at_home(stream) {
-                self.serve(stream, peer, LISTENER_BUFFER).await;
+                self.serve(stream, peer, buffer, turn).await;
             }
         };
-        tasks.spawn_on(there, &delivery);
+        tasks.spawn_on(there, &home);
     }
 
-    async fn serve<I>(self, stream: I, peer: Peer, buffer: usize)
+    /// Its turn to arrive, if it has one, is over with its first answer.
+    async fn serve<I>(self, stream: I, peer: Peer, buffer: usize, turn: Option<Arc<Turn>>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Acceptor { service, settings, stop, door, trusted, .. } = self;
+        let arrives = turn.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             let peer = peer.behind(request.headers(), &trusted, &door);
             request.extensions_mut().insert(peer);
-            service.call(request)
+            let (answer, arrives) = (service.call(request), arrives.clone());
+            async move {
+                let answer = answer.await;
+                arrives.inspect(|turn| turn.over());
+                answer
+            }
         });
         let io = TokioIo::new(Deadline::new(stream, settings.write_timeout));
         let connection = http1::Builder::new()
@@ -226,6 +270,13 @@ where
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
+        if let Some(turn) = turn {
+            // Boxed: a stream lasts for hours, and this is over in a moment.
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = Box::pin(async move { turn.runs_out().await }) => {}
+            }
+        }
         tokio::select! {
             // Peers that break off are everyday life, and requests that were served are none of this.
             _ = connection.as_mut() => return,
@@ -253,6 +304,11 @@ impl Peer {
         }
         peer
     }
+}
+
+/// Brings a socket to the runtime that we are on; it may have been accepted on another.
+pub fn at_home_here(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// The whole answer to a connection that finds no place; its request is not looked at.
@@ -308,4 +364,23 @@ fn begins_as_listener(seen: &[u8], streams: &[Vec<u8>]) -> Option<bool> {
         return Some(true);
     }
     (!may_become).then_some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn those_who_come_at_once_find_room_before_any_is_accepted() {
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+        let allowed: usize = allowed.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(128);
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        for number in 0..allowed.min(1000) {
+            // Whoever finds no room tries again after a second.
+            let connected = tokio::time::timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
+            waiting.push(connected.unwrap_or_else(|_| panic!("{number} found room, and one more did not")).unwrap());
+        }
+    }
 }

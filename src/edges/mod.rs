@@ -1,6 +1,7 @@
 //! The edges: where bytes come in and go out. An edge parses, asks the kernel, and renders; it decides nothing.
 
 pub mod admin;
+pub mod arrivals;
 pub mod certificates;
 pub mod cursor;
 pub mod deadline;

@@ -14,6 +14,7 @@ use super::deadline::{Deadline, TryWrite};
 use super::deflate::Agreement;
 use super::door::Permit;
 use super::http::{Caller, Edge, wants_heartbeat};
+use super::listen::at_home_here;
 use super::native::WsDialect;
 use super::session::{self, Dialect, Shared};
 use super::tls::TlsStream;
@@ -139,9 +140,4 @@ pub fn handshake_key(caller: &Caller) -> Result<&str, Fault> {
     }
     let key = caller.request.header("sec-websocket-key").filter(|key| !key.is_empty());
     key.ok_or(Fault::Upgrade("the handshake has no Sec-WebSocket-Key"))
-}
-
-/// Brings a socket to the runtime that we are on; it may have been accepted on another.
-fn at_home_here(stream: TcpStream) -> std::io::Result<TcpStream> {
-    TcpStream::from_std(stream.into_std()?)
 }

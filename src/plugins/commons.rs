@@ -3,25 +3,25 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::attendance::Attendance;
-use super::beside::Beside;
-use super::bounded::Bounded;
-use super::decision::LogRate;
-use super::http::Outside;
-use super::keysets::Keysets;
-use super::kv::House;
-use super::lanes::Lanes;
-use super::memo::Memos;
-use super::record::Recorder;
-use super::remembered::Remembered;
-use super::shared::Shelves;
-use super::tallies::Tallies;
-use super::testing::Witness;
-use super::trace;
-use super::turns::Turns;
-use super::world::World;
 use crate::kernel::message::{ChannelName, Micros};
 use crate::kernel::policy::Policy;
+use crate::plugins::asking::decision::LogRate;
+use crate::plugins::asking::remembered::Remembered;
+use crate::plugins::asking::turns::Turns;
+use crate::plugins::authors::testing::Witness;
+use crate::plugins::kept::bounded::Bounded;
+use crate::plugins::kept::kv::House;
+use crate::plugins::kept::shared::Shelves;
+use crate::plugins::kept::tallies::Tallies;
+use crate::plugins::told::attendance::Attendance;
+use crate::plugins::waiting::beside::Beside;
+use crate::plugins::waiting::http::Outside;
+use crate::plugins::waiting::keysets::Keysets;
+use crate::plugins::waiting::lanes::Lanes;
+use crate::plugins::waiting::memo::Memos;
+use crate::plugins::why::record::Recorder;
+use crate::plugins::why::trace;
+use crate::plugins::world::World;
 
 /// Unix time.
 pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, ready};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,30 +17,31 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
-use super::asked::Asked;
-use super::change::{self, Change};
-use super::commons::Commons;
-use super::departures::Departure;
-use super::dialect;
-use super::duty::Duty;
-use super::effect::Effect;
-use super::evidence::Evidence;
-use super::generation::Generation;
-use super::inspect::{Finding, inspect};
-use super::record::{DecisionFilter, Record};
-use super::remembered::Forget;
-use super::rules::Rules;
-use super::shadow::{Outcome, Shadow};
-use super::tails::Tails;
-use super::trace::{self, Concluded, Followed, Step, Trace};
-use super::world::World;
-use super::{Counters, HostConfig, LoadError, Sources, handover, voice};
 use crate::kernel::hooks::{
     Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Request, Sight,
 };
 use crate::kernel::kv::Kv;
 use crate::kernel::message::{ChannelName, Draft, Micros};
 use crate::kernel::policy::Policy;
+use crate::plugins::asking::remembered::Forget;
+use crate::plugins::asking::rules::Rules;
+use crate::plugins::authors::inspect::{Finding, inspect};
+use crate::plugins::commons::Commons;
+use crate::plugins::dialect;
+use crate::plugins::source::change::{self, Change};
+use crate::plugins::source::generation::Generation;
+use crate::plugins::source::handover;
+use crate::plugins::told::departures::Departure;
+use crate::plugins::told::duty::Duty;
+use crate::plugins::why::asked::Asked;
+use crate::plugins::why::effect::Effect;
+use crate::plugins::why::evidence::Evidence;
+use crate::plugins::why::record::{DecisionFilter, Record};
+use crate::plugins::why::shadow::{Outcome, Shadow};
+use crate::plugins::why::tails::Tails;
+use crate::plugins::why::trace::{self, Concluded, Followed, Step, Trace};
+use crate::plugins::world::World;
+use crate::plugins::{Counters, HostConfig, LoadError, Sources, voice};
 
 /// Generations that were in charge and can be again.
 const KEPT: usize = 5;
@@ -231,6 +233,8 @@ impl Host {
     }
 
     /// Asks the rules, and writes down what they decided if somebody may want to know.
+    ///
+    /// Whoever asks pins the question first: each of the wrappers around it would hold it twice, and move it.
     async fn watched<T>(
         &self,
         rules: &Arc<Rules>,
@@ -396,19 +400,21 @@ impl Drop for Host {
 impl Hooks for Host {
     fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
         let rules = self.rules();
-        Box::pin(async move { self.watched(&rules, Asked::Connect(request), rules.who(request)).await })
+        Box::pin(async move { self.watched(&rules, Asked::Connect(request), pin!(rules.who(request))).await })
     }
 
     fn refresh<'a>(&'a self, client: &'a Client, token: &'a str) -> Answer<'a, Identity> {
         let rules = self.rules();
-        Box::pin(async move { self.watched(&rules, Asked::Refresh(client, token), rules.who_now(client, token)).await })
+        Box::pin(async move {
+            self.watched(&rules, Asked::Refresh(client, token), pin!(rules.who_now(client, token))).await
+        })
     }
 
     fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
         let rules = self.rules();
         Box::pin(async move {
             let asked = Asked::Subscribe(client, channel);
-            self.watched(&rules, asked, rules.subscribe(client, channel, false)).await
+            self.watched(&rules, asked, pin!(rules.subscribe(client, channel, false))).await
         })
     }
 
@@ -417,7 +423,8 @@ impl Hooks for Host {
         Box::pin(async move {
             // No shadow hears of it: nobody has asked for anything.
             let (asked, tailed) = (Asked::Subscribe(client, channel), self.tails.are_open());
-            let (answer, followed) = trace::follow(Trace::new(tailed), rules.subscribe(client, channel, true)).await;
+            let asking = pin!(rules.subscribe(client, channel, true));
+            let (answer, followed) = trace::follow(Trace::new(tailed), asking).await;
             if let Some(Followed { steps, concluded: Concluded { record, kept } }) = followed {
                 if tailed {
                     self.tails.tell(asked, &record, true);
@@ -434,10 +441,11 @@ impl Hooks for Host {
         let rules = self.rules();
         // Taken now: drafts keep the order in which they came, not that in which somebody looks at them.
         match rules.place(client, &draft.channel) {
-            Ok(place) => Box::pin(voice::heard(client, async move {
+            Ok(place) => Box::pin(async move {
                 let asked = draft.clone();
-                self.watched(&rules, Asked::Publish(client, &asked), rules.publish(client, draft, place)).await
-            })),
+                let asking = pin!(rules.publish(client, draft, place));
+                self.watched(&rules, Asked::Publish(client, &asked), voice::heard(client, asking)).await
+            }),
             Err(refusal) => Box::pin(ready(Err(refusal))),
         }
     }
@@ -445,7 +453,7 @@ impl Hooks for Host {
     fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
         let rules = self.rules();
         let asked = Asked::History(client, channel, resume);
-        Box::pin(async move { self.watched(&rules, asked, rules.history(client, channel, resume)).await })
+        Box::pin(async move { self.watched(&rules, asked, pin!(rules.history(client, channel, resume))).await })
     }
 
     fn joined(&self, client: &Arc<Client>, channel: &ChannelName) {

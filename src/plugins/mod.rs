@@ -24,94 +24,35 @@
 //! * What is told after the fact (who left, who joined) comes from queues with an end, on threads of their own.
 //!
 //! Who is who:
-//! * From files to hooks: `manifest` `schema` read, `unit` `generation` hold, `roster` loads, `change` `handover` from one to the next.
-//! * One VM: `vm` `watchdog` `handles` `msg` (`scan`: one path of a JSON text) `value` `keys` `running`; `api`: what `aether` has.
-//! * A question: `host` -> `rules` (`votes`, `who` for connecting, `admit` for what becomes of a message, `view` `redact`, `retention`) ->
-//!   `decision`; `remembered` and `breaker` spare the asking; `resident`: a thread's VMs.
-//! * Waiting: `foresight` says who may, `lanes` are the threads, `waiting` `floor` a call, `turns` keeps a channel's order; for
-//!   them `http` `memo` `keysets`, and `timers` `schedule`.
+//! * `source`, from files to hooks: `manifest` `schema` read, `unit` `generation` hold, `roster` loads, `change` `handover` from one to
+//!   the next, `foresight` says who may wait.
+//! * `vm`, with its `watchdog`, what hooks are called with (`handles` `msg`, and `scan`: one path of a JSON text), `value` `keys`
+//!   `running` `floor`, and `resident`: a thread's VMs. `api`: what `aether` has.
+//! * `asking`: `host` -> `rules` (`votes`, `who` for connecting, `admit` for what becomes of a message, `view` `redact`, `retention`) ->
+//!   `decision`; `remembered` and `breaker` spare the asking, `pace` finds the slow, `turns` keeps a channel's order.
+//! * `waiting`: `lanes` are the threads, for them `http` `memo` `keysets`; `timers` `schedule`; `beside` for what is slow.
 //! * `dialect`: wire protocols that plugins speak, behind the kernel's port of the same name.
-//! * Beside the questions: `duty`, with `departures` and `attendance` (`crowd`); `routed` `route` `visit` answer HTTP; `world`
-//!   is how rules act, `voice` who speaks then; `kv` `shared` `tallies` what they keep and count.
-//! * Why: `trace` while deciding, `record` `evidence` afterwards, `asked` `rehearsal` to ask again without consequences, `shadow`
-//!   beside the rules in charge; `operator` has the verbs.
-//! * For authors: `testing`, `inspect`, `editor`, `portrait`, `bench`.
+//! * `told`, after the fact: `duty`, with `departures` and `attendance` (`crowd`). `answering` HTTP: `routed` `route` `visit`.
+//! * `world` is how rules act, `voice` who speaks then; `kept`: `kv` `shared` `tallies`, what they keep and count.
+//! * `why`: `trace` while deciding, `record` `evidence` afterwards, `asked` `rehearsal` to ask again without consequences, `shadow`
+//!   beside the rules in charge, `tails` for those who look on; `operator` has the verbs.
+//! * For `authors`: `testing`, `inspect`, `editor`, `portrait`, `bench`.
 
-mod about;
-mod admit;
+mod answering;
 mod api;
-mod asked;
-mod attendance;
-mod bench;
-mod beside;
-mod bounded;
-mod breaker;
-mod change;
+mod asking;
+mod authors;
 mod commons;
-mod crowd;
-mod decision;
-mod departures;
 mod dialect;
-mod diff;
-mod duty;
-pub mod editor;
-mod effect;
-mod errand;
-mod evidence;
-mod floor;
-mod foresight;
-mod generation;
-mod handles;
-mod handover;
 mod host;
-mod http;
-mod inspect;
-mod keys;
-mod keysets;
-mod kv;
-mod lanes;
-mod legible;
-mod manifest;
-mod mask;
-mod memo;
-mod msg;
+mod kept;
 mod operator;
-mod pace;
-mod portrait;
-mod record;
-mod redact;
-pub mod reference;
-mod rehearsal;
-mod remembered;
-mod resident;
-mod retention;
-mod roster;
-mod route;
-mod routed;
-mod rules;
-mod running;
-mod scan;
-mod schedule;
-mod schema;
-mod shadow;
-mod shared;
-mod shown;
-mod tails;
-mod tallies;
-pub mod testing;
-mod timers;
-mod trace;
-mod turns;
-mod unit;
-mod value;
-mod view;
-mod visit;
+mod source;
+mod told;
 mod vm;
 mod voice;
-mod votes;
 mod waiting;
-mod watchdog;
-mod who;
+mod why;
 mod world;
 
 #[cfg(test)]
@@ -124,22 +65,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+pub use answering::route::Auth;
+pub use answering::routed::{Call, Routed};
+pub use answering::visit::{RouteAnswer, Visit};
 pub use api::{Entry, registry};
-pub use bench::Bench;
-pub use breaker::BreakerLimits;
-pub use change::Change;
+pub use asking::breaker::BreakerLimits;
+pub use asking::remembered::Forget;
+pub use authors::bench::Bench;
+pub use authors::inspect::{Finding, Severity};
+pub use authors::portrait::Portrait;
+pub use authors::{editor, reference, testing};
 pub use commons::Clock;
 pub use dialect::Spoken;
 pub use host::{Host, Latest};
-pub use inspect::{Finding, Severity};
 pub use operator::Trouble;
-pub use portrait::Portrait;
-pub use record::{DecisionFilter, Record};
-pub use remembered::Forget;
-pub use route::Auth;
-pub use routed::{Call, Routed};
-pub use tails::{Tail, Wanted};
-pub use visit::{RouteAnswer, Visit};
+pub use source::change::Change;
+pub use why::record::{DecisionFilter, Record};
+pub use why::tails::{Tail, Wanted};
 pub use world::{Publishing, Said, World};
 
 use crate::kernel::message::ChannelName;

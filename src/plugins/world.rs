@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::voice::Voice;
 use crate::kernel::hooks::Client;
 use crate::kernel::hub::{PublishError, Receipt};
 use crate::kernel::message::{ChannelName, Draft, Offset, Publication};
 use crate::kernel::pattern::Patterns;
+use crate::plugins::voice::Voice;
 
 /// The hub, as the rules may act on it. Nothing here waits.
 pub trait World: Send + Sync {

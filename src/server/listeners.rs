@@ -9,11 +9,13 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::edges::listen;
+
 /// Begins to serve a listener; it ends with the token.
 type Serve = Box<dyn Fn(TcpListener, CancellationToken) + Send>;
 
 pub struct Listeners {
-    front: Handle,
+    gate: Handle,
     state: Mutex<State>,
 }
 
@@ -26,22 +28,18 @@ struct State {
 }
 
 impl Listeners {
-    pub fn new(front: Handle) -> Arc<Listeners> {
-        Arc::new(Listeners { front, state: Mutex::default() })
+    pub fn new(gate: Handle) -> Arc<Listeners> {
+        Arc::new(Listeners { gate, state: Mutex::default() })
     }
 
     /// Opens those that are not open. None is opened if one cannot be.
     pub fn open(&self, wanted: &[SocketAddr]) -> Result<(), String> {
-        let _runtime = self.front.enter();
+        let _runtime = self.gate.enter();
         let mut state = self.state.lock();
         let mut opened = Vec::new();
         for address in wanted.iter().filter(|address| !state.open.contains_key(address)) {
-            let listener = std::net::TcpListener::bind(address).and_then(|listener| {
-                listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener)
-            });
-            let listener =
-                listener.map_err(|error| format!("cannot listen on {address}, as a plugin wants: {error}"))?;
+            let listener = listen::bind(*address)
+                .map_err(|error| format!("cannot listen on {address}, as a plugin wants: {error}"))?;
             opened.push((*address, listener));
         }
         for (address, listener) in opened {
@@ -71,7 +69,7 @@ impl Listeners {
 
     /// Serves those that are open, and those to come.
     pub fn serve(&self, serve: Serve) {
-        let _runtime = self.front.enter();
+        let _runtime = self.gate.enter();
         let mut state = self.state.lock();
         for (waiting, stop) in state.open.values_mut() {
             if let Some(listener) = waiting.take() {

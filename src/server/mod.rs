@@ -1,7 +1,8 @@
 //! Builds the hub from its settings, serves until it is told to stop, and takes it down in reverse.
 //!
-//! The one place that names every layer. Two runtimes: the front accepts, speaks HTTP, asks the rules and publishes; the
-//! delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand readers.
+//! The one place that names every layer. Three runtimes: the gate accepts and looks who comes; the front speaks HTTP, asks the
+//! rules and publishes; the delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand
+//! readers, or behind ten thousand who come at once.
 
 mod listeners;
 mod load;
@@ -28,6 +29,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::banner::banner;
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::edges::arrivals::Arrivals;
 use crate::edges::certificates::Certificates;
 use crate::edges::door::{self, Door};
 use crate::edges::forwarded::Trusted;
@@ -129,6 +131,7 @@ pub struct Running {
     certificates: Option<Arc<Certificates>>,
     listener: TcpListener,
     admin_listener: Option<TcpListener>,
+    gate: Runtime,
     front: Runtime,
     delivery: Runtime,
     config: Config,
@@ -144,6 +147,7 @@ impl Running {
         }
         let front = runtime("front", config.server.front_workers)?;
         let delivery = runtime("delivery", config.server.delivery_workers)?;
+        let gate = runtime("gate", 1)?;
         let window = config.publish.idempotency_window.0;
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
@@ -168,7 +172,7 @@ impl Running {
             async move { hub.herald().await }
         });
         let roster = Arc::new(Roster::default());
-        let listeners = Listeners::new(front.handle().clone());
+        let listeners = Listeners::new(gate.handle().clone());
         listeners.open(&host.listeners()).map_err(anyhow::Error::msg)?;
         let (outside, speaking) = Outside::new(&hub, &roster, front.handle().clone(), listeners.clone());
         front.spawn(speaking);
@@ -188,13 +192,13 @@ impl Running {
         };
         let load = load::watched(config, &hub, &roster, &front, &delivery);
         let edge = edge(config, hub.clone(), &roster, load, beside, delivery.handle().clone());
-        let listener = front.block_on(TcpListener::bind(config.server.addr));
+        let listener = gate.block_on(async { listen::bind(config.server.addr) });
         let listener = listener.with_context(|| {
             format!("cannot listen on {}: is another hub running? Give this one another --addr", config.server.addr)
         })?;
         let address = listener.local_addr()?;
         let admin_listener = config.server.admin_addr.0.map(|addr| {
-            let listener = front.block_on(TcpListener::bind(addr));
+            let listener = gate.block_on(async { listen::bind(addr) });
             listener.with_context(|| format!("cannot listen on {addr} (server.admin_addr)"))
         });
         let admin_listener = admin_listener.transpose()?;
@@ -213,6 +217,7 @@ impl Running {
             admin_door,
             certificates,
             listener,
+            gate,
             front,
             delivery,
             config: config.clone(),
@@ -245,6 +250,7 @@ impl Running {
             admin_door,
             certificates,
             listener,
+            gate,
             front,
             delivery,
             config,
@@ -265,11 +271,13 @@ impl Running {
             trusted: trusted(&config),
             certificates: certificates.clone(),
             delivery: delivery.handle().clone(),
+            front: front.handle().clone(),
+            arrivals: Arrivals::default(),
             streams: streams(&edge),
             stop: no_more.clone(),
             tasks: tasks.clone(),
         };
-        listeners.serve(of_plugins(&acceptor, &edge, front.handle().clone()));
+        listeners.serve(of_plugins(&acceptor, &edge, gate.handle().clone()));
         let following = certificates.map(|certificates| front.spawn(certificates.follow(no_more.clone())));
         if let Some(listener) = admin_listener {
             let alone = Acceptor {
@@ -278,10 +286,10 @@ impl Running {
                 certificates: admin_certificates,
                 ..acceptor.clone()
             };
-            tasks.spawn_on(alone.run(listener), front.handle());
+            tasks.spawn_on(alone.run(listener), gate.handle());
         }
         let reloading = front.spawn(rules::follow(host, watch, no_more.clone()));
-        let accepting = front.spawn(acceptor.run(listener));
+        let accepting = gate.spawn(acceptor.run(listener));
         edge.ready.store(true, Ordering::Release);
         front.block_on(stop);
 
@@ -311,6 +319,7 @@ impl Running {
             hub.stop(deadline.saturating_duration_since(Instant::now()) + STORE_GRACE).await
         });
         // Tasks end where they wait, and let go of the store.
+        gate.shutdown_timeout(Duration::from_millis(400));
         delivery.shutdown_timeout(Duration::from_millis(400));
         front.shutdown_timeout(Duration::from_millis(400));
         outcome.context("the store could not be closed properly")?;
@@ -366,12 +375,14 @@ fn edge(
 fn of_plugins<S>(
     acceptor: &Acceptor<S>,
     edge: &Arc<Edge>,
-    front: tokio::runtime::Handle,
+    gate: tokio::runtime::Handle,
 ) -> Box<dyn Fn(TcpListener, CancellationToken) + Send> {
-    let Acceptor { settings, door, load, trusted, certificates, delivery, streams, tasks, stop, .. } = acceptor;
+    let Acceptor {
+        settings, door, load, trusted, certificates, delivery, front, arrivals, streams, tasks, stop, ..
+    } = acceptor;
     let (settings, door, trusted, certificates) = (*settings, door.clone(), trusted.clone(), certificates.clone());
     let (delivery, streams, tasks, all) = (delivery.clone(), streams.clone(), tasks.clone(), stop.clone());
-    let (edge, load) = (edge.clone(), load.clone());
+    let (edge, load, front, arrivals) = (edge.clone(), load.clone(), front.clone(), arrivals.clone());
     Box::new(move |listener, stop| {
         let Ok(address) = listener.local_addr() else { return };
         let routes = http::routes(edge.clone(), Surface::OfPlugins(address));
@@ -383,6 +394,8 @@ fn of_plugins<S>(
             trusted: trusted.clone(),
             certificates: certificates.clone().filter(|_| !address.ip().is_loopback()),
             delivery: delivery.clone(),
+            front: front.clone(),
+            arrivals: arrivals.clone(),
             streams: streams.clone(),
             stop: all.clone(),
             tasks: tasks.clone(),
@@ -391,7 +404,7 @@ fn of_plugins<S>(
             // Without the listener its connections go on.
             stop.run_until_cancelled(acceptor.run(listener)).await;
         };
-        tasks.spawn_on(accepting, &front);
+        tasks.spawn_on(accepting, &gate);
     })
 }
 
@@ -472,8 +485,13 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
     ]
 }
 
+/// Sockets that have something to say and are queued at a time; tokio's 1024 would all stand before a live publication, which
+/// comes by another way.
+const EVENTS: usize = 64;
+
 fn runtime(name: &str, workers: usize) -> anyhow::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.max_io_events_per_tick(EVENTS);
     if workers > 0 {
         builder.worker_threads(workers);
     }

@@ -14,6 +14,8 @@ use super::target::{Step, Target, Transport};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections of one source address: a hub lets in 10,000 of one, and there are 28,000 ports to come from.
 const PER_SOURCE: usize = 5000;
+/// The first port of each further source: the system looks through all that are taken before it gives one itself.
+const FIRST_PORT: usize = 10_000;
 /// Files that are open beside the connections.
 const OTHERS: u64 = 200;
 
@@ -27,8 +29,9 @@ pub struct Line {
 /// Where the nth of many connections comes from; nothing if anywhere will do.
 pub fn source(to: SocketAddr, number: usize) -> Option<SocketAddr> {
     let place = number / PER_SOURCE;
+    let port = (FIRST_PORT + number % PER_SOURCE) as u16;
     (place > 0 && to.ip().is_ipv4() && to.ip().is_loopback())
-        .then(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 1, place.min(250) as u8)), 0))
+        .then(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 1, place.min(250) as u8)), port))
 }
 
 /// A socket that may connect from there.
@@ -36,7 +39,8 @@ pub fn socket(to: SocketAddr, from: Option<SocketAddr>) -> std::io::Result<Socke
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     if let Some(from) = from {
         socket.set_reuse_address(true)?;
-        socket.bind(&from.into())?;
+        // Somebody else may have that port; any other will do.
+        socket.bind(&from.into()).or_else(|_| socket.bind(&SocketAddr::new(from.ip(), 0).into()))?;
     }
     Ok(socket)
 }

@@ -1,6 +1,6 @@
 //! Somebody who is served while something else goes on: one subscriber, two hundred messages a second, each with its time.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::dial::{self, Line};
 use super::histogram::Histogram;
 use super::mark;
 use super::publisher::Publisher;
-use super::target::{Target, Transport};
+use super::target::{PONG, SIGN_OF_LIFE, Target, Transport, frame};
 
 /// Between two messages.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -69,10 +69,14 @@ impl<'a> Neighbour<'a> {
 fn read(mut line: Line, sent: &AtomicU64) -> anyhow::Result<Vec<(Instant, u64)>> {
     line.stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     let (mut buffer, mut rest, mut delivered) = ([0; 4096], line.rest, Vec::new());
-    let mut progress = Instant::now();
+    let (mut progress, mut spoke) = (Instant::now(), Instant::now());
     while (delivered.len() as u64) < sent.load(Ordering::Acquire) {
+        if spoke.elapsed() > SIGN_OF_LIFE {
+            line.stream.write_all(&frame(PONG, b""))?;
+            spoke = Instant::now();
+        }
         match line.stream.read(&mut buffer) {
-            Ok(0) => bail!("the neighbour was closed"),
+            Ok(0) => bail!("the neighbour was closed after {} messages{}", delivered.len(), last_words(&rest)),
             Ok(count) => rest.extend_from_slice(&buffer[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if progress.elapsed() > STUCK {
@@ -91,6 +95,12 @@ fn read(mut line: Line, sent: &AtomicU64) -> anyhow::Result<Vec<(Instant, u64)>>
         rest.drain(..done);
     }
     Ok(delivered)
+}
+
+/// What a hub said before it closed a connection, as far as it can be read.
+fn last_words(rest: &[u8]) -> String {
+    let said: String = String::from_utf8_lossy(rest).chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+    if said.is_empty() { ", without a word".into() } else { format!(", and heard: {said}") }
 }
 
 impl Heard {

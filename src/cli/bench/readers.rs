@@ -13,10 +13,8 @@ use super::frames::Frames;
 use super::histogram::Histogram;
 use super::mark::{self, Tally};
 use super::publisher::Sent;
-use super::target::{self, PONG, Transport};
+use super::target::{self, PONG, SIGN_OF_LIFE, Transport};
 
-/// A WebSocket that is silent for longer is asked whether it is there.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 /// How long a duplicate may be behind the last message.
 const AFTERMATH: Duration = Duration::from_millis(50);
 const BUFFER: usize = 64 * 1024;

@@ -1,5 +1,7 @@
 //! Many clients that come back at once, each with messages that it missed, and a neighbour who should not notice.
 
+use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +31,11 @@ const BATCH: usize = 100;
 const AFTERMATH: Duration = Duration::from_millis(200);
 /// How many clients that went wrong are told of.
 const TOLD: usize = 5;
+
+thread_local! {
+    /// Shared by all, who never read at once.
+    static READ: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
+}
 
 pub struct Shape {
     pub transport: Transport,
@@ -61,6 +68,7 @@ pub fn run(hub: &Hub, shape: &Shape, run: u64, progress: &Progress) -> anyhow::R
     dial::make_room(shape.clients)?;
     let channel = hub.channel(run, 0);
     let (back, sent) = miss(hub, shape, &channel)?;
+    let back = Arc::new(back);
     let neighbour = Neighbour::move_in(hub, &hub.channel(run, 1), shape.payload)?;
     let (heard, storm) = neighbour.beside(|| {
         let alone = Instant::now();
@@ -140,29 +148,32 @@ struct Round {
     again: usize,
 }
 
-fn all_at_once(to: SocketAddr, shape: &Shape, back: &[Step], recovered: &AtomicUsize) -> anyhow::Result<Round> {
+/// A task each: as parts of one task they would share its budget of reads, and thousands would be asked in vain for every one
+/// that is served.
+fn all_at_once(
+    to: SocketAddr,
+    shape: &Shape,
+    back: &Arc<Vec<Step>>,
+    recovered: &Arc<AtomicUsize>,
+) -> anyhow::Result<Round> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (began, again) = (Instant::now(), AtomicUsize::new(0));
-        let clients = (0..shape.clients).map(|number| {
-            let again = &again;
-            async move {
-                loop {
-                    match client(to, number, back, shape.messages).await {
-                        Ok(client) => {
-                            recovered.fetch_add(1, Ordering::Relaxed);
-                            return Ok((client, began.elapsed()));
-                        }
-                        Err(error) if began.elapsed() > PATIENCE => return Err(format!("{error:#}")),
-                        Err(_) => {
-                            again.fetch_add(1, Ordering::Relaxed);
-                            tokio::time::sleep(WAIT).await;
-                        }
-                    }
-                }
-            }
-        });
-        let ended = futures_util::future::join_all(clients).await;
+        let (began, again) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+        let clients: Vec<_> = (0..shape.clients)
+            .map(|number| {
+                let returns = returns(to, number, back.clone(), shape.messages, began, again.clone());
+                let recovered = recovered.clone();
+                tokio::spawn(async move {
+                    let ended = returns.await;
+                    recovered.fetch_add(usize::from(ended.is_ok()), Ordering::Relaxed);
+                    ended
+                })
+            })
+            .collect();
+        let mut ended = Vec::with_capacity(clients.len());
+        for client in clients {
+            ended.push(client.await.unwrap_or_else(|error| Err(error.to_string())));
+        }
         let took = ended.iter().flatten().map(|(_, took)| *took).max().unwrap_or_default();
         // One more look: a duplicate would follow at once.
         tokio::time::sleep(AFTERMATH).await;
@@ -173,30 +184,63 @@ fn all_at_once(to: SocketAddr, shape: &Shape, back: &[Step], recovered: &AtomicU
             Ok(client.last_look())
         });
         let clients = clients.collect();
-        Ok(Round { clients, took, recovered, again: again.into_inner() })
+        Ok(Round { clients, took, recovered, again: again.load(Ordering::Relaxed) })
     })
+}
+
+/// Comes back as often as it must; when it had everything.
+async fn returns(
+    to: SocketAddr,
+    number: usize,
+    back: Arc<Vec<Step>>,
+    messages: usize,
+    began: Instant,
+    again: Arc<AtomicUsize>,
+) -> Result<(Client, Duration), String> {
+    loop {
+        match client(to, number, &back, messages).await {
+            Ok(client) => return Ok((client, began.elapsed())),
+            Err(error) if began.elapsed() > PATIENCE => return Err(format!("{error:#}")),
+            Err(_) => {
+                again.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(WAIT).await;
+            }
+        }
+    }
 }
 
 struct Client {
     stream: TcpStream,
     tally: Tally,
+    /// What was read and not counted yet: half a mark.
     rest: Vec<u8>,
 }
 
 /// Comes back, and reads until it has so many messages.
 async fn client(to: SocketAddr, number: usize, steps: &[Step], messages: usize) -> anyhow::Result<Client> {
-    let socket = TcpSocket::from_std_stream(dial::socket(to, dial::source(to, number))?.into());
+    let socket = dial::socket(to, dial::source(to, number))?;
+    // Or each would wait for its own answer while all others wait for it.
+    socket.set_nonblocking(true)?;
+    // Its port is free again with its end, for the next round.
+    socket.set_linger(Some(Duration::ZERO))?;
+    let socket = TcpSocket::from_std_stream(socket.into());
     let mut stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await??;
     let rest = tokio::time::timeout(PATIENCE, heard(&mut stream, steps)).await??;
     let mut client = Client { stream, tally: Tally::default(), rest };
     client.count();
-    while client.tally.count < messages as u64 {
-        let read = client.stream.read_buf(&mut client.rest);
-        match tokio::time::timeout(PATIENCE, read).await {
-            Ok(Ok(count)) if count > 0 => client.count(),
-            _ => bail!("it has {} of {messages} messages and gets no more", client.tally.count),
+    let all = async {
+        while client.tally.count < messages as u64 {
+            client.stream.readable().await?;
+            match client.read() {
+                Ok(0) => bail!("it is closed with {} of {messages} messages", client.tally.count),
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
         }
-    }
+        Ok(())
+    };
+    let in_time = tokio::time::timeout(PATIENCE, all).await;
+    in_time.unwrap_or_else(|_| bail!("it does not get all of its {messages} messages"))?;
     Ok(client)
 }
 
@@ -215,14 +259,24 @@ async fn heard(stream: &mut TcpStream, steps: &[Step]) -> anyhow::Result<Vec<u8>
 }
 
 impl Client {
+    fn read(&mut self) -> std::io::Result<usize> {
+        READ.with_borrow_mut(|buffer| {
+            let count = self.stream.try_read(buffer)?;
+            self.rest.extend_from_slice(&buffer[..count]);
+            self.count();
+            Ok(count)
+        })
+    }
+
     fn count(&mut self) {
         let done = mark::times(&self.rest, |at| self.tally.add(at));
         self.rest.drain(..done);
+        // Ten thousand of them are there at once.
+        self.rest.shrink_to(64);
     }
 
     fn last_look(mut self) -> Tally {
-        let _ = self.stream.try_read_buf(&mut self.rest);
-        self.count();
+        let _ = self.read();
         self.tally
     }
 }

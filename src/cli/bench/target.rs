@@ -3,6 +3,7 @@
 //! The hub is one, the floors are others, and `benches/peers` has more: all meet the same generator.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::ValueEnum;
@@ -136,6 +137,9 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
 pub const PONG: u8 = 10;
+
+/// Who reads a WebSocket for longer without saying anything says that it is there: a hub closes those that never answer.
+pub const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
 pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     memmem::find(bytes, what)

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use mlua::Lua;
 
 use super::Seat;
-use crate::plugins::generation::Unit;
-use crate::plugins::value::{caller_below, has_place};
+use crate::plugins::source::generation::Unit;
+use crate::plugins::vm::value::{caller_below, has_place};
 
 /// Places in a VM that read such names. Further ones are not remembered, and their errors stay as Luau says them.
 const MOST: usize = 256;

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::publish::read_channel;
 use super::{Entry, Seat, function};
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
-use crate::plugins::schema::hint;
-use crate::plugins::value::{describe, raise};
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{describe, raise};
 use crate::plugins::voice::Voice;
 use crate::plugins::world::Said;
 

@@ -4,7 +4,7 @@ use mlua::{Lua, MultiValue, Value};
 
 use super::{Entry, function};
 use crate::kernel::message::ChannelName;
-use crate::plugins::value::{describe, raise};
+use crate::plugins::vm::value::{describe, raise};
 
 pub const ENTRIES: &[Entry] = &[NAME, PARTS];
 

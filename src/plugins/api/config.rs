@@ -8,8 +8,8 @@ use super::pattern::LuaPatterns;
 use super::secret::Secret;
 use super::{Entry, Seat};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::schema::Setting;
-use crate::plugins::value::{frozen, json_to_lua};
+use crate::plugins::source::schema::Setting;
+use crate::plugins::vm::value::{frozen, json_to_lua};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

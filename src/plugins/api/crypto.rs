@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 
 use super::secret::Bytes;
 use super::{Entry, function};
-use crate::plugins::value::raise;
+use crate::plugins::vm::value::raise;
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

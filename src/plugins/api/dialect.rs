@@ -10,13 +10,13 @@ use super::on::{complain, frozen_after_loading};
 use super::route::{check_path, read_listen};
 use super::{Entry, Seat, function};
 use crate::kernel::dialect::{Manners, Transport};
-use crate::plugins::about::About;
+use crate::plugins::answering::route::PathPattern;
+use crate::plugins::answering::visit::read_headers;
 use crate::plugins::dialect::{Place, Spec, interned};
-use crate::plugins::generation::{Event, Registration};
-use crate::plugins::route::PathPattern;
-use crate::plugins::schema::{hint, read_duration, read_size};
-use crate::plugins::value::{caller, describe, lua_to_json, to_number};
-use crate::plugins::visit::read_headers;
+use crate::plugins::source::about::About;
+use crate::plugins::source::generation::{Event, Registration};
+use crate::plugins::source::schema::{hint, read_duration, read_size};
+use crate::plugins::vm::value::{caller, describe, lua_to_json, to_number};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "dialect",

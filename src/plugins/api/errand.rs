@@ -5,11 +5,11 @@ use std::rc::Rc;
 use mlua::{Lua, MultiValue, Value};
 
 use super::{Entry, Seat};
-use crate::plugins::errand::Errand;
-use crate::plugins::floor::{Floor, Started, waiting};
-use crate::plugins::lanes::Ticket;
-use crate::plugins::trace;
-use crate::plugins::value::{caller, describe, raise};
+use crate::plugins::vm::floor::{Floor, Started, waiting};
+use crate::plugins::vm::value::{caller, describe, raise};
+use crate::plugins::waiting::errand::Errand;
+use crate::plugins::waiting::lanes::Ticket;
+use crate::plugins::why::trace;
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "errand",

@@ -6,8 +6,8 @@ use mlua::{Lua, Table, Value};
 use rustc_hash::FxHashSet;
 
 use super::{Entry, Seat, function};
-use crate::plugins::roster::Roster;
-use crate::plugins::value::{describe, raise};
+use crate::plugins::source::roster::Roster;
+use crate::plugins::vm::value::{describe, raise};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "export",

@@ -4,10 +4,10 @@ use mlua::{Table, Value};
 
 use super::pattern::read_grant;
 use super::{Entry, function};
-use crate::plugins::remembered::Forget;
-use crate::plugins::schema::hint;
-use crate::plugins::trace;
-use crate::plugins::value::{describe, raise};
+use crate::plugins::asking::remembered::Forget;
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{describe, raise};
+use crate::plugins::why::trace;
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "forget",

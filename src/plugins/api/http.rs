@@ -11,11 +11,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mlua::{Lua, MultiValue, Table, UserData, UserDataFields, UserDataMethods, Value};
 
 use super::{Entry, Seat};
-use crate::plugins::floor::{Outcome, Started, waiting};
-use crate::plugins::http::{Answered, Asked};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::trace::{self, Key, Read, Told};
-use crate::plugins::value::{describe, frozen, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::floor::{Outcome, Started, waiting};
+use crate::plugins::vm::value::{describe, frozen, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::waiting::http::{Answered, Asked};
+use crate::plugins::why::trace::{self, Key, Read, Told};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

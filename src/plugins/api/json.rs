@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use super::secret::Bytes;
 use super::{Entry, function};
-use crate::plugins::schema::hint;
-use crate::plugins::value::{array_mark, describe, json_to_open_lua, json_to_whole_lua, lua_to_json, raise};
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{array_mark, describe, json_to_open_lua, json_to_whole_lua, lua_to_json, raise};
 
 const MAX_TEXT: usize = 1 << 20;
 

@@ -12,10 +12,10 @@ use serde_json::Value as Json;
 use super::secret::Bytes;
 use super::{Entry, Seat, function};
 use crate::plugins::commons::Commons;
-use crate::plugins::http::allow::Allow;
-use crate::plugins::keysets::Keyset;
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{describe, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::value::{describe, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::waiting::http::allow::Allow;
+use crate::plugins::waiting::keysets::Keyset;
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

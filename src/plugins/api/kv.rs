@@ -9,12 +9,12 @@ use super::store::{Listing, Options, fail, read_listing, read_number, read_value
 use super::{Entry, function};
 use crate::kernel::message::Micros;
 use crate::plugins::commons::Commons;
-use crate::plugins::keys::{read_key, read_parts, write_key};
-use crate::plugins::kv::{House, place};
-use crate::plugins::running::running;
-use crate::plugins::shared::Put;
-use crate::plugins::trace::{self, Answer, Told};
-use crate::plugins::value::{json_to_lua, json_to_open_lua};
+use crate::plugins::kept::kv::{House, place};
+use crate::plugins::kept::shared::Put;
+use crate::plugins::vm::keys::{read_key, read_parts, write_key};
+use crate::plugins::vm::running::running;
+use crate::plugins::vm::value::{json_to_lua, json_to_open_lua};
+use crate::plugins::why::trace::{self, Answer, Told};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "kv",

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use mlua::{Function, Lua, Value, Variadic};
 
 use super::{Entry, Seat, function};
-use crate::plugins::running::running;
-use crate::plugins::testing::Said;
-use crate::plugins::trace;
-use crate::plugins::value::{caller, describe, lua_to_json};
+use crate::plugins::authors::testing::Said;
+use crate::plugins::vm::running::running;
+use crate::plugins::vm::value::{caller, describe, lua_to_json};
+use crate::plugins::why::trace;
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

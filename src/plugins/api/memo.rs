@@ -7,12 +7,12 @@ use std::time::Duration;
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::{Entry, Seat, function};
-use crate::plugins::errand::Errand;
-use crate::plugins::floor::{Floor, Outcome, Started, waiting};
-use crate::plugins::memo::{Arrival, Flight, Looked, Memo, Times, Values};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::trace::{self, Key, Read, Told};
-use crate::plugins::value::{caller, describe, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::floor::{Floor, Outcome, Started, waiting};
+use crate::plugins::vm::value::{caller, describe, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::waiting::errand::Errand;
+use crate::plugins::waiting::memo::{Arrival, Flight, Looked, Memo, Times, Values};
+use crate::plugins::why::trace::{self, Key, Read, Told};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "memo",

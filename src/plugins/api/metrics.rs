@@ -7,9 +7,9 @@ use mlua::{Lua, Table, UserData, UserDataMethods, Value};
 
 use super::store::{fail, read_number};
 use super::{Entry, Seat, function};
-use crate::plugins::schema::hint;
-use crate::plugins::tallies::{Kind, Tally};
-use crate::plugins::value::{describe, raise, to_number};
+use crate::plugins::kept::tallies::{Kind, Tally};
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{describe, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

@@ -43,11 +43,11 @@ pub use used::Used;
 use mlua::{FromLuaMulti, Function, IntoLuaMulti, Lua, MultiValue, Table, Value};
 use rustc_hash::FxHashMap;
 
-use super::generation::{Program, Registration, Unit};
-use super::schema::hint;
-use super::testing::{self, Coverage, Stage};
-use super::trace::{self, Told};
-use super::value::{frozen, raise, unfit};
+use crate::plugins::authors::testing::{self, Coverage, Stage};
+use crate::plugins::source::generation::{Program, Registration, Unit};
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{frozen, raise, unfit};
+use crate::plugins::why::trace::{self, Told};
 
 /// One name below `aether`.
 pub struct Entry {

@@ -7,11 +7,11 @@ use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::pattern::read_pattern;
 use super::{Entry, Seat, function, view};
-use crate::plugins::about::About;
-use crate::plugins::attendance::is_attended;
-use crate::plugins::generation::{Event, Registration};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{caller_below, describe, lua_to_json, raise};
+use crate::plugins::source::about::About;
+use crate::plugins::source::generation::{Event, Registration};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::told::attendance::is_attended;
+use crate::plugins::vm::value::{caller_below, describe, lua_to_json, raise};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

@@ -4,7 +4,7 @@ use mlua::{FromLua, Lua, MetaMethod, UserData, UserDataMethods, Value, Variadic}
 
 use super::{Entry, function};
 use crate::kernel::pattern::{Pattern, Patterns};
-use crate::plugins::value::{describe, raise};
+use crate::plugins::vm::value::{describe, raise};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

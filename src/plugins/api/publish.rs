@@ -11,11 +11,11 @@ use mlua::{Lua, MultiValue, Table, Value};
 use super::{Entry, Seat, function};
 use crate::kernel::hub::{PublishError, Receipt};
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
-use crate::plugins::floor::{Outcome, Started, waiting};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::trace;
-use crate::plugins::value::{describe, frozen, lua_to_json, raise};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::floor::{Outcome, Started, waiting};
+use crate::plugins::vm::value::{describe, frozen, lua_to_json, raise};
 use crate::plugins::voice::Voice;
+use crate::plugins::why::trace;
 use crate::plugins::world;
 
 pub const ENTRIES: &[Entry] = &[PUBLISH, PUBLISH_NOW];

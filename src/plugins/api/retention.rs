@@ -5,8 +5,8 @@ use mlua::Value;
 use super::pattern::read_pattern;
 use super::{Entry, function};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::trace;
-use crate::plugins::value::raise;
+use crate::plugins::vm::value::raise;
+use crate::plugins::why::trace;
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "retention.refresh",

@@ -7,11 +7,11 @@ use mlua::{Lua, MultiValue, Table, Value};
 
 use super::on::{all, complain, frozen_after_loading};
 use super::{Entry, Seat, function};
-use crate::plugins::about::About;
-use crate::plugins::generation::{Event, Registration};
-use crate::plugins::route::{Auth, METHODS, PathPattern, Route};
-use crate::plugins::schema::hint;
-use crate::plugins::value::{caller, describe};
+use crate::plugins::answering::route::{Auth, METHODS, PathPattern, Route};
+use crate::plugins::source::about::About;
+use crate::plugins::source::generation::{Event, Registration};
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{caller, describe};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "http.route",

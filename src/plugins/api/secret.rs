@@ -3,8 +3,8 @@
 use mlua::{FromLua, Lua, MetaMethod, UserData, UserDataMethods, Value};
 
 use super::{Entry, function};
-use crate::plugins::trace::{self, Told};
-use crate::plugins::value::{describe, raise};
+use crate::plugins::vm::value::{describe, raise};
+use crate::plugins::why::trace::{self, Told};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "secret",

@@ -10,10 +10,10 @@ use super::publish::read_channel;
 use super::{Entry, Seat, function};
 use crate::kernel::hooks::Client;
 use crate::kernel::message::ChannelName;
-use crate::plugins::decision::sentence;
-use crate::plugins::schema::hint;
-use crate::plugins::trace::{self, Told};
-use crate::plugins::value::{describe, json_to_lua, raise};
+use crate::plugins::asking::decision::sentence;
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{describe, json_to_lua, raise};
+use crate::plugins::why::trace::{self, Told};
 use crate::plugins::world::{Nowhere, World};
 
 pub const ENTRIES: &[Entry] = &[

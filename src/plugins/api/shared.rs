@@ -8,11 +8,11 @@ use super::store::{Listing, Options, fail, read_listing, read_number, read_value
 use super::{Entry, Seat, function};
 use crate::kernel::message::Micros;
 use crate::plugins::commons::Commons;
-use crate::plugins::keys::{read_key, read_parts, write_key};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::shared::{Limiter, Pace, Shelf};
-use crate::plugins::trace::{self, Answer, Told};
-use crate::plugins::value::{caller, describe, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::kept::shared::{Limiter, Pace, Shelf};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::keys::{read_key, read_parts, write_key};
+use crate::plugins::vm::value::{caller, describe, json_to_lua, lua_to_json, raise, to_number};
+use crate::plugins::why::trace::{self, Answer, Told};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

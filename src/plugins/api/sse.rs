@@ -3,8 +3,8 @@
 use mlua::{Table, Value};
 
 use super::{Entry, function};
-use crate::plugins::schema::hint;
-use crate::plugins::value::{describe, raise, to_number};
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::{describe, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "sse",

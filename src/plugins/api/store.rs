@@ -3,10 +3,10 @@
 use mlua::{FromLua, Lua, Table, Value};
 use serde_json::Value as Json;
 
-use crate::plugins::keys::read_key;
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::shared::Put;
-use crate::plugins::value::{describe, lua_to_json, raise, to_number};
+use crate::plugins::kept::shared::Put;
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::keys::read_key;
+use crate::plugins::vm::value::{describe, lua_to_json, raise, to_number};
 
 const LISTED: usize = 100;
 const MAX_LISTED: usize = 1000;

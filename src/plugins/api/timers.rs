@@ -6,11 +6,11 @@ use std::time::Duration;
 use mlua::{Function, Lua, MultiValue, Table, Value};
 
 use super::{Entry, Seat, function};
-use crate::plugins::about::About;
-use crate::plugins::generation::{Event, Registration};
-use crate::plugins::schedule::{Cron, Schedule};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{caller, describe, lua_to_json, raise};
+use crate::plugins::source::about::About;
+use crate::plugins::source::generation::{Event, Registration};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::value::{caller, describe, lua_to_json, raise};
+use crate::plugins::waiting::schedule::{Cron, Schedule};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mlua::{Lua, Table, Value};
 
-use crate::plugins::testing::Coverage;
+use crate::plugins::authors::testing::Coverage;
 
 /// One entry of it; in production it tells nobody.
 pub struct Used(pub Option<(Arc<Coverage>, &'static str)>);

@@ -6,9 +6,9 @@ use serde_json::Value as Json;
 use super::pattern::read_grant;
 use super::{Entry, function};
 use crate::kernel::hooks::Grants;
-use crate::plugins::decision::{Allow, Deny, Verdict, sentence};
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{caller, describe, lua_to_json, raise, to_number};
+use crate::plugins::asking::decision::{Allow, Deny, Verdict, sentence};
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::value::{caller, describe, lua_to_json, raise, to_number};
 
 pub const ENTRIES: &[Entry] = &[
     Entry {

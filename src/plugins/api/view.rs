@@ -6,12 +6,12 @@ use mlua::{Lua, MultiValue, Table, Value};
 
 use super::Seat;
 use super::on::{all, complain, enrol, frozen_after_loading};
-use crate::plugins::about::About;
-use crate::plugins::generation::Event;
-use crate::plugins::redact::{Act, Mask, Rule};
-use crate::plugins::schema::hint;
-use crate::plugins::value::describe;
-use crate::plugins::view::FULL;
+use crate::plugins::asking::redact::{Act, Mask, Rule};
+use crate::plugins::asking::view::FULL;
+use crate::plugins::source::about::About;
+use crate::plugins::source::generation::Event;
+use crate::plugins::source::schema::hint;
+use crate::plugins::vm::value::describe;
 
 const PARTS: [&str; 3] = ["drop", "mask", "pick"];
 const MAX_NAME: usize = 64;

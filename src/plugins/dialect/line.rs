@@ -12,13 +12,13 @@ use crate::kernel::hooks::{Client, Farewell};
 use crate::kernel::message::{ChannelName, Epoch};
 use crate::kernel::session::{Pace, Start};
 use crate::plugins::api::publish::Written;
-use crate::plugins::generation::Generation;
-use crate::plugins::handles::{Request, farewell};
-use crate::plugins::lanes::Unheard;
-use crate::plugins::resident::with_vm;
-use crate::plugins::schema::{hint, read_duration};
-use crate::plugins::value::{describe, json_to_open_lua, lua_to_json, raise, to_number};
+use crate::plugins::source::generation::Generation;
+use crate::plugins::source::schema::{hint, read_duration};
+use crate::plugins::vm::handles::{Request, farewell};
+use crate::plugins::vm::resident::with_vm;
+use crate::plugins::vm::value::{describe, json_to_open_lua, lua_to_json, raise, to_number};
 use crate::plugins::vm::{Failure, Vm};
+use crate::plugins::waiting::lanes::Unheard;
 
 /// What one hook may want done.
 const MAX_ACTS: usize = 10_000;

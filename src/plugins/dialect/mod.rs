@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::about::About;
-use super::generation::{Event, Generation, Registration};
-use super::route::PathPattern;
 use crate::kernel::dialect::{Manners, Transport};
+use crate::plugins::answering::route::PathPattern;
+use crate::plugins::source::about::About;
+use crate::plugins::source::generation::{Event, Generation, Registration};
 
 pub use line::{speech, tell_gone, tell_gone_here};
 pub use tongue::Spoken;

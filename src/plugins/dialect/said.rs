@@ -9,8 +9,8 @@ use crate::kernel::dialect::{Event, NoEntry, Speech, Tag, Transport};
 use crate::kernel::format::{Gap, Notice};
 use crate::kernel::hooks::Refusal;
 use crate::kernel::message::{ChannelName, Epoch, Media, Position, Publication};
-use crate::plugins::value::{describe, json_to_lua};
-use crate::plugins::view::announced;
+use crate::plugins::asking::view::announced;
+use crate::plugins::vm::value::{describe, json_to_lua};
 
 /// What `encode` returned: nothing to say, or the bytes and their kind.
 pub fn read_speech(value: &Value, kind: &Value) -> Result<Option<Speech>, String> {

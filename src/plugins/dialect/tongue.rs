@@ -11,17 +11,17 @@ use crate::kernel::dialect::{
     Act, Broken, Dialects, Event, Heard, Instead, Memory, Mount, NoEntry, Speech, Tongue, Transport, Way,
 };
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Farewell, Refusal, RefusalKind};
-use crate::plugins::decision::Asker;
-use crate::plugins::departures::Departure;
-use crate::plugins::generation::Generation;
-use crate::plugins::handles::Request;
+use crate::plugins::answering::visit::read_answer;
+use crate::plugins::asking::decision::Asker;
+use crate::plugins::asking::rules::{No, Rules};
+use crate::plugins::asking::view::withheld;
 use crate::plugins::host::Host;
-use crate::plugins::lanes::Unheard;
-use crate::plugins::resident::with_vm;
-use crate::plugins::rules::{No, Rules};
-use crate::plugins::view::withheld;
-use crate::plugins::visit::read_answer;
+use crate::plugins::source::generation::Generation;
+use crate::plugins::told::departures::Departure;
 use crate::plugins::vm::Failure;
+use crate::plugins::vm::handles::Request;
+use crate::plugins::vm::resident::with_vm;
+use crate::plugins::waiting::lanes::Unheard;
 
 /// Of a host that may go.
 pub struct Spoken(pub Arc<Host>);

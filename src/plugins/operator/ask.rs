@@ -12,7 +12,7 @@ use super::Trouble;
 use crate::kernel::hooks::{Client, ConnectRequest, Grants, Identity};
 use crate::kernel::message::{ChannelName, Draft, Media, Message};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::asked::{Question, copy};
+use crate::plugins::why::asked::{Question, copy};
 use crate::plugins::{Facts, Host};
 
 #[derive(Deserialize, Default)]

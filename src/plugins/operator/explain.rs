@@ -4,16 +4,17 @@ use serde_json::{Value as Json, json};
 
 use super::ask::WhatIf;
 use super::{Trouble, read};
-use crate::plugins::asked::Question;
-use crate::plugins::effect::Effect;
-use crate::plugins::evidence::Evidence;
-use crate::plugins::generation::Event;
-use crate::plugins::record::Record;
-use crate::plugins::rehearsal::Rehearsal;
-use crate::plugins::rules::Rules;
-use crate::plugins::shadow::rehearse;
-use crate::plugins::trace::{Followed, Said, Step};
-use crate::plugins::{DecisionFilter, Host, legible};
+use crate::plugins::asking::rules::Rules;
+use crate::plugins::source::generation::Event;
+use crate::plugins::why::asked::Question;
+use crate::plugins::why::effect::Effect;
+use crate::plugins::why::evidence::Evidence;
+use crate::plugins::why::legible;
+use crate::plugins::why::record::Record;
+use crate::plugins::why::rehearsal::Rehearsal;
+use crate::plugins::why::shadow::rehearse;
+use crate::plugins::why::trace::{Followed, Said, Step};
+use crate::plugins::{DecisionFilter, Host};
 
 impl Host {
     pub(super) fn explain(&self, with: &[u8]) -> Result<Json, Trouble> {
@@ -162,7 +163,7 @@ fn hooks(evidence: &Evidence) -> Vec<Json> {
     let mut hooks: Vec<Json> = Vec::new();
     let named = |hook: &usize| {
         let named = evidence.hooks.get(hook);
-        let text = |of: fn(&crate::plugins::evidence::Named) -> &String| named.map_or("", |named| of(named));
+        let text = |of: fn(&crate::plugins::why::evidence::Named) -> &String| named.map_or("", |named| of(named));
         json!({"hook": text(|n| &n.hook), "plugin": text(|n| &n.plugin), "place": text(|n| &n.place), "verdict": Json::Null, "reads": []})
     };
     let add = |hooks: &mut Vec<Json>, field: &str, what: Json| {

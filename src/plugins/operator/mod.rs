@@ -7,7 +7,7 @@ mod shadow;
 
 use serde_json::{Value as Json, json};
 
-use super::{Host, LoadError};
+use crate::plugins::{Host, LoadError};
 
 /// Why there is no answer.
 #[derive(Debug)]

@@ -12,12 +12,13 @@ use super::shadow::Elsewhere;
 use super::{Trouble, read};
 use crate::kernel::message::{ChannelName, Draft, Micros, Offset};
 use crate::kernel::pattern::Patterns;
-use crate::plugins::asked::Question;
-use crate::plugins::effect::anybody;
-use crate::plugins::rehearsal::Rehearsal;
-use crate::plugins::rules::Rules;
-use crate::plugins::shadow::{Differences, Outcome, ask};
-use crate::plugins::{DecisionFilter, Host, schema};
+use crate::plugins::asking::rules::Rules;
+use crate::plugins::source::schema;
+use crate::plugins::why::asked::Question;
+use crate::plugins::why::effect::anybody;
+use crate::plugins::why::rehearsal::Rehearsal;
+use crate::plugins::why::shadow::{Differences, Outcome, ask};
+use crate::plugins::{DecisionFilter, Host};
 
 /// Messages that one replay looks at, unless it says otherwise, and at most.
 const LIMIT: usize = 10_000;

@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{Trouble, read, told};
-use crate::plugins::generation::{Generation, Unit};
-use crate::plugins::rules::Rules;
-use crate::plugins::shadow::Shadow;
+use crate::plugins::asking::rules::Rules;
+use crate::plugins::source::generation::{Generation, Unit};
+use crate::plugins::why::shadow::Shadow;
 use crate::plugins::{Host, LoadError};
 
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! Join and leave hooks: who came, who left, and who was only away for a moment.
 
 use super::*;
-use crate::plugins::crowd::BATCH;
+use crate::plugins::told::crowd::BATCH;
 
 /// What the hooks have told so far, as `+a:ann,bob` and `-a:ann`.
 fn told(host: &Host) -> Vec<String> {

@@ -6,7 +6,7 @@ use super::waiting::wait;
 use super::*;
 use crate::kernel::hooks::{RefusalKind, Sight};
 use crate::kernel::message::Publication;
-use crate::plugins::beside::IN_LINE;
+use crate::plugins::waiting::beside::IN_LINE;
 
 /// Takes a few milliseconds of a processor's time, however busy the machine is, and ten times as much as is slow.
 const SPIN: &str = "local function spin() for i = 1, 3e6 do end end\n";

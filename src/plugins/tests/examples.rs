@@ -1,7 +1,7 @@
 //! The registry is true: each example runs, and what is said to wait waits.
 
 use super::*;
-use crate::plugins::testing::{Suite, Troupe};
+use crate::plugins::authors::testing::{Suite, Troupe};
 use crate::plugins::{registry, testing};
 
 const PERMISSIONS: &str = r#"

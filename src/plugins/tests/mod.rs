@@ -43,10 +43,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Host, HostConfig, Limits, LoadError, PluginUse};
 use crate::kernel::hooks::{Answer, Client, ConnectRequest, Grants, Hooks, Identity, Refusal};
 use crate::kernel::message::{ChannelName, Draft, Message};
 use crate::kernel::pattern::Patterns;
+use crate::plugins::{Host, HostConfig, Limits, LoadError, PluginUse};
 
 /// A directory of its own, gone with the test.
 struct Dir(PathBuf);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
-use crate::plugins::redact::{Act, Mask, Rule};
-use crate::plugins::scan;
+use crate::plugins::asking::redact::{Act, Mask, Rule};
+use crate::plugins::vm::scan;
 
 fn rule(drop: &[&str], mask: &[(&str, Mask)], pick: &[&str]) -> Rule {
     let mut rule = Rule::default();

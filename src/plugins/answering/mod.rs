@@ -1,0 +1,5 @@
+//! Requests over HTTP that plugins answer.
+
+pub mod route;
+pub mod routed;
+pub mod visit;
