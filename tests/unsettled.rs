@@ -7,22 +7,28 @@ use std::time::Duration;
 use aether::kernel::TailLimit;
 use aether::kernel::hub::{HistoryFrom, Hub, Parts, PublishError, Receipt};
 use aether::kernel::log::{Appended, Entry, Extent, Log, LogError, Page, Policies, Range, Reply};
-use aether::kernel::message::{ChannelName, Micros};
+use aether::kernel::message::{ChannelName, Draft, Micros};
 use aether::kernel::policy::{Ack, Policy, Retention};
 use aether::kernel::session::{Session, Start};
 use aether::stores::memory::MemoryLog;
 
-use crate::common::DEADLINE;
 use crate::common::kernel::{Lines, Rules, channel, client, draft, listen, now, read};
+use crate::common::{DEADLINE, until};
 
-/// Keeps what it is given, and cannot sync as long as it is told so.
+/// Keeps what it is given, and cannot sync, or open, as long as it is told so.
 struct Stubborn {
     log: MemoryLog,
     fails: AtomicBool,
+    shuts: AtomicBool,
+    /// Until it is mended, which is when it is first asked to be.
+    is_broken: AtomicBool,
 }
 
 impl Log for Stubborn {
     fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent> {
+        if self.shuts.load(Ordering::SeqCst) {
+            return Box::pin(std::future::ready(Err(LogError("not now".into()))));
+        }
         self.log.open(channel, policy)
     }
     fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
@@ -46,6 +52,12 @@ impl Log for Stubborn {
     fn close(&self, channel: &ChannelName) {
         self.log.close(channel)
     }
+    fn failure(&self) -> Option<String> {
+        self.is_broken.load(Ordering::SeqCst).then(|| "broken".into())
+    }
+    fn mend(&self) -> Reply<'_, bool> {
+        Box::pin(std::future::ready(Ok(self.is_broken.swap(false, Ordering::SeqCst))))
+    }
     fn shut(&self) -> Reply<'_, ()> {
         self.log.shut()
     }
@@ -58,7 +70,8 @@ struct Place {
 
 impl Place {
     fn start(rules: Rules) -> Place {
-        let store = Arc::new(Stubborn { log: MemoryLog::new(DEADLINE), fails: AtomicBool::new(false) });
+        let [fails, shuts, is_broken] = [false; 3].map(AtomicBool::new);
+        let store = Arc::new(Stubborn { log: MemoryLog::new(DEADLINE), fails, shuts, is_broken });
         let hub = Hub::start(Parts {
             hooks: Arc::new(rules),
             kept: store.clone(),
@@ -131,4 +144,25 @@ async fn who_comes_while_the_oldest_have_made_room_for_what_is_not_shown_yet_sta
     let mut again = place.session();
     listen(&mut again, "a", Start::After(3, Some(at.epoch))).await;
     assert_eq!(read(&mut again).await, ["L a 3"]);
+}
+
+/// Found by the simulation: seed 16387.
+#[tokio::test]
+async fn nothing_is_acknowledged_before_a_mended_store_has_said_how_far_its_channels_reach() {
+    let place = Place::start(Rules::default());
+    place.publish("one").await.unwrap();
+    place.syncs(false);
+    let publisher = client("publisher");
+    let again = || Draft { idempotency_key: Some("k".into()), ..draft("a", "two") };
+    assert!(place.hub.publish(&publisher, again()).await.is_err());
+    place.syncs(true);
+    place.store.shuts.store(true, Ordering::SeqCst);
+    place.store.is_broken.store(true, Ordering::SeqCst);
+    until("it is mended", async || place.store.failure().is_none()).await;
+    let refused = place.hub.publish(&publisher, again()).await;
+    assert!(matches!(refused, Err(PublishError::Store(_))), "no reader can see it: {refused:?}");
+    place.store.shuts.store(false, Ordering::SeqCst);
+    let receipt = place.hub.publish(&publisher, again()).await.unwrap();
+    assert_eq!((receipt.offset, receipt.duplicate), (2, true));
+    assert_eq!(place.hub.channels(|_| true)[0].head().offset, 2, "readers see it");
 }

@@ -73,6 +73,8 @@ pub(super) struct Lane {
     shared: Arc<Shared>,
     /// Appended, and not yet as safe as it was promised to be: nobody sees them before that.
     unsettled: Vec<(Arc<Channel>, Publication)>,
+    /// Since the log was mended nobody has asked how far these reach: before that nothing is acknowledged.
+    unasked: Vec<Arc<Channel>>,
     /// The weakest-acknowledged publications wait for the next flush.
     dirty_since: Option<Instant>,
     last_sweep: Instant,
@@ -90,6 +92,7 @@ impl Lane {
             shared,
             steady,
             unsettled: Vec::new(),
+            unasked: Vec::new(),
             dirty_since: None,
             last_sweep: Instant::now(),
             last_said: None,
@@ -177,6 +180,7 @@ impl Lane {
     }
 
     async fn append(&mut self, items: Vec<Item>) -> Result<Vec<Appended>, LogError> {
+        self.ask().await?;
         // What an earlier group could not settle comes first, or nothing does: order within a channel holds.
         if !self.unsettled.is_empty() {
             self.settle(Ack::Synced).await?;
@@ -274,23 +278,27 @@ impl Lane {
 
     /// Goes on from what the log has found on its disk. What waited to be settled is there or it is not; nobody was told of it.
     async fn mend(&mut self) -> Result<(), LogError> {
-        if !self.log.mend().await? {
-            return Ok(());
+        if self.log.failure().is_some() && self.log.mend().await? {
+            self.unsettled.clear();
+            self.dirty_since = None;
+            let channels = self.shared.channels.iter().map(|entry| entry.value().clone());
+            self.unasked = channels.filter(|channel| Arc::ptr_eq(&channel.log, &self.log)).collect();
         }
-        self.unsettled.clear();
-        self.dirty_since = None;
-        let channels = self.shared.channels.iter().map(|entry| entry.value().clone());
-        let mine: Vec<_> = channels.filter(|channel| Arc::ptr_eq(&channel.log, &self.log)).collect();
-        for channel in mine {
+        self.ask().await
+    }
+
+    async fn ask(&mut self) -> Result<(), LogError> {
+        while let Some(channel) = self.unasked.last() {
             let extent = self.log.open(&channel.name, &channel.policy()).await?;
             channel.tail.leap(extent.last);
-            self.shared.herald.announce(&channel);
+            self.shared.herald.announce(channel);
+            self.unasked.pop();
         }
         Ok(())
     }
 
     async fn tick(&mut self) {
-        if self.log.failure().is_some()
+        if (self.log.failure().is_some() || !self.unasked.is_empty())
             && let Err(error) = self.mend().await
         {
             self.complain("the store could not be mended", &error);
