@@ -14,7 +14,7 @@ use aether::edges::session::{self, Frame, Pulse, Shared, Socket};
 use aether::edges::wire::Ending;
 use aether::kernel::session::{Pace, Start};
 
-use crate::common::kernel::{Kernel, Rules, listen};
+use crate::common::kernel::{Kernel, Rules, listen, read};
 use crate::common::*;
 
 /// Large enough that a reader that stands still is stuck after some hundreds: kernels keep a few MiB for it.
@@ -285,4 +285,15 @@ async fn who_asked_for_a_pace_and_is_stuck_lets_the_processor_rest() {
     assert_eq!(within(DEADLINE, "its end", ending).await.cause(), "timeout");
     let asked = asked.load(Ordering::Relaxed);
     assert!(asked < 20, "in 300 ms it was asked {asked} times");
+}
+
+#[tokio::test]
+async fn who_wants_only_the_newest_gets_no_more_than_that_from_the_store_either() {
+    let kernel = Kernel::start(Arc::new(Rules::default()));
+    kernel.say("a", &["one", "two", "three"]).await;
+    let kernel = Kernel::start_in(kernel.stop().await, Arc::new(Rules::default()), 8);
+    let mut session = kernel.session("ann");
+    listen(&mut session, "a", Start::After(0, None)).await;
+    session.set_pace("a", Pace { every: Duration::from_millis(1), conflate: true });
+    assert_eq!(read(&mut session).await, ["P a 3 three", "L a 3"]);
 }

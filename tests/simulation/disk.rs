@@ -1,10 +1,12 @@
 //! The store of the simulation: it keeps what it promises, late, and says so when it does not.
 //!
 //! A crash takes what was not yet safe, from a point on that the dice choose. Numbers of channels with a weaker promise are
-//! reserved ahead, as `stores/sled.rs` does it.
+//! reserved ahead, as `stores/sled.rs` does it. After a fault it may take nothing until it is mended: then it goes on from what
+//! a crash would have left.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aether::kernel::log::{Appended, Entry, Extent, From, Log, LogError, Page, Policies, Range, Reply};
 use aether::kernel::message::{ChannelName, Epoch, Micros, Offset, Publication};
@@ -27,6 +29,8 @@ pub struct Disk {
     is_kept: bool,
     /// The life that each channel is in, and whether it is open.
     channels: Mutex<BTreeMap<ChannelName, (Epoch, bool)>>,
+    /// It takes nothing until it is mended.
+    is_broken: AtomicBool,
 }
 
 /// What a crash leaves.
@@ -41,18 +45,23 @@ pub enum Crash {
 impl Disk {
     pub fn new(book: &Book, dice: &Dice, weather: &Weather, planted: Planted, is_kept: bool) -> Arc<Disk> {
         let (book, dice, weather) = (book.clone(), dice.clone(), weather.clone());
-        Arc::new(Disk { book, dice, weather, planted, is_kept, channels: Mutex::default() })
+        Arc::new(Disk { book, dice, weather, planted, is_kept, channels: Mutex::default(), is_broken: false.into() })
     }
 
     /// The hub is gone, and this is what the next one finds.
     pub fn crash(&self, how: Crash) {
-        let mut channels = self.channels.lock();
+        self.is_broken.store(false, Ordering::Relaxed);
         if !self.is_kept {
-            channels.clear();
+            self.channels.lock().clear();
             return;
         }
-        for (name, (epoch, is_open)) in channels.iter_mut() {
-            *is_open = false;
+        self.find(how);
+        self.channels.lock().values_mut().for_each(|(_, is_open)| *is_open = false);
+    }
+
+    /// Goes on from what there is.
+    fn find(&self, how: Crash) {
+        for (name, (epoch, _)) in self.channels.lock().iter() {
             let mut pages = self.book.open();
             let Some(life) = pages.life(name.as_str(), *epoch) else { continue };
             let stays = if how == Crash::Kill { life.written.max(life.synced) } else { life.synced };
@@ -81,6 +90,35 @@ impl Disk {
         self.book.count(what);
         self.book.note(format_args!("{what}"));
         Err(LogError(what.into()))
+    }
+
+    /// A write, which may fail so that it takes nothing any more.
+    fn writes(&self, chance: u64, what: &'static str) -> Result<(), LogError> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Err(LogError("the store takes nothing".into()));
+        }
+        self.failed(chance, what).inspect_err(|_| self.may_break())
+    }
+
+    fn may_break(&self) {
+        if self.is_kept && self.weather.strikes(self.weather.chances.store_breaks) {
+            self.book.count("the store broke");
+            self.book.note(format_args!("the store takes nothing from here on"));
+            self.is_broken.store(true, Ordering::Relaxed);
+        }
+    }
+
+    async fn mend_now(&self) -> Result<bool, LogError> {
+        self.weather.delay(self.weather.chances.log_is_slow).await;
+        if !self.is_broken.load(Ordering::Relaxed) || self.weather.strikes(50) {
+            return Ok(false);
+        }
+        self.book.count("the store was mended");
+        self.book.note(format_args!("the store is mended"));
+        self.find(Crash::Power);
+        self.is_broken.store(false, Ordering::Relaxed);
+        self.weather.delay(self.weather.chances.log_is_slow).await;
+        Ok(true)
     }
 
     fn epoch(&self, channel: &ChannelName) -> Result<Epoch, LogError> {
@@ -217,7 +255,7 @@ impl Disk {
 
     /// The hub ended as it should.
     async fn shut_now(&self) -> Result<(), LogError> {
-        self.failed(self.weather.chances.settle_fails, "the last sync fails")?;
+        self.writes(self.weather.chances.settle_fails, "the last sync fails")?;
         self.settle_now(Ack::Synced, &self.lasts());
         let mut channels = self.channels.lock();
         let mut pages = self.book.open();
@@ -258,7 +296,7 @@ impl Log for Disk {
     fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
         Box::pin(async move {
             self.weather.delay(self.weather.chances.log_is_slow).await;
-            self.failed(self.weather.chances.append_fails, "an append fails")?;
+            self.writes(self.weather.chances.append_fails, "an append fails")?;
             let appended = self.append_now(batch)?;
             self.weather.delay(self.weather.chances.log_is_slow).await;
             Ok(appended)
@@ -269,9 +307,10 @@ impl Log for Disk {
         Box::pin(async move {
             let lasts = self.lasts();
             self.weather.delay(self.weather.chances.log_is_slow).await;
-            let outcome = self.failed(self.weather.chances.settle_fails, "a sync fails");
+            let is_tried = !self.is_broken.load(Ordering::Relaxed);
+            let outcome = self.writes(self.weather.chances.settle_fails, "a sync fails");
             // Nobody knows what a sync has done that has failed.
-            if outcome.is_ok() || self.dice.percent(50) {
+            if outcome.is_ok() || (is_tried && self.dice.percent(50)) {
                 self.settle_now(ack, &lasts);
             }
             self.weather.delay(self.weather.chances.log_is_slow).await;
@@ -293,7 +332,7 @@ impl Log for Disk {
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
         Box::pin(async move {
             self.weather.delay(self.weather.chances.log_is_slow).await;
-            self.failed(self.weather.chances.append_fails, "a deletion fails")?;
+            self.writes(self.weather.chances.append_fails, "a deletion fails")?;
             let epoch = self.epoch(channel)?;
             self.with(channel, |life| {
                 life.floor = life.last + 1;
@@ -304,7 +343,7 @@ impl Log for Disk {
 
     fn sweep<'a>(&'a self, now: Micros, _policies: Policies<'a>) -> Reply<'a, ()> {
         Box::pin(async move {
-            self.failed(self.weather.chances.sweep_fails, "a sweep fails")?;
+            self.writes(self.weather.chances.sweep_fails, "a sweep fails")?;
             let names: Vec<_> =
                 self.channels.lock().iter().filter(|(_, place)| place.1).map(|(name, _)| name.clone()).collect();
             names.iter().try_for_each(|name| self.with(name, |life| life.trim(now)))
@@ -320,6 +359,14 @@ impl Log for Disk {
         } else if let Some(place) = channels.get_mut(channel) {
             place.1 = false;
         }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.is_broken.load(Ordering::Relaxed).then(|| "the store takes nothing".into())
+    }
+
+    fn mend(&self) -> Reply<'_, bool> {
+        Box::pin(self.mend_now())
     }
 
     fn shut(&self) -> Reply<'_, ()> {

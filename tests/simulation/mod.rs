@@ -91,6 +91,7 @@ fn everything_that_can_go_wrong_does() {
         "a gap: skipped",
         "a gap: withheld",
         "a kill",
+        "a pace left some out",
         "a page was read",
         "a power failure",
         "a publisher was told of the store",
@@ -108,6 +109,8 @@ fn everything_that_can_go_wrong_does() {
         "the clock jumped",
         "the last sync fails",
         "the rules changed",
+        "the store broke",
+        "the store was mended",
     ] {
         assert!(tally.contains_key(what), "it never happens: {what}");
     }

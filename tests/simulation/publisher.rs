@@ -86,8 +86,15 @@ impl Publisher {
         for _ in 0..4 {
             let answers = self.publish(vec![draft.clone()]).await;
             if let [Ok(receipt)] = &answers[..] {
+                // What a failing disk has taken, which a weaker promise allows, it has taken with its key.
+                let is_lost = |first: &Receipt| {
+                    let mut pages = self.book.open();
+                    let life = pages.life(first.channel.as_str(), first.epoch);
+                    life.is_some_and(|life| life.is_lost(first.offset))
+                };
                 if let Some(first) = &known
                     && (first.epoch == receipt.epoch && (first.offset, true) != (receipt.offset, receipt.duplicate))
+                    && !is_lost(first)
                 {
                     self.book.breaks(Class::Duplicate, format!("a repeat of {first:?} is {receipt:?}"));
                 }

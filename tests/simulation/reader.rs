@@ -53,6 +53,8 @@ struct State {
     /// What it has asked to leave; when it has left, it wants it back.
     leaves: BTreeSet<String>,
     seats: BTreeMap<String, Seat>,
+    /// Of which it has asked for the newest only.
+    newest_only: BTreeSet<String>,
     /// Where it was in channels that it has left.
     left: BTreeMap<String, Place>,
     /// Numbers of copies heard on this connection, by channel.
@@ -153,6 +155,7 @@ impl Reader {
         state.is_connected = false;
         state.line.clear();
         state.heard.clear();
+        state.newest_only.clear();
         let leaves = std::mem::take(&mut state.leaves);
         state.wants.extend(leaves);
         for (name, seat) in std::mem::take(&mut state.seats) {
@@ -212,7 +215,14 @@ impl Reader {
         }
         let name = self.dice.one_of(&held).clone();
         match self.dice.below(3) {
-            0 => far.say(format!("pace {name} {}", self.dice.between(1, 40))),
+            0 => {
+                let every = self.dice.between(1, 40);
+                let conflate = self.dice.percent(50);
+                far.say(format!("pace {name} {every}{}", if conflate { " newest" } else { "" }));
+                if conflate {
+                    state.newest_only.insert(name);
+                }
+            }
             _ => {
                 state.wants.remove(&name);
                 state.leaves.insert(name.clone());
@@ -284,6 +294,7 @@ impl Reader {
                 if let Some(Seat::Sits(place) | Seat::Asked(Ok(place))) = state.seats.remove(name) {
                     state.left.insert(name.to_owned(), place);
                 }
+                state.newest_only.remove(name);
                 if words[0] == "U" && state.leaves.remove(name) {
                     state.wants.insert(name.to_owned());
                 }
@@ -310,7 +321,10 @@ impl Reader {
                     let class = if was_missing.is_some() { Class::Order } else { Class::Duplicate };
                     return Err((class, format!("it is at {}", place.at)));
                 }
-                for skipped in place.at + 1..offset {
+                let may_skip = state.newest_only.contains(name);
+                let skips = place.at + 1..offset;
+                let leaves_out = may_skip && !skips.is_empty();
+                for skipped in skips.filter(|_| !may_skip) {
                     state.missing.insert(
                         (name.to_owned(), skipped),
                         format!("reader {} at {} heard {line}", self.number, place.at),
@@ -340,6 +354,9 @@ impl Reader {
                     }
                 }
                 (place.at, place.epoch) = (offset, Some(epoch));
+                if leaves_out {
+                    pages.count("a pace left some out");
+                }
             }
             "L" => {
                 if !place.live_due || !same_life || number(3)? != place.at {
@@ -351,6 +368,9 @@ impl Reader {
             "G" => {
                 let (requested, available, from, to) = (number(3)?, number(4)?, number(5)?, number(6)?);
                 let why = *words.get(7).ok_or_else(|| wrong("a gap without a reason"))?;
+                if requested > place.at && state.newest_only.contains(name) {
+                    place.at = requested;
+                }
                 if requested != place.at {
                     return Err((Class::Wrong, format!("it is at {place:?}")));
                 }

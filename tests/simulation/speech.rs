@@ -189,7 +189,7 @@ impl Hooks for Rules {
     }
 }
 
-/// `sub channel` begins now, `sub channel offset epoch|-` where it was, `unsub channel`, `pace channel ms`.
+/// `sub channel` begins now, `sub channel offset epoch|-` where it was, `unsub channel`, `pace channel ms [newest]`.
 pub struct Commands;
 
 impl Commands {
@@ -213,9 +213,9 @@ impl Commands {
                 session.unsubscribe(name.as_str());
                 Some(format!("U {name}\n"))
             }
-            ("pace", [millis]) => {
+            ("pace", [millis, newest @ ..]) => {
                 let every = Duration::from_millis(millis.parse().ok()?);
-                session.set_pace(name.as_str(), Pace { every, conflate: false });
+                session.set_pace(name.as_str(), Pace { every, conflate: !newest.is_empty() });
                 None
             }
             _ => None,

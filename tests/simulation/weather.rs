@@ -18,6 +18,8 @@ pub struct Chances {
     pub read_fails: u64,
     pub open_fails: u64,
     pub sweep_fails: u64,
+    /// Of the writes that fail.
+    pub store_breaks: u64,
     pub log_is_slow: u64,
     pub rules_are_slow: u64,
     /// A socket takes few bytes.
@@ -52,6 +54,7 @@ impl Weather {
             read_fails: upto(30),
             open_fails: upto(20),
             sweep_fails: upto(50),
+            store_breaks: upto(60),
             log_is_slow: upto(60),
             rules_are_slow: upto(40),
             few_bytes: upto(90),
