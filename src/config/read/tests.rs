@@ -1,7 +1,9 @@
 //! Settings as people write them, and what they hear about the faulty ones.
 
+use std::path::Path;
+
 use super::*;
-use crate::config::Sources;
+use crate::config::{Setting, Sources};
 
 fn sources(file: &str) -> Sources {
     Sources { file: Some(("aether.toml".into(), file.into())), ..Sources::default() }
@@ -180,7 +182,7 @@ fn leaves(tree: &Json) -> BTreeMap<String, Json> {
 
 #[test]
 fn the_shipped_file_says_every_key_with_its_default() {
-    let text = include_str!("../../aether.toml");
+    let text = include_str!("../../../aether.toml");
     let mut reading = Reading::default();
     reading.file("aether.toml", text).unwrap();
     let said: Vec<_> = leaves(&reading.said).into_keys().collect();
@@ -196,11 +198,11 @@ fn the_shipped_file_says_every_key_with_its_default() {
 #[test]
 fn what_the_shipped_file_shows_in_comments_can_be_switched_on() {
     // Examples are comments that begin with `#: `; switched on, they must be good.
-    let text = include_str!("../../aether.toml").replace("#: ", "").replace("#:\n", "\n");
+    let text = include_str!("../../../aether.toml").replace("#: ", "").replace("#:\n", "\n");
     let config = sources(&text).read().unwrap();
     assert!(!config.retention.rules.is_empty() && config.plugin.len() > 2);
     let rule_keys = serde_json::to_value(super::super::Rule::default()).unwrap();
     for key in rule_keys.as_object().unwrap().keys() {
-        assert!(include_str!("../../aether.toml").contains(&format!("#: {key} = ")), "{key} has no example");
+        assert!(include_str!("../../../aether.toml").contains(&format!("#: {key} = ")), "{key} has no example");
     }
 }
