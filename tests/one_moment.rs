@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aether::edges::http::{Beside, Edge, Settings, Surface, routes};
+use aether::edges::edge::{Beside, Edge, Settings};
+use aether::edges::http::{Surface, routes};
 use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::operator::{Operator, Trouble};

@@ -1,19 +1,17 @@
 //! Under pressure: each comes back in its turn, things give way in the order that is stated, and no tenant takes the hub from
 //! the others.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use aether::kernel::TailLimit;
-use aether::kernel::hub::{Hub, Parts, PublishError};
-use aether::kernel::log::{Appended, Entry, Extent, Log, Page, Policies, Range, Reply};
-use aether::kernel::message::ChannelName;
+use aether::kernel::hub::PublishError;
 use aether::kernel::policy::{Ack, Policy};
 use aether::kernel::session::{Session, Start};
-use aether::stores::memory::MemoryLog;
-use tokio::sync::Semaphore;
 
 use crate::common::kernel::{self, Kernel, Rules};
+use crate::common::moody::Moody;
 use crate::common::*;
 
 /// Whoever comes is of the tenant that it names.
@@ -344,91 +342,46 @@ async fn a_tenant_that_is_sent_more_than_its_share_is_held_back_while_it_is_tigh
     until("it is not tight any more", async || hub.metric("aether_tenants_held_back").await == 0.0).await;
 }
 
-/// A store that takes nothing in until it is told to.
-struct Slow {
-    log: MemoryLog,
-    gate: Semaphore,
-}
-
-impl Log for Slow {
-    fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent> {
-        self.log.open(channel, policy)
-    }
-    fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
-        Box::pin(async move {
-            let _turn = self.gate.acquire().await.expect("it is never closed");
-            self.log.append(batch).await
-        })
-    }
-    fn settle(&self, ack: Ack) -> Reply<'_, ()> {
-        self.log.settle(ack)
-    }
-    fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
-        self.log.read(channel, range)
-    }
-    fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
-        self.log.forget(channel)
-    }
-    fn sweep<'a>(&'a self, now: u64, policies: Policies<'a>) -> Reply<'a, ()> {
-        self.log.sweep(now, policies)
-    }
-    fn close(&self, channel: &ChannelName) {
-        self.log.close(channel);
-    }
-    fn shut(&self) -> Reply<'_, ()> {
-        self.log.shut()
-    }
+/// What comes of a look at it.
+async fn once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx))).await
 }
 
 #[tokio::test]
 async fn the_last_quarter_of_the_queue_is_for_publishes_whose_ack_promises_the_store() {
     let rules = Rules::default();
     rules.policy("light", Policy { ack: Ack::Memory, ..Policy::default() });
-    let window = Duration::from_secs(3600);
-    let slow = Arc::new(Slow { log: MemoryLog::new(window), gate: Semaphore::new(1) });
-    let hub = Hub::start(Parts {
-        hooks: Arc::new(rules),
-        kept: slow.clone(),
-        fleeting: Arc::new(MemoryLog::new(window)),
-        clock: kernel::now,
-        tail: TailLimit { count: 8, bytes: 1 << 20 },
-        idle_after: Duration::from_secs(60),
-        flush_interval: Duration::from_secs(60),
-        sweep_interval: Duration::from_secs(60),
-        lag_patience: Duration::ZERO,
-        queue: 16,
-    })
-    .unwrap();
+    let (store, hub) = Moody::hub(rules, 16);
     let publisher = kernel::client("publisher");
-    let publish = async |name: &str| hub.publish(&publisher, kernel::draft(name, "1")).await;
+    let publish = |name: &str| Box::pin(hub.publish(&publisher, kernel::draft(name, "1")));
     assert!(publish("light").await.is_ok() && publish("heavy").await.is_ok());
-    let closed = slow.gate.acquire().await.unwrap();
-    let mut waiting = Vec::new();
-    // Those that are not refused wait.
+    let shut = store.shut_gate().await;
+    let before = store.came();
+    let mut waiting = vec![publish("light")];
+    assert!(once(&mut waiting[0]).await.is_pending());
+    until("one is at the store", async || store.came() > before).await;
+    // Who is refused hears it at once, and the others wait.
     let mut pour = async |name: &'static str, count: usize| {
         let mut refused = 0;
         for _ in 0..count {
-            let (hub, publisher) = (hub.clone(), publisher.clone());
-            let mut task = tokio::spawn(async move { hub.publish(&publisher, kernel::draft(name, "1")).await });
-            match tokio::time::timeout(Duration::from_millis(20), &mut task).await {
-                Ok(answer) => {
-                    assert!(matches!(answer.unwrap(), Err(PublishError::Busy)));
+            let mut publish = publish(name);
+            match once(&mut publish).await {
+                Poll::Ready(answer) => {
+                    assert!(matches!(answer, Err(PublishError::Busy)), "{answer:?}");
                     refused += 1;
                 }
-                Err(_) => waiting.push(task),
+                Poll::Pending => waiting.push(publish),
             }
         }
         refused
     };
-    // One is at the store, and twelve and one more may wait while a quarter stays free.
-    let light = pour("light", 40).await;
-    assert!((25..=28).contains(&light), "{light} of 40 were refused");
-    assert_eq!(pour("light", 3).await, 3);
+    assert_eq!(pour("light", 40).await, 27, "thirteen wait, and a quarter of sixteen stays free");
     assert_eq!(pour("heavy", 2).await, 0, "there is room for what was promised more");
-    assert!(pour("heavy", 5).await >= 2, "and an end of it");
-    drop(closed);
-    for task in waiting {
-        assert!(task.await.unwrap().is_ok());
+    assert_eq!(pour("light", 1).await, 1);
+    assert_eq!(pour("heavy", 5).await, 4, "and an end of it");
+    drop(shut);
+    for publish in waiting {
+        assert!(publish.await.is_ok());
     }
     hub.stop(DEADLINE).await.unwrap();
 }

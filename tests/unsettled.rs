@@ -1,94 +1,26 @@
 //! A store that cannot sync for a moment: what it has taken in by then is nobody's before it is safe, and deleted with the rest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use aether::kernel::TailLimit;
-use aether::kernel::hub::{HistoryFrom, Hub, Parts, PublishError, Receipt};
-use aether::kernel::log::{Appended, Entry, Extent, Log, LogError, Page, Policies, Range, Reply};
-use aether::kernel::message::{ChannelName, Draft, Micros};
-use aether::kernel::policy::{Ack, Policy, Retention};
+use aether::kernel::hub::{HistoryFrom, Hub, PublishError, Receipt};
+use aether::kernel::log::Log;
+use aether::kernel::message::Draft;
+use aether::kernel::policy::{Policy, Retention};
 use aether::kernel::session::{Session, Start};
-use aether::stores::memory::MemoryLog;
 
-use crate::common::kernel::{Lines, Rules, channel, client, draft, listen, now, read};
-use crate::common::{DEADLINE, until};
-
-/// Keeps what it is given, and cannot sync, or open, as long as it is told so.
-struct Stubborn {
-    log: MemoryLog,
-    fails: AtomicBool,
-    shuts: AtomicBool,
-    /// Until it is mended, which is when it is first asked to be.
-    is_broken: AtomicBool,
-}
-
-impl Log for Stubborn {
-    fn open<'a>(&'a self, channel: &'a ChannelName, policy: &'a Policy) -> Reply<'a, Extent> {
-        if self.shuts.load(Ordering::SeqCst) {
-            return Box::pin(std::future::ready(Err(LogError("not now".into()))));
-        }
-        self.log.open(channel, policy)
-    }
-    fn append<'a>(&'a self, batch: &'a [Entry]) -> Reply<'a, Vec<Appended>> {
-        self.log.append(batch)
-    }
-    fn settle(&self, ack: Ack) -> Reply<'_, ()> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Box::pin(std::future::ready(Err(LogError("not now".into()))));
-        }
-        self.log.settle(ack)
-    }
-    fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
-        self.log.read(channel, range)
-    }
-    fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {
-        self.log.forget(channel)
-    }
-    fn sweep<'a>(&'a self, now: Micros, policies: Policies<'a>) -> Reply<'a, ()> {
-        self.log.sweep(now, policies)
-    }
-    fn close(&self, channel: &ChannelName) {
-        self.log.close(channel)
-    }
-    fn failure(&self) -> Option<String> {
-        self.is_broken.load(Ordering::SeqCst).then(|| "broken".into())
-    }
-    fn mend(&self) -> Reply<'_, bool> {
-        Box::pin(std::future::ready(Ok(self.is_broken.swap(false, Ordering::SeqCst))))
-    }
-    fn shut(&self) -> Reply<'_, ()> {
-        self.log.shut()
-    }
-}
+use crate::common::kernel::{Lines, Rules, channel, client, draft, listen, read};
+use crate::common::moody::Moody;
+use crate::common::until;
 
 struct Place {
-    store: Arc<Stubborn>,
+    store: Arc<Moody>,
     hub: Arc<Hub>,
 }
 
 impl Place {
     fn start(rules: Rules) -> Place {
-        let [fails, shuts, is_broken] = [false; 3].map(AtomicBool::new);
-        let store = Arc::new(Stubborn { log: MemoryLog::new(DEADLINE), fails, shuts, is_broken });
-        let hub = Hub::start(Parts {
-            hooks: Arc::new(rules),
-            kept: store.clone(),
-            fleeting: Arc::new(MemoryLog::new(DEADLINE)),
-            clock: now,
-            tail: TailLimit { count: 8, bytes: 1 << 20 },
-            idle_after: DEADLINE,
-            flush_interval: Duration::from_millis(50),
-            sweep_interval: DEADLINE,
-            lag_patience: Duration::ZERO,
-            queue: 64,
-        });
-        Place { store, hub: hub.unwrap() }
-    }
-
-    fn syncs(&self, does: bool) {
-        self.store.fails.store(!does, Ordering::SeqCst);
+        let (store, hub) = Moody::hub(rules, 64);
+        Place { store, hub }
     }
 
     fn session(&self) -> Session {
@@ -106,11 +38,11 @@ async fn what_could_not_be_synced_does_not_come_back_after_its_channel_was_delet
     let place = Place::start(Rules::default());
     let mut session = place.session();
     listen(&mut session, "a", Start::Now).await;
-    place.syncs(false);
+    place.store.syncs(false);
     let refused = place.publish("in doubt").await;
     assert!(matches!(refused, Err(PublishError::Store(_))), "{refused:?}");
     assert!(place.hub.forget(&channel("a")).await.is_err());
-    place.syncs(true);
+    place.store.syncs(true);
     place.hub.forget(&channel("a")).await.unwrap();
     assert_eq!(place.publish("after").await.unwrap().offset, 2);
     let herald = tokio::spawn({
@@ -131,7 +63,7 @@ async fn who_comes_while_the_oldest_have_made_room_for_what_is_not_shown_yet_sta
     for payload in ["one", "two", "three"] {
         place.publish(payload).await.unwrap();
     }
-    place.syncs(false);
+    place.store.syncs(false);
     let drafts = (0..5).map(|_| draft("a", "in doubt")).collect();
     let refused = place.hub.publish_batch(&client("publisher"), drafts).await;
     assert!(refused.iter().all(Result::is_err), "{refused:?}");
@@ -151,17 +83,16 @@ async fn who_comes_while_the_oldest_have_made_room_for_what_is_not_shown_yet_sta
 async fn nothing_is_acknowledged_before_a_mended_store_has_said_how_far_its_channels_reach() {
     let place = Place::start(Rules::default());
     place.publish("one").await.unwrap();
-    place.syncs(false);
+    place.store.syncs(false);
     let publisher = client("publisher");
     let again = || Draft { idempotency_key: Some("k".into()), ..draft("a", "two") };
     assert!(place.hub.publish(&publisher, again()).await.is_err());
-    place.syncs(true);
-    place.store.shuts.store(true, Ordering::SeqCst);
-    place.store.is_broken.store(true, Ordering::SeqCst);
+    place.store.syncs(true);
+    place.store.breaks_and_does_not_open();
     until("it is mended", async || place.store.failure().is_none()).await;
     let refused = place.hub.publish(&publisher, again()).await;
     assert!(matches!(refused, Err(PublishError::Store(_))), "no reader can see it: {refused:?}");
-    place.store.shuts.store(false, Ordering::SeqCst);
+    place.store.opens();
     let receipt = place.hub.publish(&publisher, again()).await.unwrap();
     assert_eq!((receipt.offset, receipt.duplicate), (2, true));
     assert_eq!(place.hub.channels(|_| true)[0].head().offset, 2, "readers see it");

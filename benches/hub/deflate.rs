@@ -15,9 +15,10 @@ use aether::cli::bench::target::{Step, TEXT, Target, frame as ask, upgrade};
 use anyhow::{Context, bail, ensure};
 use flate2::{Decompress, FlushDecompress};
 
+use super::ratios::Ratios;
 use super::{RUN, STUCK, SUBSCRIBERS};
 
-const TURNS: usize = 3;
+const TURNS: usize = 7;
 const CHANNEL: &str = "demo.bench";
 /// Every so many subscribers, one inflates.
 const SAMPLE: usize = 50;
@@ -25,30 +26,32 @@ const SAMPLE: usize = 50;
 pub fn deflate() -> anyhow::Result<()> {
     println!("\npermessage-deflate beside plain frames, in turns: 1 channel, {SUBSCRIBERS} WebSocket subscribers");
     println!(
-        "| payload | publishers | plain, CPU us per delivery | compressed | ratio | bytes per delivery, plain | compressed | deliveries/s, plain | compressed |"
+        "| payload | publishers | plain, CPU us per delivery | compressed | ratio | spread | bytes per delivery, plain | compressed | deliveries/s, plain | compressed |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     for (size, publishers) in [(128, 1), (128, 4), (1024, 1), (1024, 4)] {
         // At 128 B frames would go as they are by default; here they are compressed to see what that costs.
         let hub = super::start(&[("AETHER_WEBSOCKET_COMPRESS_FROM", "1")])?;
-        let mut sums = [Turn::default(), Turn::default()];
+        let (mut sums, mut ratios) = ([Turn::default(), Turn::default()], Ratios::default());
         for turn in 0..=TURNS {
-            for (sum, compressed) in sums.iter_mut().zip([false, true]) {
+            let mut cost = [0.0; 2];
+            for ((sum, compressed), cost) in sums.iter_mut().zip([false, true]).zip(&mut cost) {
                 let run = measure(&hub, compressed, size, publishers)?;
+                *cost = run.cpu_us;
                 if turn > 0 {
                     // The first turn only warms.
-                    sum.cpu_us += run.cpu_us / TURNS as f64;
                     sum.bytes += run.bytes / TURNS as f64;
                     sum.rate += run.rate / TURNS as f64;
                 }
             }
+            if turn > 0 {
+                ratios.add(cost[0], cost[1]);
+            }
         }
         let [plain, packed] = sums;
         println!(
-            "| {size} B | {publishers} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} | {:.0} |",
-            plain.cpu_us,
-            packed.cpu_us,
-            packed.cpu_us / plain.cpu_us,
+            "| {size} B | {publishers} | {} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            ratios.cells(),
             plain.bytes,
             packed.bytes,
             plain.rate,

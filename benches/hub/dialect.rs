@@ -6,9 +6,10 @@ use aether::cli::bench::account::Account;
 use aether::cli::bench::hub::Hub;
 use aether::cli::bench::target::{Step, Target, Transport, upgrade};
 
+use super::ratios::Ratios;
 use super::{PAYLOAD, RUN, SUBSCRIBERS, exact, load, shape, start};
 
-const TURNS: usize = 3;
+const TURNS: usize = 7;
 
 /// The hub, to those who speak the dialect of `scripts/lines.lua`.
 struct Lines<'a>(&'a Hub);
@@ -46,22 +47,25 @@ impl Target for Lines<'_> {
 
 pub fn beside_the_native_one() -> anyhow::Result<()> {
     println!("\nfan-out, a plugin's dialect beside the native one: 1 channel, {SUBSCRIBERS} subscribers, {PAYLOAD} B");
-    println!("| publishers | native, CPU us per delivery | dialect, CPU us per delivery | ratio |");
-    println!("|---|---|---|---|");
+    println!("| publishers | native, CPU us per delivery | dialect, CPU us per delivery | ratio | spread |");
+    println!("|---|---|---|---|---|");
     let scripts = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/hub/scripts");
     for publishers in [1, 4] {
         let hub = start(&[("AETHER_PLUGINS_SCRIPTS", scripts)])?;
         let targets: [&dyn Target; 2] = [&hub, &Lines(&hub)];
-        let mut cost = [0.0; 2];
+        let mut ratios = Ratios::default();
         for turn in 0..=TURNS {
-            for (sum, target) in cost.iter_mut().zip(targets) {
+            let mut cost = [0.0; 2];
+            for (cost, target) in cost.iter_mut().zip(targets) {
                 let ran = exact(target, &shape(Transport::Ws, load(publishers, RUN / 2)))?;
-                // The first turn only warms.
-                *sum += if turn > 0 { ran.cpu_us_per_delivery.unwrap_or(f64::NAN) / TURNS as f64 } else { 0.0 };
+                *cost = ran.cpu_us_per_delivery.unwrap_or(f64::NAN);
+            }
+            // The first turn only warms.
+            if turn > 0 {
+                ratios.add(cost[0], cost[1]);
             }
         }
-        let [native, dialect] = cost;
-        println!("| {publishers} | {native:.2} | {dialect:.2} | {:.2} |", dialect / native);
+        println!("| {publishers} | {} |", ratios.cells());
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 mod deflate;
 mod dialect;
 mod neighbour;
+mod ratios;
 mod soak;
 mod stalled;
 

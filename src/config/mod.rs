@@ -7,9 +7,12 @@
 mod aphlict;
 mod check;
 mod first_aether;
+mod path;
 mod read;
 mod reload;
+mod sources;
 mod units;
+mod wrong;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +25,7 @@ use crate::kernel::message::ChannelName;
 use crate::kernel::policy;
 
 pub use check::SHORTEST_KEY;
-pub use read::{ConfigError, DEFAULT_FILE, Look, Problem, Setting, Sources};
+pub use sources::{ConfigError, DEFAULT_FILE, Look, Problem, Setting, Sources};
 pub use units::{Bound, ChannelPattern, Count, Network, NoneOr, Period, Secret, Size};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

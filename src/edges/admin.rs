@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::answers::{json, read_body};
+use super::caller::Caller;
+use super::edge::Edge;
 use super::frames::{ack_word, timestamp};
-use super::http::{Caller, Edge, json, read_body};
 use super::roster::Order;
 use super::wire::{Fault, object};
 use crate::kernel::hooks::Client;

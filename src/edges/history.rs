@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::answers::{json, json_bytes};
+use super::caller::Caller;
+use super::edge::Edge;
 use super::frames::put_messages;
-use super::http::{Caller, Edge, json, json_bytes};
 use super::wire::Fault;
 use crate::kernel::hooks::Client;
 use crate::kernel::hub::{HistoryFrom, Hub, Past};

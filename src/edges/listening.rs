@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::caller::Caller;
 use super::cursor::Cursor;
-use super::http::{Caller, Edge};
+use super::edge::Edge;
 use super::native::AskedPace;
 use super::wire::Fault;
 use crate::kernel::format::Format;

@@ -1,12 +1,15 @@
 //! The edges: where bytes come in and go out. An edge parses, asks the kernel, and renders; it decides nothing.
 
 pub mod admin;
+pub mod answers;
 pub mod arrivals;
+pub mod caller;
 pub mod certificates;
 pub mod cursor;
 pub mod deadline;
 pub mod deflate;
 pub mod door;
+pub mod edge;
 mod exhaustion;
 pub mod first;
 pub mod foreign;
@@ -21,6 +24,7 @@ pub mod metrics;
 pub mod native;
 pub mod operator;
 pub mod origin;
+pub mod pages;
 mod patience;
 pub mod poll;
 mod process;

@@ -10,7 +10,9 @@ use futures_util::Stream;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::http::{Caller, Edge, json_bytes, read_body};
+use super::answers::{json_bytes, read_body};
+use super::caller::Caller;
+use super::edge::Edge;
 use super::tail::{self, Tail};
 use super::wire::Fault;
 

@@ -8,9 +8,11 @@ use tokio::time::Instant;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::answers::json_bytes;
+use super::caller::Caller;
 use super::cursor;
+use super::edge::Edge;
 use super::frames::put_json_event;
-use super::http::{Caller, Edge, json_bytes};
 use super::listening::Asked;
 use super::roster::Member;
 use super::wire::Fault;

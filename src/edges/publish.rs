@@ -11,8 +11,10 @@ use serde_json::value::RawValue;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::answers::{json, read_body};
+use super::caller::Caller;
+use super::edge::Edge;
 use super::frames::{Published, RESERVED_EVENTS, ack_word};
-use super::http::{Caller, Edge, json, read_body};
 use super::wire::{ErrorBody, Fault, object};
 use crate::kernel::hooks::Client;
 use crate::kernel::hub::{Receipt, Rehearsal};

@@ -11,7 +11,10 @@ use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::http::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::http::{Caller, Edge, Surface, read_body, refuse};
+use super::answers::{read_body, refuse};
+use super::caller::Caller;
+use super::edge::Edge;
+use super::http::Surface;
 use super::wire::Fault;
 use crate::kernel::hooks::{Client, ConnectRequest, Refusal, RefusalKind, Request};
 

@@ -19,8 +19,9 @@ use warp::Reply;
 use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::reply::Response;
 
+use super::caller::{Caller, wants_heartbeat};
 use super::door::Permit;
-use super::http::{Caller, Edge, wants_heartbeat};
+use super::edge::Edge;
 use super::listening::Asked;
 use super::native::SseDialect;
 use super::origin::Origins;

@@ -17,8 +17,9 @@ use warp::Reply;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
+use super::caller::Caller;
+use super::edge::Edge;
 use super::frames::{put_data, put_event_name, put_payload, timestamp};
-use super::http::{Caller, Edge};
 use super::session::Socket;
 use super::sse::{Events, SseSocket};
 use super::wire::{Ending, Fault};

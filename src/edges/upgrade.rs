@@ -10,10 +10,11 @@ use warp::http::StatusCode;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
+use super::caller::{Caller, wants_heartbeat};
 use super::deadline::{Deadline, TryWrite};
 use super::deflate::Agreement;
 use super::door::Permit;
-use super::http::{Caller, Edge, wants_heartbeat};
+use super::edge::Edge;
 use super::listen::at_home_here;
 use super::native::WsDialect;
 use super::session::{self, Dialect, Shared};

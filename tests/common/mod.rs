@@ -6,6 +6,7 @@ pub mod http;
 pub mod hub;
 pub mod kernel;
 pub mod line;
+pub mod moody;
 pub mod program;
 pub mod raw_ws;
 pub mod spawned;

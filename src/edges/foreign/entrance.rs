@@ -9,7 +9,8 @@ use warp::reply::Response;
 
 use super::format::put_place;
 use super::{ForeignDialect, No};
-use crate::edges::http::{Caller, Edge};
+use crate::edges::caller::Caller;
+use crate::edges::edge::Edge;
 use crate::edges::origin::Origins;
 use crate::edges::patience::Patience;
 use crate::edges::routes::{Answer, rendered};

@@ -17,7 +17,7 @@ pub use format::Formats;
 
 use super::cursor::Cursor;
 use super::deflate::Agreement;
-use super::http::Edge;
+use super::edge::Edge;
 use super::native::Limits;
 use super::patience::Patience;
 use super::session::{Dialect, Frame};
