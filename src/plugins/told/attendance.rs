@@ -119,7 +119,14 @@ pub fn is_attended(event: Event) -> bool {
 
 fn run(generation: &Arc<Generation>, closing: &AtomicBool) {
     let commons = &generation.program.commons;
-    let mut work = commons.attendance.work.lock();
+    // A reload may come before we do: then the next one has it, and whoever closes us waits for our end.
+    let mut work = loop {
+        match commons.attendance.work.try_lock_for(LOOK) {
+            Some(work) => break work,
+            None if closing.load(Ordering::Acquire) => return,
+            None => {}
+        }
+    };
     let Work { moves, crowd, heeded } = &mut *work;
     *heeded = generation.id;
     crowd.heed(commons.now(), |channel| listeners(generation, channel));
