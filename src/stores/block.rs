@@ -6,14 +6,14 @@
 //! block       = version:u8  newest-time:varint  publication*
 //! publication = flags:u8  offset:varint  time:varint  [expires:varint]  [once:varint]  [event:bytes]  [content-type:bytes]
 //!               [meta:bytes]  payload:bytes
-//! bytes       = length:varint  byte*
 //! ```
-//! A varint is LEB128: seven bits a byte, low first. Times are microseconds since 1970. Flags: bits 0-1 media (0 JSON,
+//! `varint` has the two that are not spelled out here. Times are microseconds since 1970. Flags: bits 0-1 media (0 JSON,
 //! 1 text, 2 binary), bit 2 expires, bit 3 event, bit 4 content type, bit 5 meta,
 //! bit 6 once.
 
 use bytes::Bytes;
 
+use super::varint::{Damaged, Reader, put_bytes, put_number};
 use crate::kernel::message::{Media, Message, Micros, Publication};
 
 const VERSION: u8 = 1;
@@ -22,10 +22,6 @@ const EVENT: u8 = 8;
 const CONTENT_TYPE: u8 = 16;
 const META: u8 = 32;
 const ONCE: u8 = 64;
-
-/// A value that is no block of ours: the store is damaged.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Damaged;
 
 /// Packs publications in ascending order.
 pub fn pack(publications: &[Publication]) -> Vec<u8> {
@@ -57,8 +53,7 @@ pub fn pack(publications: &[Publication]) -> Vec<u8> {
         let texts =
             [message.event.as_deref(), message.content_type.as_deref()].into_iter().flatten().map(str::as_bytes);
         for bytes in texts.chain(message.meta.as_deref()).chain([&message.payload[..]]) {
-            put_number(&mut out, bytes.len() as u64);
-            out.extend_from_slice(bytes);
+            put_bytes(&mut out, bytes);
         }
     }
     out
@@ -66,91 +61,46 @@ pub fn pack(publications: &[Publication]) -> Vec<u8> {
 
 /// The time of a block's newest publication, without unpacking it.
 pub fn newest_time(block: &[u8]) -> Result<Micros, Damaged> {
-    Reader::new(Bytes::copy_from_slice(&block[..block.len().min(16)]))?.number()
+    beginning(Bytes::copy_from_slice(&block[..block.len().min(16)]))?.number()
 }
 
 /// Unpacks a block; payloads share its memory.
 pub fn unpack(block: Bytes) -> Result<Vec<Publication>, Damaged> {
-    let mut reader = Reader::new(block)?;
+    let mut reader = beginning(block)?;
     reader.number()?;
     let mut publications = Vec::new();
-    while !reader.rest.is_empty() {
-        publications.push(reader.publication()?);
+    while !reader.is_empty() {
+        publications.push(publication(&mut reader)?);
     }
     Ok(publications)
 }
 
-fn put_number(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
+/// What comes behind the version.
+fn beginning(mut block: Bytes) -> Result<Reader, Damaged> {
+    if block.first() != Some(&VERSION) {
+        return Err(Damaged);
     }
-    out.push(number as u8);
+    Ok(Reader(block.split_off(1)))
 }
 
-struct Reader {
-    rest: Bytes,
-}
-
-impl Reader {
-    fn new(mut block: Bytes) -> Result<Self, Damaged> {
-        if block.first() != Some(&VERSION) {
-            return Err(Damaged);
-        }
-        let rest = block.split_off(1);
-        Ok(Reader { rest })
-    }
-
-    fn byte(&mut self) -> Result<u8, Damaged> {
-        let byte = *self.rest.first().ok_or(Damaged)?;
-        self.rest = self.rest.slice(1..);
-        Ok(byte)
-    }
-
-    fn number(&mut self) -> Result<u64, Damaged> {
-        let mut number = 0u64;
-        for (i, byte) in self.rest.iter().enumerate().take(10) {
-            number |= u64::from(byte & 0x7f) << (7 * i);
-            if byte & 0x80 == 0 {
-                self.rest = self.rest.slice(i + 1..);
-                return Ok(number);
-            }
-        }
-        Err(Damaged)
-    }
-
-    fn bytes(&mut self) -> Result<Bytes, Damaged> {
-        let length = self.number()? as usize;
-        if length > self.rest.len() {
-            return Err(Damaged);
-        }
-        Ok(self.rest.split_to(length))
-    }
-
-    fn text(&mut self) -> Result<Box<str>, Damaged> {
-        let bytes = self.bytes()?;
-        std::str::from_utf8(&bytes).map(Into::into).map_err(|_| Damaged)
-    }
-
-    fn publication(&mut self) -> Result<Publication, Damaged> {
-        let flags = self.byte()?;
-        let media = match flags & 3 {
-            0 => Media::Json,
-            1 => Media::Text,
-            2 => Media::Binary,
-            _ => return Err(Damaged),
-        };
-        let (offset, time) = (self.number()?, self.number()?);
-        let has = |flag| flags & flag != 0;
-        let expires = has(EXPIRES).then(|| self.number()).transpose()?;
-        let once = has(ONCE).then(|| self.number()).transpose()?;
-        let event = has(EVENT).then(|| self.text()).transpose()?;
-        let content_type = has(CONTENT_TYPE).then(|| self.text()).transpose()?;
-        let meta = has(META).then(|| self.bytes()).transpose()?;
-        let payload = self.bytes()?;
-        let message = Message { payload, media, content_type, event, meta, ..Message::default() };
-        Ok(Publication { offset, time, expires, once, message })
-    }
+fn publication(block: &mut Reader) -> Result<Publication, Damaged> {
+    let flags = block.byte()?;
+    let media = match flags & 3 {
+        0 => Media::Json,
+        1 => Media::Text,
+        2 => Media::Binary,
+        _ => return Err(Damaged),
+    };
+    let (offset, time) = (block.number()?, block.number()?);
+    let has = |flag| flags & flag != 0;
+    let expires = has(EXPIRES).then(|| block.number()).transpose()?;
+    let once = has(ONCE).then(|| block.number()).transpose()?;
+    let event = has(EVENT).then(|| block.text()).transpose()?;
+    let content_type = has(CONTENT_TYPE).then(|| block.text()).transpose()?;
+    let meta = has(META).then(|| block.bytes()).transpose()?;
+    let payload = block.bytes()?;
+    let message = Message { payload, media, content_type, event, meta, ..Message::default() };
+    Ok(Publication { offset, time, expires, once, message })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use sled::Tree;
 
-use super::sled::{SledLog, tidy};
+use super::sled::SledLog;
 use crate::kernel::kv::{Kv, KvEntry, KvError};
 use crate::kernel::log::LogError;
 
@@ -28,20 +28,11 @@ impl Kv for SledKv {
     }
 
     fn put(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
-        self.log.find_room(key.len() + value.len()).map_err(in_its_words)?;
-        let write = |tree: &Tree| {
-            tree.insert(key, value).map_err(failed)?;
-            tidy(tree, key..)
-        };
-        self.log.write_rules(write).map_err(in_its_words)
+        self.log.write_rules(key, Some(value)).map_err(in_its_words)
     }
 
     fn delete(&self, key: &[u8]) -> Result<(), KvError> {
-        let write = |tree: &Tree| {
-            tree.remove(key).map_err(failed)?;
-            tidy(tree, key..)
-        };
-        self.log.write_rules(write).map_err(in_its_words)
+        self.log.write_rules(key, None).map_err(in_its_words)
     }
 
     fn scan(&self, prefix: &[u8], after: Option<&[u8]>, count: usize) -> Result<Vec<KvEntry>, KvError> {

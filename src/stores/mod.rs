@@ -5,6 +5,7 @@ pub mod kv;
 mod life;
 pub mod memory;
 pub mod sled;
+mod varint;
 
 use crate::kernel::message::Epoch;
 

@@ -6,20 +6,23 @@
 //! | `messages` | channel's number, last offset in the block (both big-endian) | a block of publications: `pieces` |
 //! | `keys` | hash of channel's number and idempotency key | offset, time, until when |
 //! | `key_ages` | until when (big-endian), hash | nothing |
-//! | `meta` | `format`, `epoch`, `ended` | `life` says what for |
+//! | `meta` | `format`, `epoch`, `ended`, `noted` | `life` and `journal` say what for |
 //! | `kv` | what rules keep | their values: `kv` |
 //!
-//! One lane writes. A group becomes one block per channel, then one flush and one `fdatasync` of sled's file: sled's own
-//! `flush` ends in `sync_file_range`, which promises nothing after a power failure. Messages and their idempotency keys go
-//! in as one transaction: a crash takes both or neither.
+//! One lane writes. A group becomes one block per channel, a note in the `journal`, and one `fdatasync` of that; `pages` brings
+//! sled's own files to the disk now and then. Messages and their idempotency keys go in as one transaction: a crash takes both or
+//! neither.
 //!
 //! A channel whose policy acknowledges before `fdatasync` has offsets reserved ahead in its head: after a crash it goes on
 //! behind them, so that a number that somebody has seen is never given to another message.
 
+mod changes;
 mod disk;
 mod group;
+mod journal;
 mod mending;
 mod opening;
+mod pages;
 mod pieces;
 mod reading;
 mod sweep;
@@ -49,8 +52,11 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use sled::{Batch, Db, IVec, Tree};
 use tokio::sync::Semaphore;
 
+use changes::{Changes, In, Trees};
+use journal::Journal;
 use mending::{Failure, Repair, Room};
 use opening::Home;
+use pages::Pages;
 
 use super::kv::SledKv;
 use super::life::Life;
@@ -59,7 +65,11 @@ use crate::kernel::log::{Appended, Entry, Extent, From, Log, LogError, Page, Pol
 use crate::kernel::message::{ChannelName, Epoch, Micros, Offset, Publication};
 use crate::kernel::policy::{Ack, Policy, Retention};
 
-const FORMAT: &[u8] = b"aether-log-1";
+const FORMAT: &[u8] = b"aether-log-2";
+/// The same without a journal.
+const FORMAT_BEFORE: &[u8] = b"aether-log-1";
+/// Which number of the journal sled has come to.
+const NOTED: &str = "noted";
 /// A block's bounds: most are one piece.
 const BLOCK_COUNT: usize = 512;
 const BLOCK_BYTES: usize = 6 * 1024;
@@ -96,26 +106,17 @@ struct Store {
 struct Inner {
     home: Arc<Home>,
     db: Db,
-    meta: Tree,
-    heads: Tree,
-    messages: Tree,
-    keys: Tree,
-    key_ages: Tree,
-    kv: Tree,
+    trees: Trees,
+    /// Locked while sled takes what was noted: it must not have what comes later before what came earlier.
+    journal: Mutex<Journal>,
+    pages: Arc<Pages>,
     epoch: Epoch,
     window: Micros,
-    /// sled's own file, for `fdatasync`.
-    file: File,
     /// The channels that somebody uses: the kernel closes those that nobody does.
     open: DashMap<ChannelName, Arc<Mutex<Open>>>,
     /// How many groups have been appended, and how many of them are on disk.
     groups: AtomicU64,
     safe_groups: AtomicU64,
-    /// When files of large pages were last made or removed, of those that are on disk. Rules may keep values that make some,
-    /// and so did blocks before they lay in pieces.
-    large: Mutex<Option<SystemTime>>,
-    /// Those of them that are on disk.
-    synced_large: Mutex<FxHashSet<OsString>>,
     /// Where the sweep through all channels goes on.
     sweep_from: Mutex<Option<Vec<u8>>>,
 }
@@ -256,7 +257,7 @@ impl SledLog {
         self.write(Inner::sync)
     }
 
-    /// How often the store's file has been synced.
+    /// How often the journal has been synced.
     pub fn syncs(&self) -> u64 {
         self.0.home.syncs.load(Ordering::Relaxed)
     }
@@ -267,19 +268,27 @@ impl SledLog {
     }
 
     pub(super) fn read_rules<T>(&self, read: impl FnOnce(&Tree) -> Result<T, LogError>) -> Result<T, LogError> {
-        read(&self.0.inner()?.kv)
+        read(&self.0.inner()?.trees.kv)
     }
 
-    pub(super) fn write_rules<T>(&self, write: impl FnOnce(&Tree) -> Result<T, LogError>) -> Result<T, LogError> {
-        self.write(|inner| write(&inner.kv))
-    }
-
-    pub(super) fn find_room(&self, bytes: usize) -> Result<(), LogError> {
-        self.0.find_room(bytes as u64)
+    /// None: what lies under the key goes.
+    pub(super) fn write_rules(&self, key: &[u8], value: Option<&[u8]>) -> Result<(), LogError> {
+        self.0.find_room((key.len() + value.map_or(0, <[u8]>::len)) as u64)?;
+        let mut changes = Changes::default();
+        match value {
+            Some(value) => changes.put(In::Kv, key, value),
+            None => changes.remove(In::Kv, key),
+        }
+        self.write(|inner| {
+            inner.change(&changes)?;
+            tidy(&inner.trees.kv, key..)
+        })
     }
 
     pub fn size_on_disk(&self) -> u64 {
-        self.0.inner().ok().and_then(|inner| inner.db.size_on_disk().ok()).unwrap_or(0)
+        let Ok(inner) = self.0.inner() else { return 0 };
+        let journal = inner.journal.lock().size_on_disk();
+        inner.db.size_on_disk().unwrap_or(0) + journal
     }
 }
 
@@ -287,13 +296,13 @@ impl Inner {
     fn open_channel(&self, name: &ChannelName, policy: &Policy) -> Result<Extent, LogError> {
         if let Some(open) = self.open.get(name).map(|open| open.clone()) {
             let mut open = open.lock();
-            self.change(&mut open, policy)?;
+            self.retain(&mut open, policy)?;
             return Ok(open.extent(self.epoch));
         }
         let retention = policy.history.unwrap_or(Retention { count: Some(0), age: None, bytes: None });
         let first = self.home.first.load(Ordering::Relaxed);
         let mut open = Open::new(first, retention, policy.ack != Ack::Synced);
-        if let Some(stored) = self.heads.get(name.as_str()).map_err(failed)? {
+        if let Some(stored) = self.trees.heads.get(name.as_str()).map_err(failed)? {
             self.recover(name, &mut open, Head::from_bytes(&stored)?, 0)?;
         }
         let extent = open.extent(self.epoch);
@@ -304,7 +313,7 @@ impl Inner {
     /// Finds out how far a channel reached when it was last used. `seen`: what we know somebody to have seen.
     fn recover(&self, name: &ChannelName, open: &mut Open, head: Head, seen: Offset) -> Result<(), LogError> {
         // Pieces without a head are what a crash has left of a block that was never whole.
-        let keys = self.messages.range(block_keys(head.number, 0)).keys().rev();
+        let keys = self.trees.messages.range(block_keys(head.number, 0)).keys().rev();
         let mut heads = keys.filter(|key| key.as_ref().map_or(true, |key| pieces::is_head(key)));
         let newest = heads.next().transpose().map_err(failed)?;
         let stored = newest.map_or(0, |key| offset_of(&key));
@@ -332,7 +341,7 @@ impl Inner {
     }
 
     /// Another policy for a channel in use.
-    fn change(&self, open: &mut Open, policy: &Policy) -> Result<(), LogError> {
+    fn retain(&self, open: &mut Open, policy: &Policy) -> Result<(), LogError> {
         // Numbers reserved ahead harm nobody, and a publish with the weaker promise may still be on its way.
         open.weak |= policy.ack != Ack::Synced;
         let Some(retention) = policy.history.filter(|retention| *retention != open.retention) else { return Ok(()) };
@@ -349,7 +358,7 @@ impl Inner {
     fn weigh(&self, open: &mut Open) -> Result<(), LogError> {
         open.bytes = 0;
         let Some(number) = open.number else { return Ok(()) };
-        for entry in self.messages.range(block_keys(number, open.first())) {
+        for entry in self.trees.messages.range(block_keys(number, open.first())) {
             open.bytes += entry.map_err(failed)?.1.len() as u64;
         }
         Ok(())
@@ -357,8 +366,28 @@ impl Inner {
 
     fn write_head(&self, name: &ChannelName, open: &Open) -> Result<(), LogError> {
         let Some(number) = open.number else { return Ok(()) };
-        self.heads.insert(name.as_str(), open.head(number).to_bytes()).map_err(failed)?;
-        Ok(())
+        let mut changes = Changes::default();
+        changes.put(In::Heads, name.as_str(), open.head(number).to_bytes());
+        self.change(&changes)
+    }
+
+    /// Every change of the trees goes one of these two ways.
+    fn change(&self, changes: &Changes) -> Result<(), LogError> {
+        self.note_and(changes, || changes.one_by_one(&self.trees))
+    }
+
+    fn change_at_once(&self, changes: &Changes) -> Result<(), LogError> {
+        self.note_and(changes, || changes.at_once(&self.trees))
+    }
+
+    fn note_and(&self, changes: &Changes, act: impl FnOnce() -> Result<(), LogError>) -> Result<(), LogError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut journal = self.journal.lock();
+        let number = journal.note(changes)?;
+        act()?;
+        self.trees.has_come_to(number)
     }
 
     fn channel(&self, name: &ChannelName) -> Result<Arc<Mutex<Open>>, LogError> {
@@ -369,43 +398,18 @@ impl Inner {
     fn settle(&self, ack: Ack) -> Result<(), LogError> {
         match ack {
             Ack::Memory => Ok(()),
-            Ack::Written => self.db.flush().map(|_| ()).map_err(failed),
+            Ack::Written => self.journal.lock().write(),
             Ack::Synced => self.sync(),
         }
     }
 
     fn sync(&self) -> Result<(), LogError> {
         let groups = self.groups.load(Ordering::Relaxed);
-        // Before the log that names them: sled passes over a name without a file when it opens.
-        self.sync_large().map_err(|error| LogError(format!("fsync of a large page: {error}")))?;
-        self.db.flush().map_err(failed)?;
-        self.home.disk.sync(&self.file).map_err(|error| LogError(format!("fdatasync: {error}")))?;
-        self.home.syncs.fetch_add(1, Ordering::Relaxed);
+        if self.journal.lock().sync()? {
+            self.home.syncs.fetch_add(1, Ordering::Relaxed);
+        }
         self.safe_groups.store(groups, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// sled writes large pages to files of their own and does not sync them.
-    fn sync_large(&self) -> io::Result<()> {
-        let blobs = self.home.path.join("blobs");
-        let changed = std::fs::metadata(&blobs)?.modified()?;
-        let mut seen = self.large.lock();
-        if *seen == Some(changed) {
-            return Ok(());
-        }
-        // What is made within the same tick as this does not show: it is looked for again until the tick is long over.
-        *seen = changed.elapsed().is_ok_and(|since| since > TICK).then_some(changed);
-        let mut synced = self.synced_large.lock();
-        let mut present = FxHashSet::default();
-        for entry in std::fs::read_dir(&blobs)? {
-            let name = entry?.file_name();
-            if !synced.contains(&name) {
-                self.home.disk.sync(&File::open(blobs.join(&name))?)?;
-            }
-            present.insert(name);
-        }
-        *synced = present;
-        File::open(&blobs)?.sync_all()
     }
 
     /// A weaker ack's reserve is given back: nothing was lost.
@@ -424,11 +428,15 @@ impl Inner {
         for name in names {
             self.close(&name)?;
         }
-        let mark = new_epoch().0;
-        self.meta.insert("ended", &mark.to_be_bytes()).map_err(failed)?;
         self.sync()?;
+        self.journal.lock().rest()?;
+        let mark = new_epoch().0;
+        self.trees.meta.insert("ended", &mark.to_be_bytes()).map_err(failed)?;
+        self.pages.sync()?;
         let life = Life { epoch: self.epoch, ended: Some(mark) };
-        life.write(&self.home.path).map_err(|error| LogError(format!("the mark of a proper end: {error}")))
+        let unmarked = |error| LogError(format!("the mark of a proper end: {error}"));
+        life.write(&self.home.path).map_err(unmarked)?;
+        journal::remove(&self.home.path).map_err(unmarked)
     }
 }
 

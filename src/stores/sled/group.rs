@@ -22,7 +22,7 @@ impl Inner {
         let crosses_reserve = self.write_new_heads(&mut group)?;
         let keys: Vec<IVec> = blocks.iter().map(|(key, _)| key.clone()).collect();
         self.write(blocks, &group)?;
-        keys.into_iter().try_for_each(|key| tidy(&self.messages, key..))?;
+        keys.into_iter().try_for_each(|key| tidy(&self.trees.messages, key..))?;
         if crosses_reserve {
             self.sync()?;
         }
@@ -81,7 +81,7 @@ impl Inner {
     }
 
     pub(super) fn known_key(&self, key: &[u8], now: Micros) -> Result<Option<(Offset, Micros)>, LogError> {
-        let Some(value) = self.keys.get(key).map_err(failed)? else { return Ok(None) };
+        let Some(value) = self.trees.keys.get(key).map_err(failed)? else { return Ok(None) };
         let words: Vec<u64> = value.chunks_exact(8).map(be).collect();
         match words[..] {
             [offset, time, until] if until > now => Ok(Some((offset, time))),
@@ -93,6 +93,7 @@ impl Inner {
     /// numbers are used.
     fn write_new_heads(&self, group: &mut Group) -> Result<bool, LogError> {
         let mut crosses_reserve = false;
+        let mut changes = Changes::default();
         for part in &mut group.parts {
             let crosses = part.weak && part.last > part.reserved;
             if crosses {
@@ -102,41 +103,25 @@ impl Inner {
             if (part.is_new && !part.publications.is_empty()) || crosses {
                 let open = part.open.lock();
                 let head = Head { reserved: part.reserved, ..open.head(part.number) };
-                self.heads.insert(part.name.as_str(), head.to_bytes()).map_err(failed)?;
+                changes.put(In::Heads, part.name.as_str(), head.to_bytes());
             }
         }
+        self.change(&changes)?;
         Ok(crosses_reserve)
     }
 
-    /// Messages and their idempotency keys are one act: a message whose key was lost in a crash would be taken a second time.
-    ///
-    /// Without keys there is nothing to tie together: sled recovers what was written first, so no block outlives an earlier
-    /// one. Its batches seal the buffer that they begin in, and wake all of its threads to write it.
     fn write(&self, blocks: Vec<(IVec, IVec)>, group: &Group) -> Result<(), LogError> {
+        let mut changes = Changes::default();
+        blocks.into_iter().for_each(|(key, block)| changes.put(In::Messages, key, block));
         if group.keys.is_empty() {
-            return blocks.into_iter().try_for_each(|(key, block)| {
-                self.messages.insert(key, block).map_err(failed)?;
-                Ok(())
-            });
+            return self.change(&changes);
         }
-        let mut batch = Batch::default();
-        blocks.into_iter().for_each(|(key, block)| batch.insert(key, block));
-        let (mut keys, mut ages) = (Batch::default(), Batch::default());
         for (key, (offset, time)) in &group.keys {
             let until = time + self.window;
-            keys.insert(key, [*offset, *time, until].map(u64::to_be_bytes).concat());
-            ages.insert([&until.to_be_bytes()[..], key].concat(), &[]);
+            changes.put(In::Keys, key, [*offset, *time, until].map(u64::to_be_bytes).concat());
+            changes.put(In::KeyAges, [&until.to_be_bytes()[..], key].concat(), &[]);
         }
-        let written = (&self.messages, &self.keys, &self.key_ages).transaction(|(messages, all_keys, key_ages)| {
-            messages.apply_batch(&batch)?;
-            all_keys.apply_batch(&keys)?;
-            key_ages.apply_batch(&ages)?;
-            Ok::<_, ConflictableTransactionError<Infallible>>(())
-        });
-        written.map_err(|error| match error {
-            TransactionError::Storage(error) => failed(error),
-            TransactionError::Abort(never) => match never {},
-        })
+        self.change_at_once(&changes)
     }
 }
 

@@ -242,7 +242,7 @@ impl Inner {
     fn open_as_it_was(&self, name: &ChannelName, known: &Known) -> Result<(), LogError> {
         let first = self.home.first.load(Ordering::Relaxed);
         let mut open = Open::new(first, known.retention, known.weak);
-        if let Some(stored) = self.heads.get(name.as_str()).map_err(failed)? {
+        if let Some(stored) = self.trees.heads.get(name.as_str()).map_err(failed)? {
             self.recover(name, &mut open, Head::from_bytes(&stored)?, known.seen)?;
         } else if known.seen > open.last {
             return Err(LogError(format!("the disk has lost all of {name}")));

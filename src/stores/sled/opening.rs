@@ -1,5 +1,6 @@
 //! Opening the store: at the start, and again after a fault.
 
+use super::journal::Unread;
 use super::*;
 
 /// What a store is opened with, each time.
@@ -121,8 +122,13 @@ impl Inner {
             _ => OpenError::Io(at(), error),
         })?;
         let format = meta.get("format").map_err(damaged)?;
-        if format.as_ref().is_some_and(|format| format != FORMAT) {
+        if format.as_ref().is_some_and(|format| format != FORMAT && format != FORMAT_BEFORE) {
             return Err(OpenError::Foreign(at()));
+        }
+        let had_none = format.as_ref().is_some_and(|format| format == FORMAT_BEFORE);
+        let was_running = life.is_some_and(|life| life.ended.is_none());
+        if was_running && !had_none && !journal::is_there(path) {
+            return Err(OpenError::Damaged(at(), "its journal is missing".into()));
         }
         let epoch = match (life, format.and(word("epoch")?)) {
             (Some(life), known) if known != Some(life.epoch.0) => {
@@ -140,28 +146,46 @@ impl Inner {
                 epoch
             }
         };
-        let file = File::open(path.join("db")).map_err(|error| OpenError::Io(at(), error))?;
-        let inner = Inner {
-            home: home.clone(),
-            meta,
+        let trees = Trees {
             heads: tree("heads")?,
             messages: tree("messages")?,
             keys: tree("keys")?,
             key_ages: tree("key_ages")?,
             kv: tree("kv")?,
+            meta: meta.clone(),
+        };
+        let failed = |LogError(why)| OpenError::Io(at(), io::Error::other(why));
+        let unwritten = |error| OpenError::Io(at(), error);
+        let noted = word(NOTED)?.unwrap_or(0);
+        let last = journal::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
+            Unread::Io(error) => OpenError::Io(at(), error),
+            Unread::Damaged(what) => OpenError::Damaged(at(), what.into()),
+            Unread::Store(error) => failed(error),
+        })?;
+        if last > noted {
+            tracing::info!(groups = last - noted, "what the store's journal had beyond it was done again");
+            trees.has_come_to(last).map_err(failed)?;
+        }
+        let pages = Arc::new(Pages::of(db.clone(), home.clone()).map_err(unwritten)?);
+        pages.sync().map_err(failed)?;
+        let journal = Journal::begin(home, pages.clone(), last).map_err(unwritten)?;
+        if had_none {
+            trees.meta.insert("format", FORMAT).map_err(damaged)?;
+            pages.sync().map_err(failed)?;
+        }
+        Life { epoch, ended: None }.write(path).map_err(unwritten)?;
+        Ok(Inner {
+            home: home.clone(),
             db,
+            trees,
+            journal: Mutex::new(journal),
+            pages,
             epoch,
             window: home.window.as_micros() as Micros,
-            file,
             open: DashMap::new(),
             groups: AtomicU64::new(0),
             safe_groups: AtomicU64::new(0),
-            large: Mutex::default(),
-            synced_large: Mutex::default(),
             sweep_from: Mutex::new(None),
-        };
-        inner.sync().map_err(|error| OpenError::Io(at(), io::Error::other(error.0)))?;
-        Life { epoch, ended: None }.write(path).map_err(|error| OpenError::Io(at(), error))?;
-        Ok(inner)
+        })
     }
 }

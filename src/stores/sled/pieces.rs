@@ -5,6 +5,7 @@
 //! their number behind it. The head is written last and deleted first, so that it never stands without the others for long.
 
 use super::*;
+use crate::stores::varint::Damaged;
 
 /// A page has 17 values at most before it is split, and stays below the eighth of a MiB.
 pub(super) const PIECE: usize = 7 * 1024;
@@ -47,6 +48,6 @@ pub(super) fn join(tree: &Tree, key: &[u8], head: &[u8]) -> Result<Option<Bytes>
 }
 
 /// The time of a block's newest publication, from its head.
-pub(super) fn newest_time(head: &[u8]) -> Result<Micros, block::Damaged> {
+pub(super) fn newest_time(head: &[u8]) -> Result<Micros, Damaged> {
     block::newest_time(if head.first() == Some(&MARK) { head.get(HEAD..).unwrap_or_default() } else { head })
 }

@@ -18,7 +18,7 @@ impl Inner {
         match range.from {
             From::After { after, upto } => {
                 let mut next = after.max(extent.first.saturating_sub(1)).saturating_add(1);
-                'blocks: for entry in self.messages.range(block_keys(number, next)) {
+                'blocks: for entry in self.trees.messages.range(block_keys(number, next)) {
                     for publication in self.unpack(name, entry)? {
                         if publication.offset > upto {
                             break 'blocks;
@@ -35,9 +35,9 @@ impl Inner {
             }
             From::Before { before } => {
                 let mut next = before.saturating_sub(1);
-                let newest_block = self.messages.range(block_keys(number, before)).next();
+                let newest_block = self.trees.messages.range(block_keys(number, before)).next();
                 let end = newest_block.transpose().map_err(failed)?.map_or(Offset::MAX, |(key, _)| offset_of(&key));
-                'blocks: for entry in self.messages.range(block_key(number, 0)..=block_key(number, end)).rev() {
+                'blocks: for entry in self.trees.messages.range(block_key(number, 0)..=block_key(number, end)).rev() {
                     for publication in self.unpack(name, entry)?.into_iter().rev() {
                         if publication.offset < extent.first {
                             break 'blocks;
@@ -63,7 +63,7 @@ impl Inner {
         if !pieces::is_head(&key) {
             return Ok(Vec::new());
         }
-        let block = pieces::join(&self.messages, &key, &head)?;
+        let block = pieces::join(&self.trees.messages, &key, &head)?;
         block.map_or(Ok(Vec::new()), block::unpack).map_err(|_| damaged(name))
     }
 }

@@ -12,9 +12,9 @@ impl Inner {
             return Ok(());
         }
         let Some(number) = open.number else { return Ok(()) };
-        let mut dead = Batch::default();
+        let mut dead = Changes::default();
         let mut highest = 0;
-        for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
+        for entry in self.trees.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
             let (key, value) = entry.map_err(failed)?;
             let last_in_block = offset_of(&key);
             let over = open.retention.bytes.is_some_and(|limit| open.bytes > limit) && last_in_block < open.last;
@@ -24,15 +24,15 @@ impl Inner {
             }
             open.bytes = open.bytes.saturating_sub(value.len() as u64);
             highest = last_in_block;
-            dead.remove(key);
+            dead.remove(In::Messages, key);
         }
         open.floor = open.floor.max(highest + 1);
         open.trimmed = open.first();
         if highest >= open.last {
             self.write_head(name, open)?; // The newest message goes; the numbers must not.
         }
-        self.messages.apply_batch(dead).map_err(failed)?;
-        tidy(&self.messages, block_keys(number, 0))
+        self.change(&dead)?;
+        tidy(&self.trees.messages, block_keys(number, 0))
     }
 
     pub(super) fn forget(&self, name: &ChannelName) -> Result<Extent, LogError> {
@@ -44,15 +44,13 @@ impl Inner {
         self.write_head(name, &open)?;
         let Some(number) = open.number else { return Ok(open.extent(self.epoch)) };
         loop {
-            let mut dead = Batch::default();
-            let mut count = 0;
-            for key in self.messages.range(block_keys(number, 0)).keys().take(TRIM_BLOCKS) {
-                dead.remove(key.map_err(failed)?);
-                count += 1;
+            let mut dead = Changes::default();
+            for key in self.trees.messages.range(block_keys(number, 0)).keys().take(TRIM_BLOCKS) {
+                dead.remove(In::Messages, key.map_err(failed)?);
             }
-            self.messages.apply_batch(dead).map_err(failed)?;
-            if count < TRIM_BLOCKS {
-                tidy(&self.messages, block_keys(number, 0))?;
+            self.change(&dead)?;
+            if dead.len() < TRIM_BLOCKS {
+                tidy(&self.trees.messages, block_keys(number, 0))?;
                 return Ok(open.extent(self.epoch));
             }
         }
@@ -62,7 +60,7 @@ impl Inner {
         let began = Instant::now();
         self.sweep_keys(now, began)?;
         let from = self.sweep_from.lock().take().unwrap_or_default();
-        for (at, entry) in self.heads.range(from..).enumerate() {
+        for (at, entry) in self.trees.heads.range(from..).enumerate() {
             let (key, _) = entry.map_err(failed)?;
             // At least one: on a machine that stands still so long it would never get on.
             if at > 0 && began.elapsed() > SWEEP_BUDGET {
@@ -88,9 +86,9 @@ impl Inner {
         let mut open = channel.lock();
         if let (Some(age), Some(number)) = (open.retention.age, open.number) {
             let oldest = now.saturating_sub(age.as_micros() as Micros);
-            let mut dead = Batch::default();
+            let mut dead = Changes::default();
             let mut highest = 0;
-            for entry in self.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
+            for entry in self.trees.messages.range(block_keys(number, 0)).take(TRIM_BLOCKS) {
                 let (key, value) = entry.map_err(failed)?;
                 // A block's pieces come behind its head, and go with it.
                 if pieces::is_head(&key) && pieces::newest_time(&value).map_err(|_| damaged(name))? >= oldest {
@@ -98,13 +96,13 @@ impl Inner {
                 }
                 open.bytes = open.bytes.saturating_sub(value.len() as u64);
                 highest = offset_of(&key);
-                dead.remove(key);
+                dead.remove(In::Messages, key);
             }
             if highest > 0 {
                 open.floor = open.floor.max(highest + 1);
                 self.write_head(name, &open)?;
-                self.messages.apply_batch(dead).map_err(failed)?;
-                tidy(&self.messages, block_keys(number, 0))?;
+                self.change(&dead)?;
+                tidy(&self.trees.messages, block_keys(number, 0))?;
             }
         }
         self.trim(name, &mut open)?;
@@ -116,24 +114,18 @@ impl Inner {
     }
 
     fn sweep_keys(&self, now: Micros, began: Instant) -> Result<(), LogError> {
-        let (mut keys, mut ages) = (Batch::default(), Batch::default());
-        let mut any = false;
-        for entry in self.key_ages.range(..now.to_be_bytes().to_vec()).keys() {
+        let mut dead = Changes::default();
+        for entry in self.trees.key_ages.range(..now.to_be_bytes().to_vec()).keys() {
             let age = entry.map_err(failed)?;
             // A key that was used again after its window has a younger age beside this one, and stays.
             if self.known_key(&age[8..], now)?.is_none() {
-                keys.remove(&age[8..]);
+                dead.remove(In::Keys, &age[8..]);
             }
-            ages.remove(age);
-            any = true;
+            dead.remove(In::KeyAges, age);
             if began.elapsed() > SWEEP_BUDGET / 2 {
                 break;
             }
         }
-        if any {
-            self.keys.apply_batch(keys).map_err(failed)?;
-            self.key_ages.apply_batch(ages).map_err(failed)?;
-        }
-        Ok(())
+        self.change(&dead)
     }
 }

@@ -1,0 +1,287 @@
+//! What makes a group safe in one trip to the disk.
+//!
+//! sled needs two trips for a flush, from threads of its own, into a file that grows: 0.27 ms more an answer than none at all,
+//! where an `fdatasync` of blocks that the file has already takes 0.14. So what is changed in the trees is noted here first, and
+//! acknowledged when the note is on the disk; sled writes in its own time. Two files take turns: when one is full, all that it
+//! has is brought to the disk by sled, behind the back of those who publish, before it is begun anew.
+//!
+//! ```text
+//! file   = "aetherj1"  life:u64  record*
+//! record = crc:u32  length:u32  number:u64  changes
+//! ```
+//! Numbers are big-endian. The CRC-32 is of the life and all that follows it in the record: what an earlier life has left in a
+//! file is no record. Records are numbered without a gap, and sled knows the number of the last one that it has: what it has not
+//! after a crash is done again. Records that are missing between what sled has and what there is were lost, not torn.
+//!
+//! A disk that destroys what a sector held while it overwrites it with the same and more loses a note that was acknowledged. None
+//! that is sold for servers does.
+
+use std::os::unix::fs::FileExt;
+use std::thread::JoinHandle;
+
+use super::changes::Changes;
+use super::*;
+
+const MAGIC: &[u8; 8] = b"aetherj1";
+const FILES: [&str; 2] = ["journal.0", "journal.1"];
+/// A file's header.
+const HEADER: u64 = 16;
+/// A record's, before its changes.
+const RECORD: usize = 16;
+/// A file that is this long is full. One group that is longer has one for itself.
+const FULL: u64 = 16 << 20;
+/// Files grow by so much at a time: an `fdatasync` of what a file has already is the quick one.
+const STEP: u64 = 1 << 20;
+/// What waits for nobody's promise is written when it is this much.
+const PENDING: usize = 1 << 20;
+
+pub(super) struct Journal {
+    disk: Arc<dyn Disk>,
+    pages: Arc<Pages>,
+    files: [File; 2],
+    lengths: [u64; 2],
+    /// Which one is written, and how far.
+    current: usize,
+    position: u64,
+    life: u64,
+    next: u64,
+    pending: Vec<u8>,
+    /// Something was written that has not been synced.
+    unsynced: bool,
+    /// After an error nobody knows what is on the disk.
+    failed: bool,
+    /// sled brings to the disk what the other file has.
+    emptying: Option<JoinHandle<Result<(), LogError>>>,
+}
+
+/// Why the journal cannot be read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    Io(io::Error),
+    Damaged(&'static str),
+    Store(LogError),
+}
+
+impl Journal {
+    /// Begins with nothing: sled has all that was noted before.
+    pub fn begin(home: &Home, pages: Arc<Pages>, last: u64) -> io::Result<Journal> {
+        let open = |name: &str| {
+            File::options().create(true).truncate(false).write(true).open(home.path.join(name))
+        };
+        let files = [open(FILES[0])?, open(FILES[1])?];
+        let lengths = [files[0].metadata()?.len(), files[1].metadata()?.len()];
+        let mut journal = Journal {
+            disk: home.disk.clone(),
+            pages,
+            files,
+            lengths,
+            current: 0,
+            position: 0,
+            life: new_epoch().0,
+            next: last + 1,
+            pending: Vec::new(),
+            unsynced: false,
+            failed: false,
+            emptying: None,
+        };
+        journal.begin_file(0)?;
+        Ok(journal)
+    }
+
+    /// Takes a note of changes that sled is about to be given, and says its number.
+    pub fn note(&mut self, changes: &Changes) -> Result<u64, LogError> {
+        let number = self.next;
+        let from = self.pending.len();
+        self.pending.extend_from_slice(&[0; RECORD]);
+        changes.pack(&mut self.pending);
+        let record = &mut self.pending[from..];
+        let length = record.len() - RECORD;
+        record[4..8].copy_from_slice(&(length as u32).to_be_bytes());
+        record[8..16].copy_from_slice(&number.to_be_bytes());
+        let crc = crc(self.life, &record[4..]);
+        record[..4].copy_from_slice(&crc.to_be_bytes());
+        self.next += 1;
+        if self.pending.len() > PENDING {
+            self.write()?;
+        }
+        Ok(number)
+    }
+
+    /// Hands everything to the operating system.
+    pub fn write(&mut self) -> Result<(), LogError> {
+        self.try_to(|journal| journal.write_pending())
+    }
+
+    /// Comes back when everything is on the disk. True if something was not before.
+    pub fn sync(&mut self) -> Result<bool, LogError> {
+        self.try_to(|journal| {
+            journal.write_pending()?;
+            journal.sync_written()
+        })
+    }
+
+    /// Comes back when sled has brought to the disk what it has begun to.
+    pub fn rest(&mut self) -> Result<(), LogError> {
+        let Some(emptying) = self.emptying.take() else { return Ok(()) };
+        emptying.join().unwrap_or_else(|_| Err(LogError("sled could not be flushed".into())))
+    }
+
+    fn try_to<T>(&mut self, act: impl FnOnce(&mut Journal) -> Result<T, LogError>) -> Result<T, LogError> {
+        if self.failed {
+            return Err(LogError("the journal has failed".into()));
+        }
+        let outcome = act(self);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    fn write_pending(&mut self) -> Result<(), LogError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let length = self.pending.len() as u64;
+        if self.position > HEADER && self.position + length > FULL {
+            self.turn()?;
+        }
+        self.grow(self.position + length).map_err(unwritten)?;
+        self.files[self.current].write_all_at(&self.pending, self.position).map_err(unwritten)?;
+        self.position += length;
+        self.unsynced = true;
+        self.pending.clear();
+        self.pending.shrink_to(PENDING);
+        Ok(())
+    }
+
+    fn sync_written(&mut self) -> Result<bool, LogError> {
+        if !self.unsynced {
+            return Ok(false);
+        }
+        let synced = self.disk.sync(&self.files[self.current]);
+        synced.map_err(|error| LogError(format!("fdatasync of the journal: {error}")))?;
+        self.unsynced = false;
+        Ok(true)
+    }
+
+    /// Goes on in the other file, and has sled bring to the disk what this one has.
+    fn turn(&mut self) -> Result<(), LogError> {
+        self.sync_written()?;
+        self.rest()?;
+        let pages = self.pages.clone();
+        let empty = std::thread::Builder::new().name("store-pages".into()).spawn(move || pages.sync());
+        self.emptying = Some(empty.map_err(unwritten)?);
+        self.begin_file(1 - self.current).map_err(unwritten)
+    }
+
+    fn begin_file(&mut self, file: usize) -> io::Result<()> {
+        self.current = file;
+        self.position = HEADER;
+        if self.lengths[file] > 2 * FULL {
+            self.files[file].set_len(FULL)?;
+            self.lengths[file] = FULL;
+        }
+        self.grow(HEADER)?;
+        let mut header = [0; HEADER as usize];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..].copy_from_slice(&self.life.to_be_bytes());
+        self.files[file].write_all_at(&header, 0)
+    }
+
+    /// Makes room for so many bytes, written full of zeros: room that is only set aside is as slow as none.
+    fn grow(&mut self, wanted: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let length = &mut self.lengths[self.current];
+        let wanted = wanted.next_multiple_of(STEP);
+        while *length < wanted {
+            let part = (wanted - *length).min(ZEROS.len() as u64);
+            self.files[self.current].write_all_at(&ZEROS[..part as usize], *length)?;
+            *length += part;
+        }
+        Ok(())
+    }
+
+    pub fn size_on_disk(&self) -> u64 {
+        self.lengths.iter().sum()
+    }
+}
+
+/// Whether a journal lies in the store's directory.
+pub(super) fn is_there(store: &Path) -> bool {
+    FILES.iter().all(|name| store.join(name).exists())
+}
+
+/// After a proper end, when sled has everything.
+pub(super) fn remove(store: &Path) -> io::Result<()> {
+    FILES.iter().try_for_each(|name| std::fs::remove_file(store.join(name)))
+}
+
+/// Gives what was noted after `last` to `again`, in order, and says which was the last then.
+pub(super) fn replay(
+    store: &Path,
+    mut last: u64,
+    mut again: impl FnMut(Changes) -> Result<(), LogError>,
+) -> Result<u64, Unread> {
+    let mut files = Vec::new();
+    for name in FILES {
+        match std::fs::read(store.join(name)) {
+            Ok(bytes) => files.extend(Records::of(bytes.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Unread::Io(error)),
+        }
+    }
+    files.sort_by_key(|records| records.clone().next().map_or(u64::MAX, |(number, _)| number));
+    for (number, changes) in files.into_iter().flatten() {
+        if number <= last {
+            continue;
+        }
+        if number > last + 1 {
+            return Err(Unread::Damaged("what was acknowledged is missing in its journal"));
+        }
+        let changes = Changes::unpack(changes).map_err(|_| Unread::Damaged("its journal says what cannot be"))?;
+        again(changes).map_err(Unread::Store)?;
+        last = number;
+    }
+    Ok(last)
+}
+
+/// A file's records, up to the first that is none.
+#[derive(Clone)]
+struct Records {
+    life: u64,
+    rest: Bytes,
+}
+
+impl Records {
+    fn of(mut file: Bytes) -> Option<Records> {
+        let rest = (file.len() >= HEADER as usize).then(|| file.split_off(HEADER as usize))?;
+        let life = file.strip_prefix(MAGIC).map(be)?;
+        Some(Records { life, rest })
+    }
+}
+
+impl Iterator for Records {
+    type Item = (u64, Bytes);
+
+    fn next(&mut self) -> Option<(u64, Bytes)> {
+        let header: [u8; RECORD] = *self.rest.first_chunk()?;
+        let word = |from: usize| header[from..from + 4].iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        let end = RECORD.checked_add(word(4) as usize)?;
+        let record = self.rest.get(..end)?;
+        if crc(self.life, &record[4..]) != word(0) {
+            return None;
+        }
+        let changes = self.rest.slice(RECORD..end);
+        self.rest = self.rest.slice(end..);
+        Some((be(&header[8..]), changes))
+    }
+}
+
+fn crc(life: u64, record: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&life.to_be_bytes());
+    crc.update(record);
+    crc.finalize()
+}
+
+fn unwritten(error: io::Error) -> LogError {
+    LogError(format!("the journal cannot be written: {error}"))
+}
