@@ -61,6 +61,7 @@ mod reconsider;
 mod reload;
 mod replay;
 mod resume;
+mod rounds;
 mod routes;
 mod shadow;
 mod simulation;

@@ -85,7 +85,7 @@ pub struct Server {
     pub write_timeout: Period,
     /// How long a peer that has vanished may go unnoticed.
     pub peer_timeout: Period,
-    /// 0: one per core.
+    /// 0: one for two cores.
     pub front_workers: usize,
     /// 0: one per core.
     pub delivery_workers: usize,

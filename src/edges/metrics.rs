@@ -69,6 +69,8 @@ pub fn render(hub: &Hub, load: &Load, deflated: &Tally, others: &Others, plugins
         counters.skipped.get(),
     );
     page.number("aether_store_groups_total", "counter", "Group commits", counters.groups.get());
+    let held = "Publishes whose answer waited because the hub could not deliver as fast";
+    page.number("aether_publishes_held_total", "counter", held, counters.held.get());
     page.number("aether_store_reads_total", "counter", "Pages read by replays", counters.store_reads.get());
     page.number("aether_store_errors_total", "counter", "Failed operations of the store", counters.store_errors.get());
     page.number(

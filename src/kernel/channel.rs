@@ -16,7 +16,8 @@ use super::hooks::Client;
 use super::log::{Extent, Log};
 use super::message::{ChannelName, Epoch, Micros, Offset, Position};
 use super::policy::{Ack, Policy};
-use super::tail::Tail;
+use super::rounds::Rounds;
+use super::tail::{Tail, TailLimit};
 
 pub struct Channel {
     pub name: ChannelName,
@@ -30,6 +31,7 @@ pub struct Channel {
     readers: RwLock<Slab<Arc<Reader>>>,
     /// Of them, those that only watch: no listing and no count of listeners has them.
     watchers: AtomicUsize,
+    pub(super) rounds: Rounds,
     /// Waits in the herald's queue.
     announced: AtomicBool,
     /// The time of the last publication, for order in time as well; and, of a clock that never jumps, of the last use.
@@ -54,6 +56,7 @@ impl Channel {
             log,
             readers: RwLock::new(Slab::new()),
             watchers: AtomicUsize::new(0),
+            rounds: Rounds::new(extent.last),
             announced: AtomicBool::new(false),
             last_time: AtomicU64::new(0),
             last_use: AtomicU64::new(0),
@@ -131,7 +134,13 @@ impl Channel {
         self.readers.read().is_empty()
     }
 
+    /// Its readers are woken so late that they will soon find their publications gone from the tail.
+    pub(super) fn outruns_its_readers(&self, limit: TailLimit) -> bool {
+        self.tail.is_half_above(self.rounds.served(), limit) && !self.is_unread()
+    }
+
     fn wake_readers(&self) {
+        self.rounds.begin(self.tail.head());
         // Either a reader that has just lowered its flag sees the new head, or we see its flag down and wake it.
         fence(Ordering::SeqCst);
         for (_, reader) in self.readers.read().iter() {
@@ -219,7 +228,9 @@ pub struct Herald {
 
 impl Herald {
     pub(super) fn announce(&self, channel: &Arc<Channel>) {
-        if !channel.is_unread() && !channel.announced.swap(true, Ordering::AcqRel) {
+        if channel.is_unread() {
+            channel.rounds.skip_to(channel.tail.head());
+        } else if !channel.announced.swap(true, Ordering::AcqRel) {
             self.grown.lock().push(channel.clone());
             self.note.notify_one();
         }

@@ -55,6 +55,8 @@ pub struct Counters {
     pub lagged: Counter,
     /// Publications that readers did not get because they lagged.
     pub skipped: Counter,
+    /// Publishes whose answer waited for the readers.
+    pub held: Counter,
     pub store_reads: Counter,
     pub store_errors: Counter,
     pub groups: Counter,

@@ -191,8 +191,10 @@ impl Hub {
     }
 
     async fn deliver(&self, sent: Sent, results: &mut [Result<Receipt, PublishError>]) {
+        let channels = sent.channels();
         if let Some(took) = sent.arrive(results).await {
             self.shared.counters.publish_seconds.observe(took);
+            self.shared.let_readers_follow(&channels).await;
         }
     }
 

@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::log::{Appended, Entry, Log, LogError};
 use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};
+use super::rounds;
 use super::steady::Steady;
 use super::tail::TailLimit;
 
@@ -66,6 +67,46 @@ pub(super) struct Shared {
     pub idle_after: Duration,
     pub flush_interval: Duration,
     pub sweep_interval: Duration,
+}
+
+impl Shared {
+    /// What is nowhere but in its tail stays there: its memory is no cache.
+    pub fn limit_of(&self, channel: &Channel) -> TailLimit {
+        let TailLimit { count, bytes } = self.tail;
+        match self.is_small(channel) {
+            true => TailLimit { count: (count / SMALL).max(1), bytes: bytes / SMALL },
+            false => self.tail,
+        }
+    }
+
+    fn is_small(&self, channel: &Channel) -> bool {
+        channel.is_kept() && self.small.load(Ordering::Relaxed)
+    }
+
+    /// Waits while channels outrun their readers, not for ever.
+    pub async fn let_readers_follow(&self, channels: &[Arc<Channel>]) {
+        if channels.iter().any(|channel| channel.outruns_its_readers(self.limit_of(channel))) {
+            self.counters.held.add(1);
+            let follow = async {
+                for channel in channels {
+                    self.let_follow(channel).await;
+                }
+            };
+            let _ = tokio::time::timeout(rounds::PATIENCE, follow).await;
+        }
+    }
+
+    async fn let_follow(&self, channel: &Arc<Channel>) {
+        loop {
+            let next = channel.rounds.next();
+            if !channel.outruns_its_readers(self.limit_of(channel)) {
+                return;
+            }
+            // Where nobody else publishes nobody else has the herald go round.
+            self.herald.announce(channel);
+            next.await;
+        }
+    }
 }
 
 pub(super) struct Lane {
@@ -248,21 +289,8 @@ impl Lane {
     }
 
     fn show(&self, channel: &Arc<Channel>, publication: Publication) {
-        channel.tail.push(publication, self.limit_of(channel));
+        channel.tail.push(publication, self.shared.limit_of(channel));
         self.shared.herald.announce(channel);
-    }
-
-    /// What is nowhere but in its tail stays there: its memory is no cache.
-    fn limit_of(&self, channel: &Channel) -> TailLimit {
-        let TailLimit { count, bytes } = self.shared.tail;
-        match self.is_small(channel) {
-            true => TailLimit { count: (count / SMALL).max(1), bytes: bytes / SMALL },
-            false => self.shared.tail,
-        }
-    }
-
-    fn is_small(&self, channel: &Channel) -> bool {
-        channel.is_kept() && self.shared.small.load(Ordering::Relaxed)
     }
 
     async fn forget(&mut self, channel: &Arc<Channel>) -> Result<(), LogError> {
@@ -339,8 +367,8 @@ impl Lane {
             }
             channel.tail.expire(now);
             let mut idle_after = self.shared.idle_after;
-            if self.is_small(channel) {
-                channel.tail.shrink(self.limit_of(channel));
+            if self.shared.is_small(channel) {
+                channel.tail.shrink(self.shared.limit_of(channel));
                 idle_after = idle_after.min(SMALL_IDLE);
             }
             // Nobody can take a new reference while we hold the map's shard.

@@ -46,6 +46,7 @@ mod once;
 pub mod pattern;
 pub mod policy;
 mod rendering;
+mod rounds;
 pub mod session;
 mod steady;
 mod subscription;

@@ -202,6 +202,17 @@ impl Tail {
         recent.first(self.head())
     }
 
+    /// Whether what is above an offset takes more than half of the room that a tail has.
+    pub(super) fn is_half_above(&self, offset: Offset, limit: TailLimit) -> bool {
+        let above = self.head().saturating_sub(offset) as usize;
+        if above < 2 {
+            return false;
+        }
+        let recent = self.recent.read();
+        let weight = recent.bytes / recent.publications.len().max(1);
+        above > limit.count / 2 || above * weight > limit.bytes / 2
+    }
+
     /// Shows a publication to the readers. Only the channel's lane calls it.
     pub(super) fn push(&self, publication: Publication, limit: TailLimit) {
         let mut recent = self.recent.write();

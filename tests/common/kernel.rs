@@ -174,6 +174,11 @@ impl Kernel {
         Session::new(self.hub.clone(), client(id), self.format.clone())
     }
 
+    /// From now on nobody is woken, until the herald is driven by somebody else.
+    pub fn hush(&self) {
+        self.herald.abort();
+    }
+
     pub async fn publish(&self, draft: Draft) -> Receipt {
         self.hub.publish(&client("publisher"), draft).await.unwrap()
     }
