@@ -115,43 +115,75 @@ async fn what_was_acknowledged_comes_back_though_sled_has_written_nothing_of_it(
     assert_eq!(third.open(&name("plain"), &keep(None)).await.unwrap().last, 181);
 }
 
-#[tokio::test]
-async fn a_journal_that_ends_within_a_record_is_taken_up_to_there() {
-    let dir = TempDir::new();
+/// A store of thirty groups, in its journal alone; where that ends.
+async fn thirty(dir: &TempDir, ack: Ack) -> (PathBuf, Vec<u8>, usize) {
     let store = dir.path().join("store");
     let log = open(&store).unwrap();
     log.open(&name("a"), &keep(None)).await.unwrap();
     let before = copy(&store, dir.path().join("before"));
     for n in 1..=30u8 {
-        publish(&log, &[entry("a", vec![n; 50], None)]).await;
+        log.append(&[entry("a", vec![n; 50], None)]).await.unwrap();
+        log.settle(ack).await.unwrap();
     }
     let journal = fs::read(store.join("journal.0")).unwrap();
     let end = journal.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    let mut reached = 0;
-    for (round, at) in (0..=end).step_by(end / 97).chain([end]).enumerate() {
-        for torn in ["short", "changed"] {
-            let crashed = crash(&store, &before, dir.path().join(format!("{torn}-{round}")));
-            let mut bytes = journal.clone();
-            match torn {
-                "short" => bytes.truncate(at),
-                _ => bytes[at] ^= 0x40,
-            }
-            fs::write(crashed.join("journal.0"), bytes).unwrap();
-            let again = open(&crashed).unwrap();
+    (before, journal, end)
+}
+
+/// Opens what a crash has left of it, and says how many groups came back: the first ones.
+async fn come_back(before: &Path, journal: &[u8]) -> Result<u64, OpenError> {
+    let crashed = copy(before, before.with_file_name("crashed"));
+    fs::write(crashed.join("journal.0"), journal).unwrap();
+    let outcome = match open(&crashed) {
+        Err(refused) => Err(refused),
+        Ok(again) => {
             let last = again.open(&name("a"), &keep(None)).await.unwrap().last;
-            assert!(last >= reached, "{torn} at {at} of {end}: {last}");
-            reached = last;
             let page = all(&again, "a").await;
-            let payloads: Vec<u8> =
-                page.publications.iter().map(|publication| publication.message.payload[0]).collect();
-            assert_eq!(payloads, (1..=last as u8).collect::<Vec<_>>(), "{torn} at {at} of {end}");
+            let payloads: Vec<u8> = page.publications.iter().map(|p| p.message.payload[0]).collect();
+            assert_eq!(payloads, (1..=last as u8).collect::<Vec<_>>());
             let next = publish(&again, &[entry("a", vec![0], None)]).await;
             assert_eq!(next, [Appended::New { offset: last + 1, time: NOW }]);
-            drop(again);
-            fs::remove_dir_all(crashed).unwrap();
+            Ok(last)
         }
+    };
+    fs::remove_dir_all(crashed).unwrap();
+    outcome
+}
+
+#[tokio::test]
+async fn a_journal_that_ends_within_a_record_is_taken_up_to_there() {
+    let dir = TempDir::new();
+    let (before, journal, end) = thirty(&dir, Ack::Synced).await;
+    let mut reached = 0;
+    for at in (20..end).step_by(end / 97).chain([end]) {
+        let torn: Vec<u8> = journal[..at].iter().copied().chain(journal[at..].iter().map(|_| 0)).collect();
+        let (short, zeros) =
+            (come_back(&before, &journal[..at]).await.unwrap(), come_back(&before, &torn).await.unwrap());
+        assert!(short == zeros && short >= reached, "at {at} of {end}: {short}, {zeros}");
+        reached = short;
     }
     assert_eq!(reached, 30);
+}
+
+#[tokio::test]
+async fn what_was_on_the_disk_and_has_changed_there_is_damage_and_what_never_was_is_not() {
+    for (ack, refused_at_least) in [(Ack::Synced, 90), (Ack::Written, 0)] {
+        let dir = TempDir::new();
+        let (before, journal, end) = thirty(&dir, ack).await;
+        let mut refused = 0;
+        for at in (0..end).step_by(end / 97) {
+            let mut changed = journal.clone();
+            changed[at] ^= 0x40;
+            match come_back(&before, &changed).await {
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains("damaged"), "{error}");
+                }
+                Ok(last) => assert!(ack == Ack::Written || last == 29, "{ack:?} at {at} of {end}: {last}"),
+            }
+        }
+        assert!(refused >= refused_at_least && (ack == Ack::Synced || refused < 3), "{ack:?}: {refused}");
+    }
 }
 
 #[tokio::test]

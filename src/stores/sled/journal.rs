@@ -6,12 +6,13 @@
 //! has is brought to the disk by sled, behind the back of those who publish, before it is begun anew.
 //!
 //! ```text
-//! file   = "aetherj1"  life:u64  record*
-//! record = crc:u32  length:u32  number:u64  changes
+//! file   = "aetherj1"  life:u64  crc:u32  record*
+//! record = crc:u32  length:u32  number:u64  synced:u64  changes
 //! ```
-//! Numbers are big-endian. The CRC-32 is of the life and all that follows it in the record: what an earlier life has left in a
+//! Numbers are big-endian. The CRC-32 is of the life, and in a record of all that follows it there: what an earlier life has left in a
 //! file is no record. Records are numbered without a gap, and sled knows the number of the last one that it has: what it has not
-//! after a crash is done again. Records that are missing between what sled has and what there is were lost, not torn.
+//! after a crash is done again. Each says which was the last on the disk when it was noted: a record that cannot be read was torn
+//! by a crash, unless a later one knows that it had been there. Then the store is damaged, and is not taken for a shorter one.
 //!
 //! A disk that destroys what a sector held while it overwrites it with the same and more loses a note that was acknowledged. None
 //! that is sold for servers does.
@@ -25,9 +26,9 @@ use super::*;
 const MAGIC: &[u8; 8] = b"aetherj1";
 const FILES: [&str; 2] = ["journal.0", "journal.1"];
 /// A file's header.
-const HEADER: u64 = 16;
+const HEADER: u64 = 20;
 /// A record's, before its changes.
-const RECORD: usize = 16;
+const RECORD: usize = 24;
 /// A file that is this long is full. One group that is longer has one for itself.
 const FULL: u64 = 16 << 20;
 /// Files grow by so much at a time: an `fdatasync` of what a file has already is the quick one.
@@ -45,6 +46,8 @@ pub(super) struct Journal {
     position: u64,
     life: u64,
     next: u64,
+    /// The last record that is on the disk.
+    synced: u64,
     pending: Vec<u8>,
     /// Something was written that has not been synced.
     unsynced: bool,
@@ -77,6 +80,7 @@ impl Journal {
             position: 0,
             life: new_epoch().0,
             next: last + 1,
+            synced: last,
             pending: Vec::new(),
             unsynced: false,
             failed: false,
@@ -96,6 +100,7 @@ impl Journal {
         let length = record.len() - RECORD;
         record[4..8].copy_from_slice(&(length as u32).to_be_bytes());
         record[8..16].copy_from_slice(&number.to_be_bytes());
+        record[16..24].copy_from_slice(&self.synced.to_be_bytes());
         let crc = crc(self.life, &record[4..]);
         record[..4].copy_from_slice(&crc.to_be_bytes());
         self.next += 1;
@@ -157,6 +162,7 @@ impl Journal {
         let synced = self.disk.sync(&self.files[self.current]);
         synced.map_err(|error| LogError(format!("fdatasync of the journal: {error}")))?;
         self.unsynced = false;
+        self.synced = self.next - 1;
         Ok(true)
     }
 
@@ -180,7 +186,8 @@ impl Journal {
         self.grow(HEADER)?;
         let mut header = [0; HEADER as usize];
         header[..8].copy_from_slice(MAGIC);
-        header[8..].copy_from_slice(&self.life.to_be_bytes());
+        header[8..16].copy_from_slice(&self.life.to_be_bytes());
+        header[16..].copy_from_slice(&crc(self.life, &[]).to_be_bytes());
         self.files[file].write_all_at(&header, 0)
     }
 
@@ -221,25 +228,32 @@ pub(super) fn replay(
     let mut files = Vec::new();
     for name in FILES {
         match std::fs::read(store.join(name)) {
-            Ok(bytes) => files.extend(Records::of(bytes.into())),
+            Ok(bytes) => files.extend(Records::of(bytes.into())?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(Unread::Io(error)),
         }
     }
-    files.sort_by_key(|records| records.clone().next().map_or(u64::MAX, |(number, _)| number));
-    for (number, changes) in files.into_iter().flatten() {
-        if number <= last {
-            continue;
+    files.sort_by_key(|records| records.clone().next().map_or(u64::MAX, |record| record.number));
+    for mut records in files {
+        for Record { number, changes, .. } in &mut records {
+            if number <= last {
+                continue;
+            }
+            if number > last + 1 {
+                return Err(MISSING);
+            }
+            let changes = Changes::unpack(changes).map_err(|_| Unread::Damaged("its journal says what cannot be"))?;
+            again(changes).map_err(Unread::Store)?;
+            last = number;
         }
-        if number > last + 1 {
-            return Err(Unread::Damaged("what was acknowledged is missing in its journal"));
+        if records.knows_beyond(last) {
+            return Err(MISSING);
         }
-        let changes = Changes::unpack(changes).map_err(|_| Unread::Damaged("its journal says what cannot be"))?;
-        again(changes).map_err(Unread::Store)?;
-        last = number;
     }
     Ok(last)
 }
+
+const MISSING: Unread = Unread::Damaged("what was acknowledged is missing in its journal");
 
 /// A file's records, up to the first that is none.
 #[derive(Clone)]
@@ -248,29 +262,60 @@ struct Records {
     rest: Bytes,
 }
 
+struct Record {
+    number: u64,
+    synced: u64,
+    changes: Bytes,
+    end: usize,
+}
+
 impl Records {
-    fn of(mut file: Bytes) -> Option<Records> {
-        let rest = (file.len() >= HEADER as usize).then(|| file.split_off(HEADER as usize))?;
-        let life = file.strip_prefix(MAGIC).map(be)?;
-        Some(Records { life, rest })
+    /// None in a file that has not been begun.
+    fn of(mut file: Bytes) -> Result<Option<Records>, Unread> {
+        if file.iter().take(HEADER as usize).all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let rest = file.split_off(file.len().min(HEADER as usize));
+        let life = file.strip_prefix(MAGIC).filter(|life| life.len() == 12);
+        let life = life.filter(|life| short(&life[8..]) == crc(be(life), &[])).map(be);
+        life.map(|life| Some(Records { life, rest })).ok_or(Unread::Damaged("its journal is none"))
+    }
+
+    fn at(&self, place: usize) -> Option<Record> {
+        let header: &[u8; RECORD] = self.rest.get(place..)?.first_chunk()?;
+        let end = place + RECORD + short(&header[4..]) as usize;
+        let record = self.rest.get(place..end)?;
+        let changes = || self.rest.slice(place + RECORD..end);
+        (crc(self.life, &record[4..]) == short(header)).then(|| Record {
+            number: be(&header[8..]),
+            synced: be(&header[16..]),
+            changes: changes(),
+            end,
+        })
+    }
+
+    /// Whether there is a record behind the first that is none which knows that one after `last` was on the disk.
+    fn knows_beyond(&self, last: u64) -> bool {
+        // A sum takes long where the length is nonsense: what cannot be one of the next has none made.
+        let next = last + 2..last + 2 + (self.rest.len() / RECORD) as u64;
+        let numbers = self.rest.windows(16).map(|header| be(&header[8..]));
+        let mut later = numbers.enumerate().filter(|(_, number)| next.contains(number));
+        later.any(|(place, _)| self.at(place).is_some_and(|record| record.synced > last))
     }
 }
 
 impl Iterator for Records {
-    type Item = (u64, Bytes);
+    type Item = Record;
 
-    fn next(&mut self) -> Option<(u64, Bytes)> {
-        let header: [u8; RECORD] = *self.rest.first_chunk()?;
-        let word = |from: usize| header[from..from + 4].iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
-        let end = RECORD.checked_add(word(4) as usize)?;
-        let record = self.rest.get(..end)?;
-        if crc(self.life, &record[4..]) != word(0) {
-            return None;
-        }
-        let changes = self.rest.slice(RECORD..end);
-        self.rest = self.rest.slice(end..);
-        Some((be(&header[8..]), changes))
+    fn next(&mut self) -> Option<Record> {
+        let record = self.at(0)?;
+        self.rest = self.rest.slice(record.end..);
+        Some(record)
     }
+}
+
+fn short(bytes: &[u8]) -> u32 {
+    bytes.iter().take(4).fold(0, |word, byte| word << 8 | u32::from(*byte))
 }
 
 fn crc(life: u64, record: &[u8]) -> u32 {
