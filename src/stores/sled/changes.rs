@@ -104,7 +104,10 @@ impl Changes {
             }
         }
         let written = (&trees.messages, &trees.keys, &trees.key_ages).transaction(|(messages, keys, key_ages)| {
-            [messages, keys, key_ages].into_iter().zip(&batches).try_for_each(|(tree, batch)| tree.apply_batch(batch))?;
+            [messages, keys, key_ages]
+                .into_iter()
+                .zip(&batches)
+                .try_for_each(|(tree, batch)| tree.apply_batch(batch))?;
             Ok::<_, ConflictableTransactionError<Infallible>>(())
         });
         written.map_err(|error| match error {

@@ -65,9 +65,7 @@ pub(super) enum Unread {
 impl Journal {
     /// Begins with nothing: sled has all that was noted before.
     pub fn begin(home: &Home, pages: Arc<Pages>, last: u64) -> io::Result<Journal> {
-        let open = |name: &str| {
-            File::options().create(true).truncate(false).write(true).open(home.path.join(name))
-        };
+        let open = |name: &str| File::options().create(true).truncate(false).write(true).open(home.path.join(name));
         let files = [open(FILES[0])?, open(FILES[1])?];
         let lengths = [files[0].metadata()?.len(), files[1].metadata()?.len()];
         let mut journal = Journal {

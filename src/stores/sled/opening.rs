@@ -157,11 +157,12 @@ impl Inner {
         let failed = |LogError(why)| OpenError::Io(at(), io::Error::other(why));
         let unwritten = |error| OpenError::Io(at(), error);
         let noted = word(NOTED)?.unwrap_or(0);
-        let last = journal::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
-            Unread::Io(error) => OpenError::Io(at(), error),
-            Unread::Damaged(what) => OpenError::Damaged(at(), what.into()),
-            Unread::Store(error) => failed(error),
-        })?;
+        let last =
+            journal::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
+                Unread::Io(error) => OpenError::Io(at(), error),
+                Unread::Damaged(what) => OpenError::Damaged(at(), what.into()),
+                Unread::Store(error) => failed(error),
+            })?;
         if last > noted {
             tracing::info!(groups = last - noted, "what the store's journal had beyond it was done again");
             trees.has_come_to(last).map_err(failed)?;
