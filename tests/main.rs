@@ -29,6 +29,7 @@ mod fuzz;
 mod http;
 mod idempotency;
 mod idle_channels;
+mod journal;
 mod kv;
 mod layers;
 mod limits;

@@ -13,7 +13,7 @@ async fn a_store_that_becomes_read_only_is_survived() {
     let Some(_disk) = Mount::thin(&dir.path().join("data"), &memory, 256) else { return };
     let mut hub = storm::hub(&dir, "").await;
     let store = dir.path().join("data/store");
-    let paths = [store.join("db"), store.join("blobs"), store];
+    let paths = ["db", "blobs", "journal.0", "journal.1", "."].map(|name| store.join(name));
     storm::ride(&mut hub, dice(), 3, Loss::Nothing, || assert!(lock(&paths, true)), || assert!(lock(&paths, false)))
         .await;
     drop(hub);
