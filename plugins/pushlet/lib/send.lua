@@ -31,7 +31,8 @@ local function send(to_all)
 		local topic = if to_all then "global" elseif field("topic") == "" then "default" else field("topic")
 		local event = if field("event") == "" then "message" else field("event")
 		if cfg.answers == "example" and field("message") == "" then return plain(400, "Message cannot be empty\n") end
-		if not words.is_event(event) then return plain(400, "Event must be one line\n") end
+		local lacking = words.lacks(event)
+		if lacking then return plain(400, `Event must be {lacking}\n`) end
 		local channel, why = topics.global, nil
 		if not to_all then channel, why = topics.channel(topic) end
 		if not channel then return plain(400, `Bad topic: {why}\n`) end
@@ -49,7 +50,8 @@ for _, method in { "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS" } do
 end
 
 local function publish(channel, event, data)
-	if not words.is_event(event) then return nil, "an event is one line" end
+	local lacking = words.lacks(event)
+	if lacking then return nil, `an event is {lacking}` end
 	return aether.publish(channel, data, words.options(event))
 end
 
