@@ -445,7 +445,7 @@ async fn who_asks_in_vain_too_often_is_sent_away() {
     let end = loop {
         match ann.hear().await {
             Ok(no) if no == "NO frame unknown_verb" => noes += 1,
-            Ok(no) => assert!(no == "NO frame too_many_refusals" || no == "BYE 4429", "{no}"),
+            Ok(no) => assert!(no == "NO frame too_many_refusals" || no.starts_with("BYE 4429 "), "{no}"),
             Err(end) => break end,
         }
     };
@@ -539,6 +539,22 @@ async fn frames_that_wait_for_a_back_end_keep_their_order_and_hold_up_nobody_els
 }
 
 #[tokio::test]
+async fn who_finds_no_place_is_told_when_to_come_back_whoever_says_it() {
+    let hub =
+        TestHub::plan().toml("[limits]\nreturns_per_second = 2").rules(&lines("limits = { connections = 1 },")).start();
+    let _held = guest(&hub, "ann").await;
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let refused = SseClient::open(hub.address, "/lines/events?name=bob", None).await.err().unwrap();
+        let retry_ms = refused.text().strip_prefix("not before ").and_then(|ms| ms.parse::<u64>().ok());
+        assert!((refused.status, retry_ms.is_some()) == (503, true), "{refused:?}");
+        assert_eq!(refused.header("retry-after"), retry_ms.map(|ms| ms.div_ceil(1000).to_string()).as_deref());
+        told.push(retry_ms.unwrap());
+    }
+    assert!(told.is_sorted_by(|one, next| one < next), "each its own: {told:?}");
+}
+
+#[tokio::test]
 async fn frames_of_every_kind_leave_the_hub_standing() {
     let hub = start();
     let mut ann = guest(&hub, "ann").await;
@@ -560,9 +576,16 @@ async fn frames_of_every_kind_leave_the_hub_standing() {
 async fn the_operator_drains_and_sends_away_a_dialects_connections_too() {
     let mut hub = start();
     let mut ann = guest(&hub, "ann").await;
+    let mut bob = SseClient::open(hub.address, "/lines/events?name=bob", None).await.unwrap();
+    assert_eq!(bob.next().await.unwrap().data, "HELLO bob");
     hub.ask_to_stop();
-    ann.hears("BYE 1001").await;
+    let when = |bye: &str| bye.strip_prefix("BYE 1001 ").and_then(|ms| ms.parse::<u64>().ok());
+    let bye = ann.hear().await.unwrap();
+    assert!(when(&bye).is_some(), "{bye}");
     assert_eq!(ann.hear().await, Err(End::Closed(1001, "server shutting down".into())));
+    let bye = bob.next().await.unwrap().data;
+    assert!(bob.next().await.is_none());
+    assert!(when(&bye).is_some() && when(&bye) == bob.retry(), "what an EventSource goes by is the same: {bye}");
     tokio::time::timeout(Duration::from_secs(60), tokio::task::spawn_blocking(move || hub.stop()))
         .await
         .unwrap()

@@ -360,15 +360,18 @@ async fn the_last_quarter_of_the_queue_is_for_publishes_whose_ack_promises_the_s
     let mut waiting = vec![publish("light")];
     assert!(once(&mut waiting[0]).await.is_pending());
     until("one is at the store", async || store.came() > before).await;
-    // Who is refused hears it at once, and the others wait.
+    // Who is refused hears it at once, with a place behind those who were told before, and the others wait.
+    let mut told = Instant::now();
     let mut pour = async |name: &'static str, count: usize| {
         let mut refused = 0;
         for _ in 0..count {
             let mut publish = publish(name);
+            let asked = Instant::now();
             match once(&mut publish).await {
                 Poll::Ready(answer) => {
-                    assert!(matches!(answer, Err(PublishError::Busy)), "{answer:?}");
-                    refused += 1;
+                    let Err(PublishError::Busy(wait)) = answer else { panic!("{answer:?}") };
+                    assert!(Instant::now() + wait > told, "{wait:?}");
+                    (told, refused) = (asked + wait, refused + 1);
                 }
                 Poll::Pending => waiting.push(publish),
             }
@@ -384,6 +387,27 @@ async fn the_last_quarter_of_the_queue_is_for_publishes_whose_ack_promises_the_s
         assert!(publish.await.is_ok());
     }
     hub.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_publisher_for_whom_there_is_no_room_is_told_when_there_will_be() {
+    let hub = TestHub::plan().toml("[publish]\nqueue = 1").start();
+    let publishers = (0..32).map(async |_| {
+        let mut http = hub.http().await;
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            let answer = http.post("/api/v1/publish", r#"{"channel":"c","payload":1}"#).await;
+            if answer.status != 200 {
+                return answer;
+            }
+        }
+        panic!("32 publishers on a queue of one, and nobody is refused");
+    });
+    let (refused, ..) = futures_util::future::select_all(publishers.map(Box::pin)).await;
+    assert_eq!(refused.error(), (503, 50302), "{}", refused.text());
+    let retry_ms = refused.json()["error"]["retry_ms"].as_u64().unwrap();
+    assert!((1..=30_000).contains(&retry_ms), "{retry_ms}");
+    assert_eq!(refused.header("retry-after").unwrap(), retry_ms.div_ceil(1000).to_string());
 }
 
 #[tokio::test]

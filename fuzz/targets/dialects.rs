@@ -128,10 +128,13 @@ impl System {
             }
             Act::Unsubscribe { channel, tag } => self.say(&Event::Unsubscribed { channel: &channel, tag: &tag }, frame),
             Act::Fail { code, why, tag } => {
-                let error = Event::Error { what: "frame", code: &code, why: &why, decision: "d", tag: &tag };
+                let error =
+                    Event::Error { what: "frame", code: &code, why: &why, decision: "d", retry_ms: Some(5), tag: &tag };
                 self.say(&error, frame);
             }
-            Act::Close { code, reason } => self.say(&Event::Closing { code, reason: &reason }, frame),
+            Act::Close { code, reason } => {
+                self.say(&Event::Closing { code, reason: &reason, retry_ms: Some(5) }, frame)
+            }
             Act::Authenticate { tag, .. } => self.say(&Event::Authenticated { tag: &tag }, frame),
             Act::Reply(_) | Act::Replay { .. } | Act::Speak { .. } => {}
         }

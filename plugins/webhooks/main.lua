@@ -74,13 +74,17 @@ local function deliver(hook, req)
 	if hook.key_id and not keys.may_publish(hook.key_id, channel) then
 		return fail(403, 40301, "not_allowed", `unauthorized channel: {channel}: the webhook's key may not publish there`), channel
 	end
-	local receipt, code, why = aether.publish_now(channel, req:buffer(), { media = if body == nil then "text" else "json" })
+	local receipt, code, why, wait = aether.publish_now(channel, req:buffer(), { media = if body == nil then "text" else "json" })
 	if receipt then
 		local stamp = os.date("!%Y-%m-%dT%H:%M:%SZ", receipt.timestamp // 1000)
 		return { json = { ok = true, seq_id = receipt.seq_id, channel = channel, timestamp = stamp } }, channel, receipt.seq_id
 	end
 	if code == "bad_channel" then return fail(400, 40005, "bad_template", "failed to resolve channel") end
-	if code == "store" or code == "busy" or code == "stopping" then return fail(503, 50301, code, why), channel end
+	if code == "store" or code == "busy" or code == "stopping" then
+		local later = fail(503, 50301, code, why)
+		if wait then later.headers = { ["retry-after"] = tostring(math.ceil(wait / 1000)) } end
+		return later, channel
+	end
 	return fail(403, 40301, code, why), channel
 end
 

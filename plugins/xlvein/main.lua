@@ -114,9 +114,9 @@ end
 
 -- Sends to an account what an application's back end says: true, or nil and a refusal.
 local function send(app, account, message)
-	local receipt, code = aether.publish_now(address.of(app.key, account), message, { media = "json", meta = frames.meta(account) })
+	local receipt, code, _, wait = aether.publish_now(address.of(app.key, account), message, { media = "json", meta = frames.meta(account) })
 	if receipt then return true end
-	return nil, if code == "busy" or code == "stopping" or code == "store" then TRY_LATER else NOT_ALLOWED
+	return nil, if code == "busy" or code == "stopping" or code == "store" then TRY_LATER else NOT_ALLOWED, wait
 end
 
 aether.http.route("POST", "/api/v1/im/push", { auth = "none" }, function(req)
@@ -135,10 +135,12 @@ aether.http.route("POST", "/api/v1/im/push", { auth = "none" }, function(req)
 	local fresh = nonces.take(app, fields.nonce)
 	if fresh == nil then return refused(TRY_LATER) end
 	if not fresh then return refused(BAD_SIGN, "this nonce was used before") end
-	local sent, why = send(app, fields.send_to, fields.message)
+	local sent, why, wait = send(app, fields.send_to, fields.message)
 	if sent then return accepted() end
 	nonces.free(app, fields.nonce)
-	return refused(why)
+	local answer = refused(why)
+	if wait then answer.headers["retry-after"] = tostring(math.ceil(wait / 1000)) end
+	return answer
 end)
 
 ---- Whoever tries it out ----

@@ -48,11 +48,16 @@ pub fn refuse_until(fault: &Fault, retry_ms: Option<u64>) -> Response {
     if let Some((name, value)) = extra {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+    put_retry_after(&mut response, retry_ms);
+    response
+}
+
+/// Says when to come back where the status says that coming back helps.
+pub fn put_retry_after(response: &mut Response, retry_ms: Option<u64>) {
+    if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         let seconds = retry_ms.unwrap_or(1000).div_ceil(1000).max(1);
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
     }
-    response
 }
 
 /// Reads a body that has an end, in size and in time.

@@ -161,8 +161,13 @@ impl Edge {
 
     /// Says no, and when to come back if everybody else wants to as well.
     pub fn refuse(&self, fault: &Fault) -> Response {
+        refuse_until(fault, self.retry_ms(fault))
+    }
+
+    /// Takes a place in the line, where everybody else wants to come back too.
+    pub fn retry_ms(&self, fault: &Fault) -> Option<u64> {
         let turn = fault.waits_its_turn().then(|| self.load.governor.place().as_millis() as u64);
-        refuse_until(fault, turn.or(fault.retry_ms()))
+        turn.or(fault.retry_ms())
     }
 
     pub async fn admin(&self, caller: &Caller) -> Result<Client, Fault> {

@@ -70,7 +70,7 @@ pub async fn poll(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
 async fn collect(session: &mut Session, member: &Member, until: Instant) -> Result<Vec<u8>, Fault> {
     let mut batch = Batch::default();
     loop {
-        session.fill(&mut batch, ROOM).map_err(|_| Fault::Busy)?;
+        session.fill(&mut batch, ROOM).map_err(|_| Fault::Busy(Duration::ZERO))?;
         let written = batch.bytes.len();
         session.commit(&batch, written, &mut Vec::new());
         if !batch.is_empty() {

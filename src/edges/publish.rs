@@ -260,8 +260,10 @@ pub async fn batch<B: Buf>(
         .into_iter()
         .zip(names)
         .map(|(result, channel)| result.map_err(|error| Fault::publish(error, client.credential, channel.as_str())));
-    let outcomes: Vec<Result<Receipt, Fault>> =
-        faults.into_iter().map(|fault| fault.map_or_else(|| results.next().unwrap_or(Err(Fault::Busy)), Err)).collect();
+    let outcomes: Vec<Result<Receipt, Fault>> = faults
+        .into_iter()
+        .map(|fault| fault.map_or_else(|| results.next().unwrap_or(Err(Fault::Stopping)), Err))
+        .collect();
     #[derive(Serialize)]
     struct Results<'a> {
         ok: bool,

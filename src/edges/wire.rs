@@ -4,6 +4,7 @@
 //! this, 429xx and 503xx come back later.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +71,8 @@ pub enum Fault {
     Pressed(Cause),
     /// On one connection.
     TooManyRefusals,
-    Busy,
+    /// Too many publishes wait; when there is room for this one.
+    Busy(Duration),
     Stopping,
     Store {
         doing: &'static str,
@@ -127,7 +129,7 @@ impl Fault {
             Fault::TenantFull => (429, 42902),
             Fault::TooManyConnections => (503, 50303),
             Fault::Pressed(_) => (503, 50304),
-            Fault::Busy => (503, 50302),
+            Fault::Busy(_) => (503, 50302),
             Fault::Stopping => (503, 50300),
             Fault::Store { .. } => (503, 50301),
         }
@@ -163,7 +165,7 @@ impl Fault {
             Fault::TooManyConnections => "too_many_connections",
             Fault::TenantFull => "too_many_of_tenant",
             Fault::Pressed(cause) => cause.word(),
-            Fault::Busy => "busy",
+            Fault::Busy(_) => "busy",
             Fault::Stopping => "stopping",
             Fault::Store { .. } => "store",
         }
@@ -209,7 +211,7 @@ impl Fault {
             Fault::TooManyConnections => "too many connections: come back later".into(),
             Fault::TenantFull => "your tenant has as many connections as it may have: come back later".into(),
             Fault::Pressed(cause) => format!("the hub is at its limit ({}): come back later", cause.setting()).into(),
-            Fault::Busy => "too many publishes are waiting: come back later".into(),
+            Fault::Busy(_) => "too many publishes are waiting: come back later".into(),
             Fault::Stopping => "the hub is going down: come back in a moment".into(),
             Fault::Store { doing } => format!(
                 "failed to {doing}: the store is in trouble, so come back in a while; the operator reads at /status why, and what to do"
@@ -243,6 +245,7 @@ impl Fault {
     pub fn retry_ms(&self) -> Option<u64> {
         match self {
             Fault::Unauthorized { refusal, .. } | Fault::Forbidden { refusal, .. } => refusal.retry_ms,
+            Fault::Busy(wait) => Some(wait.as_micros().div_ceil(1000) as u64),
             _ => None,
         }
     }
@@ -263,7 +266,7 @@ impl Fault {
         match error {
             PublishError::Refused(refusal) => Fault::refused(refusal, credential, true, channel),
             PublishError::Stopping => Fault::Stopping,
-            PublishError::Busy => Fault::Busy,
+            PublishError::Busy(wait) => Fault::Busy(wait),
             PublishError::Store(_) => Fault::Store { doing: "publish message" },
         }
     }

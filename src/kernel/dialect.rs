@@ -203,6 +203,8 @@ pub enum Event<'a> {
         code: &'a str,
         why: &'a str,
         decision: &'a str,
+        /// When it can be done, where that is known.
+        retry_ms: Option<u64>,
         tag: &'a Tag,
     },
     Ping,
@@ -212,6 +214,8 @@ pub enum Event<'a> {
     Closing {
         code: u16,
         reason: &'a str,
+        /// When it may come back, where that is known.
+        retry_ms: Option<u64>,
     },
 }
 
@@ -222,6 +226,8 @@ pub struct NoEntry<'a> {
     pub reason: &'a str,
     pub why: &'a str,
     pub decision: Option<&'a str>,
+    /// When it may come back, where that is known.
+    pub retry_ms: Option<u64>,
 }
 
 /// An answer over HTTP.

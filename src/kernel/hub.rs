@@ -72,8 +72,8 @@ pub enum PublishError {
     Refused(Refusal),
     /// The hub is going down.
     Stopping,
-    /// Too many publishes wait already.
-    Busy,
+    /// Too many publishes wait already; when to come back.
+    Busy(Duration),
     Store(LogError),
 }
 
@@ -97,7 +97,7 @@ impl fmt::Display for PublishError {
         match self {
             PublishError::Refused(refusal) => refusal.fmt(f),
             PublishError::Stopping => f.write_str("the hub is going down"),
-            PublishError::Busy => f.write_str("too many publishes are waiting"),
+            PublishError::Busy(_) => f.write_str("too many publishes are waiting"),
             PublishError::Store(error) => error.fmt(f),
         }
     }

@@ -13,6 +13,7 @@ use super::hub::{PublishError, Receipt};
 use super::lane::{Item, Lane, Request, Shared};
 use super::log::{Appended, Log, LogError};
 use super::policy::Ack;
+use super::returns::Returns;
 
 /// How long a publisher waits for the store.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,6 +24,7 @@ pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct Inbox {
     pub log: Arc<dyn Log>,
     queue: mpsc::Sender<Request>,
+    returns: Arc<Returns>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -30,8 +32,9 @@ impl Inbox {
     /// The way into a lane, and the lane's work; `length` is how many requests may wait for it.
     pub fn to(log: Arc<dyn Log>, shared: &Arc<Shared>, length: usize) -> (Inbox, Work) {
         let (queue, requests) = mpsc::channel(length);
-        let lane = Lane::new(log.clone(), shared.clone());
-        (Inbox { log, queue, thread: Mutex::new(None) }, Box::pin(lane.run(requests)))
+        let returns = Arc::new(Returns::default());
+        let lane = Lane::new(log.clone(), shared.clone(), returns.clone());
+        (Inbox { log, queue, returns, thread: Mutex::new(None) }, Box::pin(lane.run(requests)))
     }
 
     /// Gives the lane a thread of its own.
@@ -50,6 +53,11 @@ impl Inbox {
         let gone = |_| LogError("the hub is stopping".into());
         self.queue.send(request).await.map_err(|_| LogError("the hub is stopping".into()))?;
         answer.await.map_err(gone)?
+    }
+
+    /// What somebody hears for whom there is no room.
+    fn busy(&self) -> PublishError {
+        PublishError::Busy(self.returns.place(self.queue.max_capacity() - self.queue.capacity()))
     }
 
     /// Ends the lane, or gives up on one that does not answer in time.
@@ -104,10 +112,10 @@ impl<'a> Parcel<'a> {
             return Sent { places, queued: Ok(()), answer, began };
         }
         if self.gives_way(&places) {
-            return Sent { places, queued: Err(PublishError::Busy), answer, began };
+            return Sent { places, queued: Err(self.inbox.busy()), answer, began };
         }
         let queued = self.inbox.queue.try_send(Request::Publish { items, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+            mpsc::error::TrySendError::Full(_) => self.inbox.busy(),
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopping,
         });
         Sent { places, queued, answer, began }

@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::log::{Appended, Entry, Log, LogError};
 use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};
+use super::returns::Returns;
 use super::rounds;
 use super::steady::Steady;
 use super::tail::TailLimit;
@@ -26,7 +27,7 @@ use super::tail::TailLimit;
 pub(super) type Channels = DashMap<ChannelName, Arc<Channel>, FxBuildHasher>;
 
 /// Publishes that are taken as one group at most.
-const GROUP: usize = 2048;
+pub(super) const GROUP: usize = 2048;
 /// What is left of a tail while memory is short: one part of so many.
 const SMALL: usize = 8;
 /// And how long an idle channel stays then.
@@ -112,6 +113,7 @@ impl Shared {
 pub(super) struct Lane {
     log: Arc<dyn Log>,
     shared: Arc<Shared>,
+    returns: Arc<Returns>,
     /// Appended, and not yet as safe as it was promised to be: nobody sees them before that.
     unsettled: Vec<(Arc<Channel>, Publication)>,
     /// Since the log was mended nobody has asked how far these reach: before that nothing is acknowledged.
@@ -126,11 +128,12 @@ pub(super) struct Lane {
 type PendingReply = (oneshot::Sender<Result<Vec<Appended>, LogError>>, usize);
 
 impl Lane {
-    pub fn new(log: Arc<dyn Log>, shared: Arc<Shared>) -> Self {
+    pub fn new(log: Arc<dyn Log>, shared: Arc<Shared>, returns: Arc<Returns>) -> Self {
         let steady = Steady::new((shared.clock)());
         Lane {
             log,
             shared,
+            returns,
             steady,
             unsettled: Vec::new(),
             unasked: Vec::new(),
@@ -144,7 +147,9 @@ impl Lane {
     pub async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
         let mut requests = Vec::with_capacity(64);
         loop {
-            match tokio::time::timeout(TICK, inbox.recv_many(&mut requests, GROUP)).await {
+            let taken = tokio::time::timeout(TICK, inbox.recv_many(&mut requests, GROUP)).await;
+            self.returns.begins();
+            match taken {
                 Ok(0) => return,
                 Ok(_) => {
                     let stop = self.serve(&mut requests).await;
@@ -156,6 +161,7 @@ impl Lane {
                 Err(_) => {}
             }
             self.tick().await;
+            self.returns.ends(taken.is_ok());
         }
     }
 

@@ -24,7 +24,7 @@
 //! # Who is who
 //!
 //! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format`, `dialect`
-//! the ports: rules, stores, what rules keep, bytes for readers, other protocols · `lane` the one owner of order, `inbox` the way to it, `steady` its doubts about the clock · `tail` the newest part, shared, and
+//! the ports: rules, stores, what rules keep, bytes for readers, other protocols · `lane` the one owner of order, `inbox` the way to it, `returns` when those it has no room for come back, `steady` its doubts about the clock · `tail` the newest part, shared, and
 //! `rendering` what a view leaves of it · `channel` one log in
 //! memory and who is woken · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
 //!
@@ -46,6 +46,7 @@ mod once;
 pub mod pattern;
 pub mod policy;
 mod rendering;
+mod returns;
 mod rounds;
 pub mod session;
 mod steady;

@@ -32,7 +32,7 @@ local function encode(ev)
 	elseif ev.kind == "denied" or ev.kind == "error" then
 		return `NO {ev.what} {ev.code}`
 	elseif ev.kind == "closing" then
-		return "BYE " .. ev.code
+		return `BYE {ev.code}` .. if ev.retry_ms then ` {ev.retry_ms}` else ""
 	elseif ev.kind == "live" or ev.kind == "ping" then
 		return nil
 	end
@@ -73,6 +73,7 @@ aether.dialect("lines", {
 		aether.publish("gone", { user = c.user, count = c:state().count, cause = why.cause, code = why.code })
 	end,
 	refuse = function(no, req)
+		if no.retry_ms then return { status = no.status, body = `not before {no.retry_ms}` } end
 		return if no.code == "teapot" then { status = 418, headers = { ["x-why"] = no.code }, body = "short and stout" } else nil
 	end,
 	-- MORE

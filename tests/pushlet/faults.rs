@@ -102,6 +102,9 @@ async fn nothing_in_a_message_can_begin_a_field_of_the_stream() {
         let answer = hub.http_as(None).await.get(&format!("/send?topic=a&message=x&event={}", escaped(event))).await;
         assert_eq!((answer.status, answer.text()), (400, "Event must be one line\n"));
     }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let answer = hub.http_as(None).await.send("POST", "/send?topic=a", &form, b"message=x&event=%ff").await;
+    assert_eq!((answer.status, answer.text()), (400, "Event must be UTF-8\n"));
     send(&hub, "a", "message", "last").await;
     assert_eq!(stream.expect("message").await.data, "last");
 }

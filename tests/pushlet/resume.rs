@@ -28,6 +28,19 @@ fn numbers(range: std::ops::RangeInclusive<usize>) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_stream_that_ends_with_the_hub_is_told_when_to_come_back() {
+    let mut hub = TestHub::plan().toml(&format!("{OPEN}\n[limits]\nreturns_per_second = 2")).start();
+    let mut told = [stream(&hub, None).await, stream(&hub, None).await];
+    hub.ask_to_stop();
+    for stream in &mut told {
+        assert!(stream.next().await.is_none(), "and hears nothing that Pushlet did not say");
+    }
+    let [one, other] = told.map(|stream| stream.retry().unwrap());
+    assert!(one != other && one.min(other) >= 500, "each its own: {one} {other}");
+    hub.stop();
+}
+
+#[tokio::test]
 async fn what_was_said_meanwhile_comes_once_and_in_order() {
     let hub = open();
     let mut http = hub.http_as(None).await;

@@ -138,7 +138,7 @@ impl Publisher {
                 Err(error) => {
                     self.book.note(format_args!("{} is not taken: {error}", draft.channel));
                     self.book.count(match error {
-                        PublishError::Busy => "a publisher was told to come back",
+                        PublishError::Busy(_) => "a publisher was told to come back",
                         PublishError::Store(_) => "a publisher was told of the store",
                         PublishError::Refused(_) | PublishError::Stopping => "a publisher was sent away",
                     });

@@ -3,7 +3,10 @@
 local cfg = aether.config
 local topics, words = require("./topics"), require("./words")
 
-local function plain(status, text) return { status = status, body = text } end
+local function plain(status, text, wait)
+	local headers = wait and { ["retry-after"] = tostring(math.ceil(wait / 1000)) }
+	return { status = status, headers = headers, body = text }
+end
 
 -- What is asked, field by field: of a form, or else of the query. Or nil and what is wrong.
 local function asked(req)
@@ -28,13 +31,14 @@ local function send(to_all)
 		local topic = if to_all then "global" elseif field("topic") == "" then "default" else field("topic")
 		local event = if field("event") == "" then "message" else field("event")
 		if cfg.answers == "example" and field("message") == "" then return plain(400, "Message cannot be empty\n") end
-		if not words.is_event(event) then return plain(400, "Event must be one line\n") end
+		local lacking = words.lacks(event)
+		if lacking then return plain(400, `Event must be {lacking}\n`) end
 		local channel, why = topics.global, nil
 		if not to_all then channel, why = topics.channel(topic) end
 		if not channel then return plain(400, `Bad topic: {why}\n`) end
 		if not cfg.open and not req:may("publish", channel) then return plain(403, `Not allowed to publish to {channel}\n`) end
-		local receipt, code, reason = aether.publish_now(channel, field("message"), words.options(event))
-		if not receipt then return plain(STATUS[code] or 403, `Message not sent: {reason} ({code})\n`) end
+		local receipt, code, reason, wait = aether.publish_now(channel, field("message"), words.options(event))
+		if not receipt then return plain(STATUS[code] or 403, `Message not sent: {reason} ({code})\n`, wait) end
 		return plain(200, if cfg.answers == "example" then `Message sent to topic {topic}` else "Message sent")
 	end
 end
@@ -46,7 +50,8 @@ for _, method in { "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS" } do
 end
 
 local function publish(channel, event, data)
-	if not words.is_event(event) then return nil, "an event is one line" end
+	local lacking = words.lacks(event)
+	if lacking then return nil, `an event is {lacking}` end
 	return aether.publish(channel, data, words.options(event))
 end
 

@@ -10,8 +10,11 @@ for _, name in { "gap", "live", "subscribed", "unsubscribed", "bye", "error", "o
 	RESERVED[name] = true
 end
 
--- An event's name is one line, whatever else is in it.
-function words.is_event(name) return not string.find(name, "[\r\n%z]") end
+-- What an event's name is and this one is not; nil if nothing is wrong with it.
+function words.lacks(name)
+	if string.find(name, "[\r\n%z]") then return "one line" end
+	return if utf8.len(name) then nil else "UTF-8"
+end
 
 -- How `aether.publish` is told the name of an event.
 function words.options(event)
@@ -22,7 +25,7 @@ end
 local function event_of(ev)
 	local meta = ev.meta and json.decode(ev.meta)
 	local beside = type(meta) == "table" and meta.event
-	return if type(beside) == "string" and words.is_event(beside) then beside else ev.event or "message"
+	return if type(beside) == "string" and not words.lacks(beside) then beside else ev.event or "message"
 end
 
 -- Data is a text there. A JSON string is its text, any other JSON stands as it was written.

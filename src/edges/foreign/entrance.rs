@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use warp::http::Method;
-use warp::http::header::{HeaderName, HeaderValue};
+use warp::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use warp::reply::Response;
 
 use super::format::put_place;
 use super::{ForeignDialect, No};
+use crate::edges::answers::{put_retry_after, refuse_until};
 use crate::edges::caller::Caller;
 use crate::edges::edge::Edge;
 use crate::edges::origin::Origins;
@@ -35,12 +36,16 @@ pub async fn open(
     let refused = edge.clone();
     let begun = begin(edge, caller, mount, on_upgrade).await;
     begun.or_else(|fault| {
-        let ((status, code), body) = (fault.numbers(), fault.body());
-        let no = NoEntry { status, code, reason: body.reason, why: &body.message, decision: body.decision };
-        match tongue.refuse(&request, &no) {
-            Some(Instead { status, headers, body }) => Ok(rendered(Answer { status, headers, body })),
-            None => Ok(refused.refuse(&fault)),
+        let ((status, code), body, retry_ms) = (fault.numbers(), fault.body(), refused.retry_ms(&fault));
+        let no = NoEntry { status, code, reason: body.reason, why: &body.message, decision: body.decision, retry_ms };
+        let Some(Instead { status, headers, body }) = tongue.refuse(&request, &no) else {
+            return Ok(refuse_until(&fault, retry_ms));
+        };
+        let mut response = rendered(Answer { status, headers, body });
+        if retry_ms.is_some() && !response.headers().contains_key(RETRY_AFTER) {
+            put_retry_after(&mut response, retry_ms);
         }
+        Ok(response)
     })
 }
 

@@ -122,11 +122,16 @@ impl Dialect for ForeignDialect {
         if self.tongue.is_spoken() { Ok(()) } else { Err(Ending::OfDialect(1012, Words::new(NO_LONGER))) }
     }
 
-    fn bye(&mut self, why: Ending, _retry_ms: Option<u64>, out: &mut Vec<u8>) {
+    fn bye(&mut self, why: Ending, retry_ms: Option<u64>, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
-        self.say(&Event::Closing { code, reason: why.reason() }, out);
-        if self.way.transport == Transport::WebSocket {
-            ws::put_close(code, why.reason(), out);
+        self.say(&Event::Closing { code, reason: why.reason(), retry_ms }, out);
+        match (self.way.transport, retry_ms) {
+            (Transport::WebSocket, _) => ws::put_close(code, why.reason(), out),
+            // Whatever the dialect: it is a word of the transport, and no event.
+            (Transport::EventStream, Some(retry_ms)) => {
+                out.extend_from_slice(format!("retry: {retry_ms}\n\n").as_bytes())
+            }
+            (Transport::EventStream, None) => {}
         }
     }
 
@@ -158,7 +163,8 @@ impl ForeignDialect {
             fault => {
                 let body = fault.body();
                 let decision = body.decision.unwrap_or_default();
-                self.say(&Event::Error { what, code: body.reason, why: &body.message, decision, tag }, out);
+                let (code, why, retry_ms) = (body.reason, &*body.message, body.retry_ms);
+                self.say(&Event::Error { what, code, why, decision, retry_ms, tag }, out);
             }
         }
         if patient { No::Fault(fault) } else { No::Ending(Ending::Refused) }

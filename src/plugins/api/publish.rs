@@ -43,14 +43,14 @@ end)"#,
 const PUBLISH_NOW: Entry = Entry {
     name: "publish_now",
     args: "channel or {channels}, payload, {event, meta, ttl, idempotency_key, once, fleeting, media, as}?",
-    gives: "{seq_id, epoch, timestamp, duplicate}, or nil, code and why",
-    doc: "Waits. Publishes and gives what the hub promised, of a list of channels a list; timestamp in milliseconds. The code is a rule's word, \"bad_channel\", \"busy\", \"loop\", \"stopping\" or \"store\"; of a list it is that of the first refusal, and the others may be out.",
-    kind: "(channel: string | { string }, payload: any, options: { [string]: any }?) -> ({ [string]: any }?, string?, string?)",
+    gives: "{seq_id, epoch, timestamp, duplicate}, or nil, code, why and retry_ms?",
+    doc: "Waits. Publishes and gives what the hub promised, of a list of channels a list; timestamp in milliseconds. The code is a rule's word, \"bad_channel\", \"busy\", \"loop\", \"stopping\" or \"store\"; of a list it is that of the first refusal, and the others may be out. With \"busy\" comes when there will be room, in milliseconds.",
+    kind: "(channel: string | { string }, payload: any, options: { [string]: any }?) -> ({ [string]: any }?, string?, string?, number?)",
     may_wait: true,
     since: "0.1.0",
     example: r#"aether.http.route("POST", "/rooms/{room}/say", { auth = "connect" }, function(req)
-	local receipt, code, why = aether.publish_now("room." .. req.params.room, req:json(), { as = req.user })
-	if not receipt then return aether.deny(code, why) end
+	local receipt, code, why, retry_ms = aether.publish_now("room." .. req.params.room, req:json(), { as = req.user })
+	if not receipt then return aether.deny(code, why, { retry_ms = retry_ms }) end
 	return { json = receipt }
 end)"#,
     make: |lua, seat| {
@@ -222,7 +222,11 @@ fn publish_now(lua: &Lua, seat: &Rc<Seat>, args: (Value, Value, Option<Table>)) 
             Ok(receipts) => promised(lua, &receipts, several),
             Err(PublishError::Refused(refusal)) => no(lua, &refusal.code, &refusal.why),
             Err(PublishError::Stopping) => no(lua, "stopping", "the hub is going down"),
-            Err(PublishError::Busy) => no(lua, "busy", "too many publishes are waiting"),
+            Err(PublishError::Busy(wait)) => {
+                let mut told = no(lua, "busy", "too many publishes are waiting")?;
+                told.push_back(Value::Number(wait.as_micros().div_ceil(1000) as f64));
+                Ok(told)
+            }
             Err(PublishError::Store(_)) => no(lua, "store", "failed to publish message"),
         });
         outcome

@@ -121,6 +121,7 @@ pub const SHAPES: &[Shape] = &[
             ("code", "string"),
             ("why", "string"),
             ("decision", "string?"),
+            ("retry_ms", "number?"),
         ],
     },
     Shape {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlua::Value;
+use mlua::{Lua, Value};
 
 use super::decision::{Asker, Deny, Vote, sentence};
 use super::rules::{Concern, No, Rules};
 use crate::kernel::hooks::{Client, Refusal};
 use crate::kernel::message::{ChannelName, Draft};
+use crate::plugins::source::generation::Generation;
 use crate::plugins::source::schema::read_duration;
 use crate::plugins::vm::msg::{Lease, Lent};
 use crate::plugins::vm::resident::with_vm;
@@ -22,6 +23,15 @@ use crate::plugins::why::trace;
 struct Keep {
     fleeting: bool,
     ttl: Option<Duration>,
+}
+
+/// A message that is lent to one hook after the other.
+struct Lending<'a> {
+    generation: &'a Generation,
+    vm: &'a Vm,
+    lease: &'a Lease<'a>,
+    concern: &'a Concern,
+    channel: &'a ChannelName,
 }
 
 impl Rules {
@@ -64,16 +74,17 @@ impl Rules {
         let mut asked = concern.transform.first().copied();
         let outcome = with_vm(&self.generation, |vm| {
             let lease = vm.handles.desk.lend(lent.take().unwrap_or_default());
+            let lending = Lending { generation: &self.generation, vm, lease: &lease, concern, channel: &draft.channel };
             for &hook in &concern.transform {
                 asked = Some(hook);
-                if let Some(deny) = self.transform(vm, hook, &lease, concern, &draft.channel)? {
+                if let Some(deny) = lending.transform(hook)? {
                     return Ok(Err(No::Denied(hook, deny)));
                 }
             }
             lease.close();
             let mut keep = Keep::default();
             for &hook in &concern.retain {
-                match self.retain(vm, hook, &lease, concern, &draft.channel) {
+                match lending.retain(hook) {
                     Ok(said) => {
                         keep.fleeting |= said.fleeting;
                         keep.ttl = shorter(keep.ttl, said.ttl);
@@ -107,58 +118,6 @@ impl Rules {
         Ok(draft)
     }
 
-    /// The no that a transform says, if it says one.
-    fn transform(
-        &self,
-        vm: &Vm,
-        hook: usize,
-        lease: &Lease<'_>,
-        concern: &Concern,
-        channel: &ChannelName,
-    ) -> Result<Option<Deny>, Failure> {
-        let registration = &self.generation.registrations[hook];
-        let read = |value: &Value, reason: &Value| match value {
-            value if lease.is(value) => Ok(None),
-            Value::Nil => {
-                let why = match reason {
-                    Value::Nil => "a rule rejects this message".to_owned(),
-                    Value::String(why) => sentence(&why.to_string_lossy()),
-                    other => return Err(format!("expected a sentence beside nil, got {}", describe(other))),
-                };
-                let place = registration.place.clone();
-                Ok(Some(Deny { code: "rejected".into(), why: Some(why), private: false, retry_ms: None, place }))
-            }
-            value => match Vote::read(value, &Value::Nil, &[]) {
-                Ok(Vote::Deny(deny)) if value.is_userdata() => Ok(Some(deny)),
-                _ => Err(format!("expected msg, nil or aether.deny, got {}", describe(value))),
-            },
-        };
-        let pattern = registration.pattern.as_ref();
-        let args = |lua: &mlua::Lua| {
-            Ok((vm.handles.channel(lua, concern.id, hook, pattern, channel.as_str())?, lease.handle()))
-        };
-        let deny = vm.call(hook, self.generation.program.limits.call, args, read)?;
-        trace::passed(hook, deny.as_ref());
-        Ok(deny)
-    }
-
-    fn retain(
-        &self,
-        vm: &Vm,
-        hook: usize,
-        lease: &Lease<'_>,
-        concern: &Concern,
-        channel: &ChannelName,
-    ) -> Result<Keep, Failure> {
-        let pattern = self.generation.registrations[hook].pattern.as_ref();
-        let args = |lua: &mlua::Lua| {
-            Ok((vm.handles.channel(lua, concern.id, hook, pattern, channel.as_str())?, lease.handle()))
-        };
-        let keep = vm.call(hook, self.generation.program.limits.call, args, |value, _| read_keep(value))?;
-        trace::passed(hook, None);
-        Ok(keep)
-    }
-
     /// Writes down that a hook broke whose answer nobody waits for.
     pub fn tell_broken(&self, hook: usize, failure: &Failure, channel: &ChannelName, so: &str) {
         let commons = &self.generation.program.commons;
@@ -168,6 +127,46 @@ impl Rules {
         let registration = &self.generation.registrations[hook];
         let (plugin, place) = (&*self.generation.unit_of(hook).name, &*registration.place);
         tracing::error!(target: "aether::plugin", plugin, hook = %registration, place, why = failure.why, %channel, "a rule broke, {so}");
+    }
+}
+
+impl Lending<'_> {
+    /// The no that a transform says, if it says one.
+    fn transform(&self, hook: usize) -> Result<Option<Deny>, Failure> {
+        let read = |value: &Value, reason: &Value| match value {
+            value if self.lease.is(value) => Ok(None),
+            Value::Nil => {
+                let why = match reason {
+                    Value::Nil => "a rule rejects this message".to_owned(),
+                    Value::String(why) => sentence(&why.to_string_lossy()),
+                    other => return Err(format!("expected a sentence beside nil, got {}", describe(other))),
+                };
+                let place = self.generation.registrations[hook].place.clone();
+                Ok(Some(Deny { code: "rejected".into(), why: Some(why), private: false, retry_ms: None, place }))
+            }
+            value => match Vote::read(value, &Value::Nil, &[]) {
+                Ok(Vote::Deny(deny)) if value.is_userdata() => Ok(Some(deny)),
+                _ => Err(format!("expected msg, nil or aether.deny, got {}", describe(value))),
+            },
+        };
+        let deny = self.ask(hook, read)?;
+        trace::passed(hook, deny.as_ref());
+        Ok(deny)
+    }
+
+    fn retain(&self, hook: usize) -> Result<Keep, Failure> {
+        let keep = self.ask(hook, |value, _| read_keep(value))?;
+        trace::passed(hook, None);
+        Ok(keep)
+    }
+
+    fn ask<T>(&self, hook: usize, read: impl FnOnce(&Value, &Value) -> Result<T, String>) -> Result<T, Failure> {
+        let pattern = self.generation.registrations[hook].pattern.as_ref();
+        let args = |lua: &Lua| {
+            let channel = self.vm.handles.channel(lua, self.concern.id, hook, pattern, self.channel.as_str())?;
+            Ok((channel, self.lease.handle()))
+        };
+        self.vm.call(hook, self.generation.program.limits.call, args, read)
     }
 }
 

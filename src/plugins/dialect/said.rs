@@ -94,7 +94,7 @@ pub fn table(lua: &Lua, transport: Transport, event: &Event<'_>) -> mlua::Result
             ev.raw_set("retry_ms", retry_ms.map(|ms| ms as f64))?;
             put_tag(lua, &ev, tag)?;
         }
-        Event::Error { what, code, why, decision, tag } => {
+        Event::Error { what, code, why, decision, retry_ms, tag } => {
             ev.raw_set("kind", "error")?;
             ev.raw_set("what", *what)?;
             ev.raw_set("code", *code)?;
@@ -102,6 +102,7 @@ pub fn table(lua: &Lua, transport: Transport, event: &Event<'_>) -> mlua::Result
             if !decision.is_empty() {
                 ev.raw_set("decision", *decision)?;
             }
+            ev.raw_set("retry_ms", retry_ms.map(|ms| ms as f64))?;
             put_tag(lua, &ev, tag)?;
         }
         Event::Ping => ev.raw_set("kind", "ping")?,
@@ -109,10 +110,11 @@ pub fn table(lua: &Lua, transport: Transport, event: &Event<'_>) -> mlua::Result
             ev.raw_set("kind", "expiring")?;
             ev.raw_set("in_ms", left.as_millis() as f64)?;
         }
-        Event::Closing { code, reason } => {
+        Event::Closing { code, reason, retry_ms } => {
             ev.raw_set("kind", "closing")?;
             ev.raw_set("code", *code)?;
             ev.raw_set("reason", *reason)?;
+            ev.raw_set("retry_ms", retry_ms.map(|ms| ms as f64))?;
         }
     }
     Ok(ev)
@@ -164,11 +166,12 @@ fn put_tag(lua: &Lua, ev: &Table, tag: &Tag) -> mlua::Result<()> {
 
 /// Why somebody is not let in, for `refuse`.
 pub fn no_entry(lua: &Lua, no: &NoEntry<'_>) -> mlua::Result<Table> {
-    let table = lua.create_table_with_capacity(0, 5)?;
+    let table = lua.create_table_with_capacity(0, 6)?;
     table.raw_set("status", no.status)?;
     table.raw_set("number", no.code)?;
     table.raw_set("code", no.reason)?;
     table.raw_set("why", no.why)?;
     table.raw_set("decision", no.decision)?;
+    table.raw_set("retry_ms", no.retry_ms.map(|ms| ms as f64))?;
     Ok(table)
 }

@@ -3,6 +3,9 @@
 use parking_lot::Mutex;
 
 use super::*;
+use crate::kernel::hooks::RefusalKind;
+use crate::kernel::hub::PublishError;
+use crate::plugins::world::Publishing;
 use crate::plugins::{Said, World};
 
 /// Hears what is done to it.
@@ -33,6 +36,10 @@ impl World for Ear {
             self.said.lock().push(said);
         }
         !full
+    }
+    fn publish_now(&self, _: Arc<Client>, drafts: Vec<Draft>) -> Publishing {
+        let full = drafts.iter().map(|_| Err(PublishError::Busy(Duration::from_micros(1500))));
+        Box::pin(std::future::ready(full.collect()))
     }
     fn listeners(&self, _channel: &ChannelName) -> Vec<Arc<Client>> {
         self.clients.lock().clone()
@@ -103,6 +110,18 @@ fn what_cannot_be_published_is_an_error_with_its_place() {
         assert!(log.contains(wrong), "{args}: {log}");
     }
     assert!(complaints("aether.publish('b', 1)")[0].contains("nothing is published while a file loads"));
+}
+
+#[test]
+fn who_publishes_where_there_is_no_room_hears_when_there_will_be() {
+    let (host, _ear, _dir) = heard(
+        "aether.on.publish('a', {async = true}, function()
+            local receipt, code, why, retry_ms = aether.publish_now('b', 1)
+            return aether.deny(code, why, {retry_ms = retry_ms})
+        end)",
+    );
+    let refused = waiting::wait(host.publish(&nobody(), draft("a", "1"))).err().unwrap();
+    assert_eq!((refused.kind, refused.code.as_str(), refused.retry_ms), (RefusalKind::Busy, "busy", Some(2)));
 }
 
 #[test]

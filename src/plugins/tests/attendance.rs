@@ -114,6 +114,23 @@ fn who_is_away_while_the_rules_are_reloaded_is_still_told_to_leave() {
 }
 
 #[test]
+fn a_reload_that_finds_the_old_thread_before_its_work_ends_and_nobody_is_forgotten() {
+    let (clock, dir) = (Hand::new(), Dir::new());
+    dir.write("rules.lua", format!("{TOLD}\naether.on.join('a', note('+'))"));
+    let host = Host::load(HostConfig { scripts: Some(dir.0.clone()), ..clock.config() }).unwrap();
+    let taken = host.commons.attendance.taken();
+    host.begin().unwrap();
+    host.joined(&user("ann"), &name("a"));
+    let (told_of, end) = std::sync::mpsc::channel();
+    let reloading = host.clone();
+    std::thread::spawn(move || told_of.send(reloading.reload().map(drop)));
+    end.recv_timeout(DEADLINE).expect("the reload waits for a thread that waits for its work").unwrap();
+    drop(taken);
+    pass(&host, &clock, 1);
+    assert_eq!(told(&host), ["+a:ann"]);
+}
+
+#[test]
 fn options_that_mean_nothing_are_told() {
     assert_eq!(
         complaints("aether.on.join('a', { debonce = 1 }, function() end)"),

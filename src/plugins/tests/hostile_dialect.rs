@@ -52,7 +52,7 @@ impl Stand {
             }
             "refuse" => {
                 let reason = if bad { "bad" } else { "good" };
-                let no = NoEntry { status: 401, code: 40102, reason, why: "no", decision: None };
+                let no = NoEntry { status: 401, code: 40102, reason, why: "no", decision: None, retry_ms: None };
                 Ok(self.tongue.refuse(&Default::default(), &no).is_some_and(|answer| answer.status == 418))
             }
             _ => {

@@ -59,6 +59,7 @@ pub struct No {
     pub code: String,
     pub why: String,
     pub decision: Option<String>,
+    pub retry_ms: Option<u64>,
 }
 
 enum Stop {
@@ -70,7 +71,8 @@ enum Stop {
 impl No {
     fn of(refusal: &Refusal, (status, number): (u16, u32), why: String) -> No {
         let (status, number) = if refusal.kind == RefusalKind::Busy { (429, 42901) } else { (status, number) };
-        No { status, number, code: refusal.code.clone(), why, decision: Some(refusal.decision.clone()) }
+        let (code, decision) = (refusal.code.clone(), Some(refusal.decision.clone()));
+        No { status, number, code, why, decision, retry_ms: refusal.retry_ms }
     }
 }
 
@@ -114,8 +116,8 @@ impl Guest {
             None => stage.welcome(guest.clone()),
             Some(no) => {
                 let (reason, why) = (no.code.as_str(), no.why.as_str());
-                let entry =
-                    NoEntry { status: no.status, code: no.number, reason, why, decision: no.decision.as_deref() };
+                let (decision, retry_ms) = (no.decision.as_deref(), no.retry_ms);
+                let entry = NoEntry { status: no.status, code: no.number, reason, why, decision, retry_ms };
                 let instead = guest.tongue.refuse(&request, &entry);
                 guest.sent.borrow_mut().clear();
                 *guest.refused.borrow_mut() = Some(Refused { no, instead });
@@ -142,7 +144,7 @@ impl Guest {
                 Err(Stop::Refused(no)) => return Ok(Some(no)),
                 Err(Stop::Closed(_, why)) => {
                     let code = "closed".to_owned();
-                    return Ok(Some(No { status: 400, number: 40005, code, why, decision: None }));
+                    return Ok(Some(No { status: 400, number: 40005, code, why, decision: None, retry_ms: None }));
                 }
             }
         }
@@ -203,7 +205,10 @@ impl Guest {
             Err(refusal) => {
                 self.broke_in(host, &refusal);
                 let (code, decision) = (refusal.code.as_str(), refusal.decision.as_str());
-                self.told(host, &Event::Error { what: "frame", code, why: BROKEN, decision, tag: &None });
+                self.told(
+                    host,
+                    &Event::Error { what: "frame", code, why: BROKEN, decision, retry_ms: None, tag: &None },
+                );
             }
         }
         stage.guests_hear(host)
@@ -290,7 +295,7 @@ impl Guest {
             return Ok(());
         }
         if let Some(code) = code.filter(|_| cause != "client") {
-            self.told(host, &Event::Closing { code, reason });
+            self.told(host, &Event::Closing { code, reason, retry_ms: None });
         }
         *self.closed.borrow_mut() = Some((code.unwrap_or(1006), reason.to_owned()));
         let (client, why) = (self.client(), Farewell { cause, code, reason: reason.to_owned() });

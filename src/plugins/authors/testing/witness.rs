@@ -3,6 +3,7 @@
 use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -140,7 +141,7 @@ impl World for Onlooker {
     fn publish_now(&self, client: Arc<Client>, drafts: Vec<Draft>) -> Publishing {
         let mut published = self.0.published.lock();
         if published.len() >= MAX_PUBLISHED {
-            return Box::pin(ready(drafts.iter().map(|_| Err(PublishError::Busy)).collect()));
+            return Box::pin(ready(drafts.iter().map(|_| Err(PublishError::Busy(Duration::ZERO))).collect()));
         }
         let (epoch, ack) = (Epoch::UNKNOWN, Ack::Synced);
         let receipt = |draft: &Draft| {

@@ -34,9 +34,10 @@ impl Guest {
                 }
             },
             Act::Fail { code, why, tag } => {
-                let event = Event::Error { what: "frame", code: &code, why: &why, decision: "", tag: &tag };
-                self.told(host, &event);
-                return Ok(Err(Stop::Refused(No { status: 400, number: 40005, code, why, decision: None })));
+                let (what, decision, retry_ms) = ("frame", "", None);
+                self.told(host, &Event::Error { what, code: &code, why: &why, decision, retry_ms, tag: &tag });
+                let no = No { status: 400, number: 40005, code, why, decision: None, retry_ms };
+                return Ok(Err(Stop::Refused(no)));
             }
             Act::Close { code, reason } => return Ok(Err(Stop::Closed(code, reason))),
         }

@@ -183,6 +183,7 @@ fn refusal(lua: &Lua, Refused { no, instead }: &Refused) -> mlua::Result<Value> 
     table.raw_set("code", no.code.as_str())?;
     table.raw_set("why", no.why.as_str())?;
     table.raw_set("decision", no.decision.as_deref())?;
+    table.raw_set("retry_ms", no.retry_ms)?;
     if let Some(instead) = instead {
         table.raw_set("status", instead.status)?;
         let headers = lua.create_table()?;
