@@ -2,17 +2,20 @@
 //!
 //! A crash is a copy of the store's files while it is in use, made at a moment when nothing is written.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
 use aether::kernel::kv::Kv;
 use aether::kernel::log::{Appended, Entry, From, Log, Page, Range};
 use aether::kernel::message::{ChannelName, Message, Offset};
 use aether::kernel::policy::{Ack, Policy, Retention};
-use aether::stores::sled::{OpenError, SledLog};
+use aether::stores::sled::{Disk, OpenError, RealDisk, SledLog};
+use parking_lot::RwLock;
 
-use crate::common::TempDir;
+use crate::common::{DEADLINE, TempDir, until, within};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: u64 = 1_800_000_000_000_000;
@@ -261,4 +264,47 @@ async fn a_store_from_before_there_was_a_journal_opens_as_it_is() {
             assert_eq!(log.open(&name("a"), &keep(None)).await.unwrap().last, 1);
         }
     }
+}
+
+/// While it is held, whoever syncs waits.
+#[derive(Default)]
+struct Held {
+    hold: RwLock<()>,
+    waiting: AtomicBool,
+}
+
+impl Disk for Held {
+    fn sync(&self, file: &fs::File) -> io::Result<()> {
+        self.waiting.store(true, Ordering::SeqCst);
+        let _released = self.hold.read();
+        RealDisk.sync(file)
+    }
+
+    fn room(&self, directory: &Path) -> io::Result<u64> {
+        RealDisk.room(directory)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_write_to_their_store_while_a_slow_disk_syncs_a_group() {
+    let dir = TempDir::new();
+    let disk = Arc::new(Held::default());
+    let log = SledLog::open_on(disk.clone(), &dir.path().join("store"), 8 << 20, HOUR, HOUR).unwrap();
+    log.open(&name("a"), &keep(None)).await.unwrap();
+    log.append(&[entry("a", b"1".to_vec(), None)]).await.unwrap();
+    disk.waiting.store(false, Ordering::SeqCst);
+    let held = disk.hold.write();
+    let settling = tokio::task::spawn_blocking({
+        let log = log.clone();
+        move || tokio::runtime::Handle::current().block_on(log.settle(Ack::Synced))
+    });
+    until("the group is being synced", async || disk.waiting.load(Ordering::SeqCst)).await;
+    let written = tokio::task::spawn_blocking({
+        let log = log.clone();
+        move || log.kv().put(b"rule", b"kept")
+    });
+    within(DEADLINE, "a rule's write", written).await.unwrap().unwrap();
+    drop(held);
+    within(DEADLINE, "the group", settling).await.unwrap().unwrap();
+    assert_eq!(log.kv().get(b"rule").unwrap().as_deref(), Some(&b"kept"[..]));
 }
