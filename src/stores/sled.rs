@@ -107,8 +107,7 @@ struct Inner {
     home: Arc<Home>,
     db: Db,
     trees: Trees,
-    /// Locked while sled takes what was noted: it must not have what comes later before what came earlier.
-    journal: Mutex<Journal>,
+    journal: Journal,
     pages: Arc<Pages>,
     epoch: Epoch,
     window: Micros,
@@ -287,8 +286,7 @@ impl SledLog {
 
     pub fn size_on_disk(&self) -> u64 {
         let Ok(inner) = self.0.inner() else { return 0 };
-        let journal = inner.journal.lock().size_on_disk();
-        inner.db.size_on_disk().unwrap_or(0) + journal
+        inner.db.size_on_disk().unwrap_or(0) + inner.journal.size_on_disk()
     }
 }
 
@@ -384,10 +382,10 @@ impl Inner {
         if changes.is_empty() {
             return Ok(());
         }
-        let mut journal = self.journal.lock();
-        let number = journal.note(changes)?;
-        act()?;
-        self.trees.has_come_to(number)
+        self.journal.note(changes, |number| {
+            act()?;
+            self.trees.has_come_to(number)
+        })
     }
 
     fn channel(&self, name: &ChannelName) -> Result<Arc<Mutex<Open>>, LogError> {
@@ -398,14 +396,14 @@ impl Inner {
     fn settle(&self, ack: Ack) -> Result<(), LogError> {
         match ack {
             Ack::Memory => Ok(()),
-            Ack::Written => self.journal.lock().write(),
+            Ack::Written => self.journal.write(),
             Ack::Synced => self.sync(),
         }
     }
 
     fn sync(&self) -> Result<(), LogError> {
         let groups = self.groups.load(Ordering::Relaxed);
-        if self.journal.lock().sync()? {
+        if self.journal.sync()? {
             self.home.syncs.fetch_add(1, Ordering::Relaxed);
         }
         self.safe_groups.store(groups, Ordering::Relaxed);
@@ -429,7 +427,7 @@ impl Inner {
             self.close(&name)?;
         }
         self.sync()?;
-        self.journal.lock().rest()?;
+        self.journal.rest()?;
         let mark = new_epoch().0;
         self.trees.meta.insert("ended", &mark.to_be_bytes()).map_err(failed)?;
         self.pages.sync()?;

@@ -38,9 +38,17 @@ const PENDING: usize = 1 << 20;
 
 pub(super) struct Journal {
     disk: Arc<dyn Disk>,
+    writer: Mutex<Writer>,
+    /// One at a time: Linux tells only one of two that an `fdatasync` has failed. Nobody who only notes waits for it.
+    syncing: Mutex<()>,
+}
+
+struct Writer {
     pages: Arc<Pages>,
-    files: [File; 2],
+    files: [Arc<File>; 2],
     lengths: [u64; 2],
+    /// Which of them have been written since they were synced.
+    unsynced: [bool; 2],
     /// Which one is written, and how far.
     current: usize,
     position: u64,
@@ -49,8 +57,6 @@ pub(super) struct Journal {
     /// The last record that is on the disk.
     synced: u64,
     pending: Vec<u8>,
-    /// Something was written that has not been synced.
-    unsynced: bool,
     /// After an error nobody knows what is on the disk.
     failed: bool,
     /// sled brings to the disk what the other file has.
@@ -68,30 +74,80 @@ pub(super) enum Unread {
 impl Journal {
     /// Begins with nothing: sled has all that was noted before.
     pub fn begin(home: &Home, pages: Arc<Pages>, last: u64) -> io::Result<Journal> {
-        let open = |name: &str| File::options().create(true).truncate(false).write(true).open(home.path.join(name));
+        let open = |name: &str| {
+            File::options().create(true).truncate(false).write(true).open(home.path.join(name)).map(Arc::new)
+        };
         let files = [open(FILES[0])?, open(FILES[1])?];
         let lengths = [files[0].metadata()?.len(), files[1].metadata()?.len()];
-        let mut journal = Journal {
-            disk: home.disk.clone(),
+        let mut writer = Writer {
             pages,
             files,
             lengths,
+            unsynced: [false; 2],
             current: 0,
             position: 0,
             life: new_epoch().0,
             next: last + 1,
             synced: last,
             pending: Vec::new(),
-            unsynced: false,
             failed: false,
             emptying: None,
         };
-        journal.begin_file(0)?;
-        Ok(journal)
+        writer.begin_file(0)?;
+        Ok(Journal { disk: home.disk.clone(), writer: Mutex::new(writer), syncing: Mutex::default() })
     }
 
-    /// Takes a note of changes that sled is about to be given, and says its number.
-    pub fn note(&mut self, changes: &Changes) -> Result<u64, LogError> {
+    /// Takes a note of changes and has sled take them, told the note's number. Nobody else does meanwhile: sled must not have what
+    /// comes later before what came earlier.
+    pub fn note(&self, changes: &Changes, act: impl FnOnce(u64) -> Result<(), LogError>) -> Result<(), LogError> {
+        let mut writer = self.writer.lock();
+        let number = writer.try_to(|writer| writer.note(changes))?;
+        act(number)
+    }
+
+    /// Hands everything to the operating system.
+    pub fn write(&self) -> Result<(), LogError> {
+        self.writer.lock().try_to(Writer::write_pending)
+    }
+
+    /// Comes back when everything is on the disk. True if something was not before.
+    pub fn sync(&self) -> Result<bool, LogError> {
+        let _alone = self.syncing.lock();
+        let (files, last) = self.writer.lock().try_to(|writer| {
+            writer.write_pending()?;
+            Ok((writer.take_unsynced(), writer.next - 1))
+        })?;
+        for file in &files {
+            if let Err(error) = self.disk.sync(file) {
+                self.writer.lock().failed = true;
+                return Err(LogError(format!("fdatasync of the journal: {error}")));
+            }
+        }
+        self.writer.lock().synced = last;
+        Ok(!files.is_empty())
+    }
+
+    /// Comes back when sled has brought to the disk what it has begun to.
+    pub fn rest(&self) -> Result<(), LogError> {
+        self.writer.lock().rest()
+    }
+
+    pub fn size_on_disk(&self) -> u64 {
+        self.writer.lock().lengths.iter().sum()
+    }
+}
+
+impl Writer {
+    fn try_to<T>(&mut self, act: impl FnOnce(&mut Writer) -> Result<T, LogError>) -> Result<T, LogError> {
+        if self.failed {
+            return Err(LogError("the journal has failed".into()));
+        }
+        let outcome = act(self);
+        self.failed = outcome.is_err();
+        outcome
+    }
+
+    fn note(&mut self, changes: &Changes) -> Result<u64, LogError> {
         let number = self.next;
         let from = self.pending.len();
         self.pending.extend_from_slice(&[0; RECORD]);
@@ -105,37 +161,21 @@ impl Journal {
         record[..4].copy_from_slice(&crc.to_be_bytes());
         self.next += 1;
         if self.pending.len() > PENDING {
-            self.write()?;
+            self.write_pending()?;
         }
         Ok(number)
     }
 
-    /// Hands everything to the operating system.
-    pub fn write(&mut self) -> Result<(), LogError> {
-        self.try_to(|journal| journal.write_pending())
+    fn take_unsynced(&mut self) -> Vec<Arc<File>> {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        // The older one first.
+        let order = [1 - self.current, self.current];
+        order.into_iter().filter(|file| unsynced[*file]).map(|file| self.files[file].clone()).collect()
     }
 
-    /// Comes back when everything is on the disk. True if something was not before.
-    pub fn sync(&mut self) -> Result<bool, LogError> {
-        self.try_to(|journal| {
-            journal.write_pending()?;
-            journal.sync_written()
-        })
-    }
-
-    /// Comes back when sled has brought to the disk what it has begun to.
-    pub fn rest(&mut self) -> Result<(), LogError> {
+    fn rest(&mut self) -> Result<(), LogError> {
         let Some(emptying) = self.emptying.take() else { return Ok(()) };
         emptying.join().unwrap_or_else(|_| Err(LogError("sled could not be flushed".into())))
-    }
-
-    fn try_to<T>(&mut self, act: impl FnOnce(&mut Journal) -> Result<T, LogError>) -> Result<T, LogError> {
-        if self.failed {
-            return Err(LogError("the journal has failed".into()));
-        }
-        let outcome = act(self);
-        self.failed = outcome.is_err();
-        outcome
     }
 
     fn write_pending(&mut self) -> Result<(), LogError> {
@@ -149,26 +189,14 @@ impl Journal {
         self.grow(self.position + length).map_err(unwritten)?;
         self.files[self.current].write_all_at(&self.pending, self.position).map_err(unwritten)?;
         self.position += length;
-        self.unsynced = true;
+        self.unsynced[self.current] = true;
         self.pending.clear();
         self.pending.shrink_to(PENDING);
         Ok(())
     }
 
-    fn sync_written(&mut self) -> Result<bool, LogError> {
-        if !self.unsynced {
-            return Ok(false);
-        }
-        let synced = self.disk.sync(&self.files[self.current]);
-        synced.map_err(|error| LogError(format!("fdatasync of the journal: {error}")))?;
-        self.unsynced = false;
-        self.synced = self.next - 1;
-        Ok(true)
-    }
-
     /// Goes on in the other file, and has sled bring to the disk what this one has.
     fn turn(&mut self) -> Result<(), LogError> {
-        self.sync_written()?;
         self.rest()?;
         let pages = self.pages.clone();
         let empty = std::thread::Builder::new().name("store-pages".into()).spawn(move || pages.sync());
@@ -203,10 +231,6 @@ impl Journal {
         }
         Ok(())
     }
-
-    pub fn size_on_disk(&self) -> u64 {
-        self.lengths.iter().sum()
-    }
 }
 
 /// Whether a journal lies in the store's directory.
@@ -234,13 +258,15 @@ pub(super) fn replay(
         }
     }
     files.sort_by_key(|records| records.clone().next().map_or(u64::MAX, |record| record.number));
+    let mut broken = false;
     for mut records in files {
-        for Record { number, changes, .. } in &mut records {
-            if number <= last {
-                continue;
-            }
-            if number > last + 1 {
+        for Record { number, synced, changes, .. } in &mut records {
+            broken |= number > last + 1;
+            if broken && synced > last {
                 return Err(MISSING);
+            }
+            if broken || number <= last {
+                continue;
             }
             let changes = Changes::unpack(changes).map_err(|_| Unread::Damaged("its journal says what cannot be"))?;
             again(changes).map_err(Unread::Store)?;

@@ -179,7 +179,7 @@ impl Inner {
             home: home.clone(),
             db,
             trees,
-            journal: Mutex::new(journal),
+            journal,
             pages,
             epoch,
             window: home.window.as_micros() as Micros,
