@@ -296,3 +296,15 @@ fn every_fault_has_a_command_that_plays_something() {
     }
     assert!(played > 12, "{played} commands were found");
 }
+
+#[test]
+fn every_bug_that_can_be_planted_has_its_place() {
+    let script = read("tests/planted.sh");
+    let bugs: Vec<_> = between(&script, "<<'BUGS'\n", "\nBUGS\n").lines().collect();
+    assert!(bugs.len() > 10, "only {} bugs were found", bugs.len());
+    for bug in bugs {
+        let [name, file, from, _] = bug.split('|').collect::<Vec<_>>()[..] else { panic!("four parts: {bug}") };
+        let places = read(file).lines().filter(|line| line.contains(from)).count();
+        assert_eq!(places, 1, "tests/planted.sh: {name}: {from} in {file}");
+    }
+}

@@ -6,8 +6,8 @@
 //! and is right about why. In the end everybody must have arrived at the head without being woken by anything but the
 //! kernel. One reader sees through a view that withholds some of it.
 //!
-//! `AETHER_MODEL_CASES=5000 cargo test --test main model` for more. `tests/planted.sh` plants a bug of each class and expects
-//! this to find it.
+//! `AETHER_MODEL_CASES=5000 cargo test --test main model` for more, `AETHER_MODEL_SHRINK=0` to hear of a failure at once.
+//! `tests/planted.sh` plants a bug of each class and expects this to find it.
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -557,9 +557,11 @@ fn nothing() -> Parts {
 
 #[test]
 fn every_interleaving_gives_each_reader_everything_once_or_a_gap_that_is_right() {
-    let cases = std::env::var("AETHER_MODEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let asked = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let cases = asked("AETHER_MODEL_CASES").unwrap_or(60);
     // Shrinking a lost wake-up waits for it again and again.
-    let config = Config { cases, max_shrink_iters: 30, failure_persistence: None, ..Config::default() };
+    let max_shrink_iters = asked("AETHER_MODEL_SHRINK").unwrap_or(30);
+    let config = Config { cases, max_shrink_iters, failure_persistence: None, ..Config::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let outcome = TestRunner::new(config).run(&proptest::collection::vec(op(), 1..120), |ops| {
         runtime.block_on(async {
