@@ -236,9 +236,42 @@ async fn after_a_proper_end_there_is_no_journal_and_after_another_one_it_must_be
     assert!(FILES.iter().all(|file| !store.join(file).exists()));
     assert_eq!(open(&store).unwrap().open(&name("a"), &keep(None)).await.unwrap().last, 1);
 
-    fs::remove_file(crashed.join("journal.0")).unwrap();
-    let refused = open(&crashed).err().unwrap().to_string();
-    assert!(refused.contains("damaged (its journal is missing)"), "{refused}");
+    for how in ["emptied", "removed"] {
+        let journal = crashed.join("journal.0");
+        if how == "emptied" {
+            fs::write(journal, []).unwrap()
+        } else {
+            fs::remove_file(journal).unwrap()
+        }
+        let refused = open(&crashed).err().unwrap().to_string();
+        assert!(refused.contains("damaged (its journal is missing)"), "{how}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_came_back_from_the_journal_shares_its_number_with_no_later_one() {
+    let dir = TempDir::new();
+    let store = dir.path().join("store");
+    let log = open(&store).unwrap();
+    log.open(&name("first"), &keep(None)).await.unwrap();
+    publish(&log, &[entry("first", b"1".to_vec(), None)]).await;
+    log.shut().await.unwrap();
+    drop(log);
+    let log = open(&store).unwrap();
+    let before = copy(&store, dir.path().join("before"));
+    log.open(&name("second"), &keep(None)).await.unwrap();
+    publish(&log, &[entry("second", b"2".to_vec(), None)]).await;
+
+    let again = open(&crash(&store, &before, dir.path().join("crashed"))).unwrap();
+    for channel in ["first", "second", "third"] {
+        again.open(&name(channel), &keep(None)).await.unwrap();
+    }
+    publish(&again, &[entry("third", b"3".to_vec(), None)]).await;
+    for (channel, payload) in [("first", "1"), ("second", "2"), ("third", "3")] {
+        let page = all(&again, channel).await;
+        let payloads: Vec<_> = page.publications.iter().map(|p| p.message.payload.clone()).collect();
+        assert_eq!(payloads, [payload], "{channel}");
+    }
 }
 
 #[tokio::test]

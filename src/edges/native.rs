@@ -350,6 +350,7 @@ async fn publish(session: &mut Session, text: &[u8], id: Option<&RawValue>, out:
     let channel = draft.channel.clone();
     let receipt = session.hub().publish(session.client(), draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, true, channel.as_str()))?;
+    session.hub().let_readers_follow(std::iter::once(&receipt)).await;
     put_said(&Said::Published { published: Published::from(&receipt), id }, out);
     Ok(())
 }

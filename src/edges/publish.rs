@@ -120,6 +120,7 @@ pub async fn one<B: Buf>(
     let channel = draft.channel.clone();
     let receipt = edge.hub.publish(&client, draft).await;
     let receipt = receipt.map_err(|error| Fault::publish(error, client.credential, channel.as_str()))?;
+    edge.hub.let_readers_follow(std::iter::once(&receipt)).await;
     Ok(json(StatusCode::OK, &Done { ok: true, published: Published::from(&receipt) }))
 }
 
@@ -264,6 +265,7 @@ pub async fn batch<B: Buf>(
         .into_iter()
         .map(|fault| fault.map_or_else(|| results.next().unwrap_or(Err(Fault::Stopping)), Err))
         .collect();
+    edge.hub.let_readers_follow(outcomes.iter().filter_map(|outcome| outcome.as_ref().ok())).await;
     #[derive(Serialize)]
     struct Results<'a> {
         ok: bool,

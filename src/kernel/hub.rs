@@ -191,11 +191,21 @@ impl Hub {
     }
 
     async fn deliver(&self, sent: Sent, results: &mut [Result<Receipt, PublishError>]) {
-        let channels = sent.channels();
         if let Some(took) = sent.arrive(results).await {
             self.shared.counters.publish_seconds.observe(took);
-            self.shared.let_readers_follow(&channels).await;
         }
+    }
+
+    /// Waits, not for ever, while channels to which was just published outrun their readers. For publishers who wait for an
+    /// answer; what plugins say comes from one task for all.
+    pub async fn let_readers_follow(&self, published: impl Iterator<Item = &Receipt>) {
+        let mut channels: Vec<Arc<Channel>> = Vec::new();
+        for Receipt { channel: name, .. } in published {
+            if channels.last().is_none_or(|last| last.name != *name) {
+                channels.extend(self.shared.channels.get(name).map(|channel| channel.clone()));
+            }
+        }
+        self.shared.let_readers_follow(&channels).await;
     }
 
     /// What a publish would do: asks the rules, and does nothing.

@@ -131,13 +131,6 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// The channels it is for, one after another.
-    pub fn channels(&self) -> Vec<Arc<Channel>> {
-        let mut channels: Vec<_> = self.places.iter().map(|place| place.channel.clone()).collect();
-        channels.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        channels
-    }
-
     /// Waits for the lane, and puts each result in its place. How long it took, if the lane took it.
     pub async fn arrive(self, results: &mut [Result<Receipt, PublishError>]) -> Option<Duration> {
         let Sent { places, queued, answer, began } = self;

@@ -38,6 +38,7 @@ impl Rounds {
     pub fn skip_to(&self, head: Offset) {
         self.woken.store(head, Ordering::Relaxed);
         self.served.store(head, Ordering::Relaxed);
+        self.next.notify_waiters();
     }
 
     pub fn served(&self) -> Offset {

@@ -403,10 +403,11 @@ impl Inner {
 
     fn sync(&self) -> Result<(), LogError> {
         let groups = self.groups.load(Ordering::Relaxed);
+        self.pages.sync_large()?;
         if self.journal.sync()? {
             self.home.syncs.fetch_add(1, Ordering::Relaxed);
         }
-        self.safe_groups.store(groups, Ordering::Relaxed);
+        self.safe_groups.fetch_max(groups, Ordering::Relaxed);
         Ok(())
     }
 
@@ -427,7 +428,7 @@ impl Inner {
             self.close(&name)?;
         }
         self.sync()?;
-        self.journal.rest()?;
+        self.journal.end()?;
         let mark = new_epoch().0;
         self.trees.meta.insert("ended", &mark.to_be_bytes()).map_err(failed)?;
         self.pages.sync()?;

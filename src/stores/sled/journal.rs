@@ -1,9 +1,9 @@
 //! What makes a group safe in one trip to the disk.
 //!
-//! sled needs two trips for a flush, from threads of its own, into a file that grows: 0.27 ms more an answer than none at all,
-//! where an `fdatasync` of blocks that the file has already takes 0.14. So what is changed in the trees is noted here first, and
+//! sled needs two trips for a flush, from threads of its own, into a file that grows: an answer that took 0.13 ms without any took
+//! 0.40 ms with it, of which the `fdatasync` of blocks that a file has already is 0.14 ms. So what is changed in the trees is noted here first, and
 //! acknowledged when the note is on the disk; sled writes in its own time. Two files take turns: when one is full, all that it
-//! has is brought to the disk by sled, behind the back of those who publish, before it is begun anew.
+//! has is brought to the disk by sled, beside those who publish, before it is begun anew.
 //!
 //! ```text
 //! file   = "aetherj1"  life:u64  crc:u32  record*
@@ -94,6 +94,9 @@ impl Journal {
             emptying: None,
         };
         writer.begin_file(0)?;
+        // From here on one without a header is damage.
+        home.disk.sync(&writer.files[0])?;
+        File::open(&home.path)?.sync_all()?;
         Ok(Journal { disk: home.disk.clone(), writer: Mutex::new(writer), syncing: Mutex::default() })
     }
 
@@ -127,9 +130,11 @@ impl Journal {
         Ok(!files.is_empty())
     }
 
-    /// Comes back when sled has brought to the disk what it has begun to.
-    pub fn rest(&self) -> Result<(), LogError> {
-        self.writer.lock().rest()
+    /// Takes no more notes, and comes back when sled has brought to the disk what it has begun to.
+    pub fn end(&self) -> Result<(), LogError> {
+        let mut writer = self.writer.lock();
+        writer.failed = true;
+        writer.rest()
     }
 
     pub fn size_on_disk(&self) -> u64 {
@@ -140,7 +145,7 @@ impl Journal {
 impl Writer {
     fn try_to<T>(&mut self, act: impl FnOnce(&mut Writer) -> Result<T, LogError>) -> Result<T, LogError> {
         if self.failed {
-            return Err(LogError("the journal has failed".into()));
+            return Err(LogError("the journal has ended".into()));
         }
         let outcome = act(self);
         self.failed = outcome.is_err();
@@ -153,8 +158,9 @@ impl Writer {
         self.pending.extend_from_slice(&[0; RECORD]);
         changes.pack(&mut self.pending);
         let record = &mut self.pending[from..];
-        let length = record.len() - RECORD;
-        record[4..8].copy_from_slice(&(length as u32).to_be_bytes());
+        let length =
+            u32::try_from(record.len() - RECORD).map_err(|_| LogError("4 GiB are too much for a group".into()))?;
+        record[4..8].copy_from_slice(&length.to_be_bytes());
         record[8..16].copy_from_slice(&number.to_be_bytes());
         record[16..24].copy_from_slice(&self.synced.to_be_bytes());
         let crc = crc(self.life, &record[4..]);
@@ -207,7 +213,7 @@ impl Writer {
     fn begin_file(&mut self, file: usize) -> io::Result<()> {
         self.current = file;
         self.position = HEADER;
-        if self.lengths[file] > 2 * FULL {
+        if self.lengths[file] > FULL {
             self.files[file].set_len(FULL)?;
             self.lengths[file] = FULL;
         }
@@ -233,9 +239,15 @@ impl Writer {
     }
 }
 
-/// Whether a journal lies in the store's directory.
-pub(super) fn is_there(store: &Path) -> bool {
-    FILES.iter().all(|name| store.join(name).exists())
+/// Whether a journal lies in the store's directory that has been begun.
+pub(super) fn is_there(store: &Path) -> io::Result<bool> {
+    let mut header = [0; HEADER as usize];
+    let files = FILES.map(|name| File::open(store.join(name)));
+    match files {
+        [Ok(first), Ok(_)] => Ok(first.read_at(&mut header, 0)? > 0 && header != [0; HEADER as usize]),
+        [Err(error), _] | [_, Err(error)] if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(false),
+    }
 }
 
 /// After a proper end, when sled has everything.
@@ -286,6 +298,8 @@ const MISSING: Unread = Unread::Damaged("what was acknowledged is missing in its
 struct Records {
     life: u64,
     rest: Bytes,
+    /// The number of the next one. Older ones of the same life may lie behind the newest.
+    next: Option<u64>,
 }
 
 struct Record {
@@ -304,7 +318,7 @@ impl Records {
         let rest = file.split_off(file.len().min(HEADER as usize));
         let life = file.strip_prefix(MAGIC).filter(|life| life.len() == 12);
         let life = life.filter(|life| short(&life[8..]) == crc(be(life), &[])).map(be);
-        life.map(|life| Some(Records { life, rest })).ok_or(Unread::Damaged("its journal is none"))
+        life.map(|life| Some(Records { life, rest, next: None })).ok_or(Unread::Damaged("its journal is none"))
     }
 
     fn at(&self, place: usize) -> Option<Record> {
@@ -334,7 +348,8 @@ impl Iterator for Records {
     type Item = Record;
 
     fn next(&mut self) -> Option<Record> {
-        let record = self.at(0)?;
+        let record = self.at(0).filter(|record| self.next.is_none_or(|next| record.number == next))?;
+        self.next = Some(record.number + 1);
         self.rest = self.rest.slice(record.end..);
         Some(record)
     }

@@ -89,8 +89,12 @@ impl Store {
     fn breaks(&self, why: &str) {
         let place = self.home.path.display();
         let advice = format!("{why}: mend what is wrong with the disk of {place}; the hub tries again by itself");
-        tracing::error!("the store takes nothing any more: {advice}");
-        *self.failure.lock() = Some(Failure::Broken(advice));
+        let mut failure = self.failure.lock();
+        // What others meet who were writing meanwhile is not the cause.
+        if !matches!(*failure, Some(Failure::Broken(_) | Failure::Stuck(_))) {
+            tracing::error!("the store takes nothing any more: {advice}");
+            *failure = Some(Failure::Broken(advice));
+        }
     }
 
     /// An error if so many bytes more would leave too little room on the disk.
@@ -175,6 +179,11 @@ impl Store {
         disk::try_out(disk, &self.home.path).map_err(|error| not_yet(format!("nothing can be written ({error})")))?;
         let before = self.current.read().clone();
         if let Some(before) = before {
+            let resting = before.clone();
+            let rest = move || drop(resting.journal.end());
+            if !comes_back("store-rest", rest) {
+                return Err(not_yet("sled is still writing what it was given".into()));
+            }
             if !lets_go(&before) {
                 return Err(Failure::Stuck(format!(
                     "sled waits for a write that has failed, and will for ever: mend what is wrong with the disk of {place} and start the hub again"

@@ -127,7 +127,8 @@ impl Inner {
         }
         let had_none = format.as_ref().is_some_and(|format| format == FORMAT_BEFORE);
         let was_running = life.is_some_and(|life| life.ended.is_none());
-        if was_running && !had_none && !journal::is_there(path) {
+        let unwritten = |error| OpenError::Io(at(), error);
+        if was_running && !had_none && !journal::is_there(path).map_err(unwritten)? {
             return Err(OpenError::Damaged(at(), "its journal is missing".into()));
         }
         let epoch = match (life, format.and(word("epoch")?)) {
@@ -155,7 +156,6 @@ impl Inner {
             meta: meta.clone(),
         };
         let failed = |LogError(why)| OpenError::Io(at(), io::Error::other(why));
-        let unwritten = |error| OpenError::Io(at(), error);
         let noted = word(NOTED)?.unwrap_or(0);
         let last =
             journal::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
@@ -167,6 +167,9 @@ impl Inner {
             tracing::info!(groups = last - noted, "what the store's journal had beyond it was done again");
             trees.has_come_to(last).map_err(failed)?;
         }
+        // sled writes down how far it has numbered channels with the first number of a life, and would give those that it has
+        // not brought to the disk again: the journal has the channels, and not that.
+        db.generate_id().map_err(damaged)?;
         let pages = Arc::new(Pages::of(db.clone(), home.clone()).map_err(unwritten)?);
         pages.sync().map_err(failed)?;
         let journal = Journal::begin(home, pages.clone(), last).map_err(unwritten)?;

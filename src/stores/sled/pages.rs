@@ -22,14 +22,18 @@ impl Pages {
 
     /// Comes back when all that sled was given is on the disk.
     pub fn sync(&self) -> Result<(), LogError> {
-        // Before the log that names them: sled passes over a name without a file when it opens.
-        self.sync_large().map_err(|error| LogError(format!("fsync of a large page: {error}")))?;
+        self.sync_large()?;
         self.db.flush().map_err(failed)?;
         self.home.disk.sync(&self.file).map_err(|error| LogError(format!("fdatasync: {error}")))
     }
 
-    /// sled writes large pages to files of their own and does not sync them.
-    fn sync_large(&self) -> io::Result<()> {
+    /// sled writes large pages to files of their own and does not sync them. They must be there before the log that names them:
+    /// sled passes over a name without a file when it opens.
+    pub fn sync_large(&self) -> Result<(), LogError> {
+        self.sync_files().map_err(|error| LogError(format!("fsync of a large page: {error}")))
+    }
+
+    fn sync_files(&self) -> io::Result<()> {
         let blobs = self.home.path.join("blobs");
         let changed = std::fs::metadata(&blobs)?.modified()?;
         let mut seen = self.large.lock();
