@@ -25,6 +25,7 @@ mod opening;
 mod pages;
 mod pieces;
 mod reading;
+mod replay;
 mod sweep;
 
 pub use disk::{Disk, RealDisk};

@@ -1,6 +1,6 @@
 //! Opening the store: at the start, and again after a fault.
 
-use super::journal::Unread;
+use super::replay::Unread;
 use super::*;
 
 /// What a store is opened with, each time.
@@ -128,7 +128,7 @@ impl Inner {
         let had_none = format.as_ref().is_some_and(|format| format == FORMAT_BEFORE);
         let was_running = life.is_some_and(|life| life.ended.is_none());
         let unwritten = |error| OpenError::Io(at(), error);
-        if was_running && !had_none && !journal::is_there(path).map_err(unwritten)? {
+        if was_running && !had_none && !replay::is_there(path).map_err(unwritten)? {
             return Err(OpenError::Damaged(at(), "its journal is missing".into()));
         }
         let epoch = match (life, format.and(word("epoch")?)) {
@@ -158,7 +158,7 @@ impl Inner {
         let failed = |LogError(why)| OpenError::Io(at(), io::Error::other(why));
         let noted = word(NOTED)?.unwrap_or(0);
         let last =
-            journal::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
+            replay::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
                 Unread::Io(error) => OpenError::Io(at(), error),
                 Unread::Damaged(what) => OpenError::Damaged(at(), what.into()),
                 Unread::Store(error) => failed(error),
