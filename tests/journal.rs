@@ -13,7 +13,6 @@ use aether::kernel::log::{Appended, Entry, From, Log, Page, Range};
 use aether::kernel::message::{ChannelName, Message, Offset};
 use aether::kernel::policy::{Ack, Policy, Retention};
 use aether::stores::sled::{Disk, OpenError, RealDisk, SledLog};
-use parking_lot::RwLock;
 
 use crate::common::{DEADLINE, TempDir, until, within};
 
@@ -302,14 +301,16 @@ async fn a_store_from_before_there_was_a_journal_opens_as_it_is() {
 /// While it is held, whoever syncs waits.
 #[derive(Default)]
 struct Held {
-    hold: RwLock<()>,
-    waiting: AtomicBool,
+    is_held: AtomicBool,
+    is_asked: AtomicBool,
 }
 
 impl Disk for Held {
     fn sync(&self, file: &fs::File) -> io::Result<()> {
-        self.waiting.store(true, Ordering::SeqCst);
-        let _released = self.hold.read();
+        self.is_asked.store(true, Ordering::SeqCst);
+        while self.is_held.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         RealDisk.sync(file)
     }
 
@@ -325,19 +326,19 @@ async fn rules_write_to_their_store_while_a_slow_disk_syncs_a_group() {
     let log = SledLog::open_on(disk.clone(), &dir.path().join("store"), 8 << 20, HOUR, HOUR).unwrap();
     log.open(&name("a"), &keep(None)).await.unwrap();
     log.append(&[entry("a", b"1".to_vec(), None)]).await.unwrap();
-    disk.waiting.store(false, Ordering::SeqCst);
-    let held = disk.hold.write();
+    disk.is_asked.store(false, Ordering::SeqCst);
+    disk.is_held.store(true, Ordering::SeqCst);
     let settling = tokio::task::spawn_blocking({
         let log = log.clone();
         move || tokio::runtime::Handle::current().block_on(log.settle(Ack::Synced))
     });
-    until("the group is being synced", async || disk.waiting.load(Ordering::SeqCst)).await;
+    until("the group is being synced", async || disk.is_asked.load(Ordering::SeqCst)).await;
     let written = tokio::task::spawn_blocking({
         let log = log.clone();
         move || log.kv().put(b"rule", b"kept")
     });
     within(DEADLINE, "a rule's write", written).await.unwrap().unwrap();
-    drop(held);
+    disk.is_held.store(false, Ordering::SeqCst);
     within(DEADLINE, "the group", settling).await.unwrap().unwrap();
     assert_eq!(log.kv().get(b"rule").unwrap().as_deref(), Some(&b"kept"[..]));
 }
