@@ -19,7 +19,6 @@ use super::log::{Appended, Entry, Log, LogError};
 use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};
 use super::returns::Returns;
-use super::rounds;
 use super::steady::Steady;
 use super::tail::TailLimit;
 
@@ -82,31 +81,6 @@ impl Shared {
 
     fn is_small(&self, channel: &Channel) -> bool {
         channel.is_kept() && self.small.load(Ordering::Relaxed)
-    }
-
-    /// Waits while channels outrun their readers, not for ever.
-    pub async fn let_readers_follow(&self, channels: &[Arc<Channel>]) {
-        if channels.iter().any(|channel| channel.outruns_its_readers(self.limit_of(channel))) {
-            self.counters.held.add(1);
-            let follow = async {
-                for channel in channels {
-                    self.let_follow(channel).await;
-                }
-            };
-            let _ = tokio::time::timeout(rounds::PATIENCE, follow).await;
-        }
-    }
-
-    async fn let_follow(&self, channel: &Arc<Channel>) {
-        loop {
-            let next = channel.rounds.next();
-            if !channel.outruns_its_readers(self.limit_of(channel)) {
-                return;
-            }
-            // Where nobody else publishes nobody else has the herald go round.
-            self.herald.announce(channel);
-            next.await;
-        }
     }
 }
 

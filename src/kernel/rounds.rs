@@ -5,15 +5,18 @@
 //! second fell to 1.5 million, seconds late. So the answer to a publish waits while the readers' round takes longer than half
 //! of the tail lasts. A reader that cannot take a turn, because its socket is full, keeps nobody waiting.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::channel::Channel;
+use super::lane::Shared;
 use super::message::Offset;
 
 /// How long an answer waits at most.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The herald goes round when all who were woken by its last round have had their turn: it stands behind them in the queue.
 pub(super) struct Rounds {
@@ -45,8 +48,35 @@ impl Rounds {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// The begin of the next round. It counts from the call on.
+    /// Waits for the next round from the call on, not from when it is first polled.
     pub fn next(&self) -> tokio::sync::futures::Notified<'_> {
         self.next.notified()
+    }
+}
+
+impl Shared {
+    /// Waits while channels outrun their readers, not for ever.
+    pub async fn let_readers_follow(&self, channels: &[Arc<Channel>]) {
+        if channels.iter().any(|channel| channel.outruns_its_readers(self.limit_of(channel))) {
+            self.counters.held.add(1);
+            let follow = async {
+                for channel in channels {
+                    self.let_follow(channel).await;
+                }
+            };
+            let _ = tokio::time::timeout(PATIENCE, follow).await;
+        }
+    }
+
+    async fn let_follow(&self, channel: &Arc<Channel>) {
+        loop {
+            let next = channel.rounds.next();
+            if !channel.outruns_its_readers(self.limit_of(channel)) {
+                return;
+            }
+            // Where nobody else publishes nobody else has the herald go round.
+            self.herald.announce(channel);
+            next.await;
+        }
     }
 }
