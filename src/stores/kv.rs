@@ -1,4 +1,5 @@
-//! What rules keep, in sled: the tree `kv` beside the log. It is flushed with the log, by sled itself, and when it is asked to.
+//! What rules keep, in sled: the tree `kv` beside the log. It is synced with the log's groups and when it is asked to; where nobody
+//! publishes, sled hands it to the operating system once in `store.flush_interval`.
 
 use std::ops::Bound;
 
