@@ -56,8 +56,8 @@ struct Writer {
     /// The last record that is on the disk.
     synced: u64,
     pending: Vec<u8>,
-    /// After an error nobody knows what is on the disk.
-    failed: bool,
+    /// Takes no more notes: at its end, and after an error, when nobody knows what is on the disk.
+    closed: bool,
     /// sled brings to the disk what the other file has.
     emptying: Option<JoinHandle<Result<(), LogError>>>,
 }
@@ -81,7 +81,7 @@ impl Journal {
             next: last + 1,
             synced: last,
             pending: Vec::new(),
-            failed: false,
+            closed: false,
             emptying: None,
         };
         writer.begin_file(0)?;
@@ -113,7 +113,7 @@ impl Journal {
         })?;
         for file in &files {
             if let Err(error) = self.disk.sync(file) {
-                self.writer.lock().failed = true;
+                self.writer.lock().closed = true;
                 return Err(LogError(format!("fdatasync of the journal: {error}")));
             }
         }
@@ -124,7 +124,7 @@ impl Journal {
     /// Takes no more notes, and comes back when sled has brought to the disk what it has begun to.
     pub fn end(&self) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
-        writer.failed = true;
+        writer.closed = true;
         writer.rest()
     }
 
@@ -135,11 +135,11 @@ impl Journal {
 
 impl Writer {
     fn try_to<T>(&mut self, act: impl FnOnce(&mut Writer) -> Result<T, LogError>) -> Result<T, LogError> {
-        if self.failed {
+        if self.closed {
             return Err(LogError("the journal has ended".into()));
         }
         let outcome = act(self);
-        self.failed = outcome.is_err();
+        self.closed = outcome.is_err();
         outcome
     }
 
