@@ -44,6 +44,14 @@ async fn publish(log: &SledLog, batch: &[Entry]) -> Vec<Appended> {
     appended
 }
 
+/// An open store with a publication, `1`.
+async fn with_one(store: &Path, channel: &str) -> SledLog {
+    let log = open(store).unwrap();
+    log.open(&name(channel), &keep(None)).await.unwrap();
+    publish(&log, &[entry(channel, b"1".to_vec(), None)]).await;
+    log
+}
+
 async fn all(log: &SledLog, channel: &str) -> Page {
     let range =
         Range { from: From::After { after: 0, upto: Offset::MAX }, count: usize::MAX, bytes: usize::MAX, now: NOW };
@@ -226,9 +234,7 @@ async fn its_files_take_turns_and_what_is_in_neither_is_in_sled() {
 async fn after_a_proper_end_there_is_no_journal_and_after_another_one_it_must_be_there() {
     let dir = TempDir::new();
     let store = dir.path().join("store");
-    let log = open(&store).unwrap();
-    log.open(&name("a"), &keep(None)).await.unwrap();
-    publish(&log, &[entry("a", b"1".to_vec(), None)]).await;
+    let log = with_one(&store, "a").await;
     let crashed = copy(&store, dir.path().join("crashed"));
     log.shut().await.unwrap();
     drop(log);
@@ -251,9 +257,7 @@ async fn after_a_proper_end_there_is_no_journal_and_after_another_one_it_must_be
 async fn a_channel_that_came_back_from_the_journal_shares_its_number_with_no_later_one() {
     let dir = TempDir::new();
     let store = dir.path().join("store");
-    let log = open(&store).unwrap();
-    log.open(&name("first"), &keep(None)).await.unwrap();
-    publish(&log, &[entry("first", b"1".to_vec(), None)]).await;
+    let log = with_one(&store, "first").await;
     log.shut().await.unwrap();
     drop(log);
     let log = open(&store).unwrap();
@@ -278,9 +282,7 @@ async fn a_store_from_before_there_was_a_journal_opens_as_it_is() {
     for proper in [true, false] {
         let dir = TempDir::new();
         let store = dir.path().join("store");
-        let log = open(&store).unwrap();
-        log.open(&name("a"), &keep(None)).await.unwrap();
-        publish(&log, &[entry("a", b"1".to_vec(), None)]).await;
+        let log = with_one(&store, "a").await;
         if proper {
             log.shut().await.unwrap();
         }
