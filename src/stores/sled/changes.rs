@@ -97,7 +97,9 @@ impl Changes {
         let mut batches: [Batch; 3] = Default::default();
         let all = [In::Messages, In::Keys, In::KeyAges];
         for Change { tree, key, value } in &self.0 {
-            let Some(batch) = all.iter().position(|of| of == tree).and_then(|at| batches.get_mut(at)) else { continue };
+            let Some(batch) = all.iter().position(|of| of == tree).and_then(|at| batches.get_mut(at)) else {
+                return Err(LogError(format!("a change of {tree:?} is no part of a publication")));
+            };
             match value {
                 Some(value) => batch.insert(key, value),
                 None => batch.remove(key),

@@ -127,8 +127,8 @@ impl Inner {
         }
         let had_none = format.as_ref().is_some_and(|format| format == FORMAT_BEFORE);
         let was_running = life.is_some_and(|life| life.ended.is_none());
-        let unwritten = |error| OpenError::Io(at(), error);
-        if was_running && !had_none && !replay::is_there(path).map_err(unwritten)? {
+        let by_the_disk = |error| OpenError::Io(at(), error);
+        if was_running && !had_none && !replay::is_there(path).map_err(by_the_disk)? {
             return Err(OpenError::Damaged(at(), "its journal is missing".into()));
         }
         let epoch = match (life, format.and(word("epoch")?)) {
@@ -159,7 +159,7 @@ impl Inner {
         let noted = word(NOTED)?.unwrap_or(0);
         let last =
             replay::replay(path, noted, |changes| changes.one_by_one(&trees)).map_err(|unread| match unread {
-                Unread::Io(error) => OpenError::Io(at(), error),
+                Unread::Io(error) => by_the_disk(error),
                 Unread::Damaged(what) => OpenError::Damaged(at(), what.into()),
                 Unread::Store(error) => failed(error),
             })?;
@@ -170,14 +170,14 @@ impl Inner {
         // sled writes down how far it has numbered channels with the first number of a life, and would give those that it has
         // not brought to the disk again: the journal has the channels, and not that.
         db.generate_id().map_err(damaged)?;
-        let pages = Arc::new(Pages::of(db.clone(), home.clone()).map_err(unwritten)?);
+        let pages = Arc::new(Pages::of(db.clone(), home.clone()).map_err(by_the_disk)?);
         pages.sync().map_err(failed)?;
-        let journal = Journal::begin(home, pages.clone(), last).map_err(unwritten)?;
+        let journal = Journal::begin(home, pages.clone(), last).map_err(by_the_disk)?;
         if had_none {
             trees.meta.insert("format", FORMAT).map_err(damaged)?;
             pages.sync().map_err(failed)?;
         }
-        Life { epoch, ended: None }.write(path).map_err(unwritten)?;
+        Life { epoch, ended: None }.write(path).map_err(by_the_disk)?;
         Ok(Inner {
             home: home.clone(),
             db,
