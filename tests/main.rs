@@ -6,6 +6,7 @@ mod actions;
 mod all_five;
 mod aphlict;
 mod arrivals;
+mod asleep;
 mod attacks;
 mod attendance;
 mod auth;

@@ -25,6 +25,7 @@ pub mod native;
 pub mod operator;
 pub mod origin;
 pub mod pages;
+mod parking;
 mod patience;
 pub mod poll;
 mod process;

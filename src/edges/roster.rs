@@ -168,6 +168,11 @@ impl Member {
         self.roster.is_stopping()
     }
 
+    /// Whether it has been told something that it has not looked at.
+    pub fn is_called(&self) -> bool {
+        self.line.ordered.load(Ordering::Acquire) || self.roster.is_stopping()
+    }
+
     /// Orders since the last look. Call after `poll_stop`, which registers the waker.
     pub fn orders(&self) -> Vec<Order> {
         if !self.line.ordered.swap(false, Ordering::Acquire) {

@@ -5,11 +5,10 @@
 //! replies and one half-written publication.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 use super::load::Load;
 use super::load::pressure::Level;
 use super::load::tenants::Tenant;
+use super::parking::{Parked, Parking};
 use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
 use super::words::Words;
@@ -56,6 +56,10 @@ pub trait Socket: Send {
     /// About how many bytes one turn may carry: enough for hundreds of publications, few enough that a thousand readers take
     /// turns quickly.
     fn room(&self) -> usize;
+    /// Whether what it has taken is on its way, though its task sleeps.
+    fn is_direct(&self) -> bool {
+        true
+    }
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>>;
     /// Whether bytes that were accepted and not yet sent would be lost by ending now.
@@ -122,16 +126,31 @@ enum Event {
 }
 
 /// Serves one connection to its end, and tells the rules; `hello` is said first. Not an `async fn`: that would hold the arguments twice for life.
-pub fn run<S: Socket, D: Dialect>(
+pub fn run<S: Socket + 'static, D: Dialect + 'static>(
     socket: S,
     dialect: D,
     session: Session,
     shared: Arc<Shared>,
     hello: Vec<u8>,
 ) -> impl Future<Output = Ending> + Send {
-    let mut connection = Connection::new(socket, dialect, session, shared, hello);
+    let mut connection = Box::new(Connection::new(socket, dialect, session, shared, hello));
     async move {
-        let Err(ending) = connection.serve().await;
+        let parking = Arc::new(Parking::default());
+        if connection.socket.is_direct() {
+            let outlet: Weak<Parking<_>> = Arc::downgrade(&parking);
+            connection.session.set_outlet(outlet);
+        }
+        let ending = loop {
+            let waits = match connection.take_turn().await {
+                Ok(waits) => waits,
+                Err(ending) => break ending,
+            };
+            let event;
+            (connection, event) = parking.wait(connection, |connection, cx| connection.poll_event(waits, cx)).await;
+            if let Err(ending) = connection.heed(event).await {
+                break ending;
+            }
+        };
         connection.ending = ending;
         Box::pin(connection.say_bye(ending)).await;
         ending
@@ -168,7 +187,34 @@ struct Connection<S, D: Dialect> {
     /// When to say that the credential ends; taken when it was said.
     warn_at: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+    /// What the herald met, for its task to end with.
+    fallen: Option<Ending>,
     ending: Ending,
+}
+
+/// By the herald's hand, while its task sleeps.
+impl<S: Socket, D: Dialect> Parked for Connection<S, D> {
+    fn write(&mut self) -> bool {
+        if !self.may_be_written_to() {
+            return false;
+        }
+        if let Err(ending) = self.write_turn() {
+            self.fallen = Some(ending);
+            return false;
+        }
+        let is_done = self.owed.is_empty() && self.session.is_at_rest();
+        match self.next_turn() {
+            None => is_done && self.blocked.is_none(),
+            Some(at) => {
+                self.wake_by(at);
+                false // A timer is heard by whom its task asks.
+            }
+        }
+    }
+
+    fn fail(&mut self) {
+        self.fallen = Some(Ending::Dead);
+    }
 }
 
 /// Told however it ended: the loop of an event stream is dropped when its client goes.
@@ -203,58 +249,63 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             expires,
             warn_at,
             timer: Box::pin(tokio::time::sleep_until(first)),
+            fallen: None,
             ending: Ending::Gone,
             shared,
         }
     }
 
-    /// Runs until there is a reason to end, which it answers as its error.
-    async fn serve(&mut self) -> Result<Infallible, Ending> {
-        loop {
-            let mut more = self.write_turn()?;
-            let owed = self.owed.len();
-            self.dialect.turned(&self.session, &mut self.owed);
-            more |= self.owed.len() > owed && self.blocked.is_none();
-            if more {
-                // Let the others have their turn first, and more publications arrive.
-                match self.pause() {
-                    None => tokio::task::yield_now().await,
-                    Some(pause) => Box::pin(tokio::time::sleep(pause)).await,
-                }
-            }
-            if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
-                return Err(Ending::Dead);
-            }
-            let more = more || (self.blocked.is_none() && self.session.has_stretch());
-            if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
-                return Err(Ending::Draining); // Everything that was there has been sent.
-            }
-            if let Some(at) = self.next_turn() {
-                self.wake_by(at);
-            }
-            // A channel that never rests must not keep its reader from being heard, sent away or timed out.
-            match self.next_event(!more).await {
-                Event::Ready => {}
-                Event::Frame(frame) => {
-                    self.silent_until = None;
-                    self.answer(frame).await?;
-                }
-                Event::Ended(ending) => return Err(ending),
-                Event::Stop => {
-                    let until = Instant::now() + self.shared.pulse.drain;
-                    self.draining = Some(until);
-                    self.wake_by(until);
-                }
-                Event::Orders(orders) => {
-                    self.obey(orders).await?;
-                }
-                Event::Time => {
-                    if let Some(ending) = self.look_at_the_clock() {
-                        return Err(ending);
-                    }
-                }
+    /// Writes what is owed. Whether everything is done until something happens; the error is a reason to end.
+    async fn take_turn(&mut self) -> Result<bool, Ending> {
+        if let Some(ending) = self.fallen.take() {
+            return Err(ending);
+        }
+        let more = self.write_turn()?;
+        if more {
+            // Let the others have their turn first, and more publications arrive.
+            match self.pause() {
+                None => tokio::task::yield_now().await,
+                Some(pause) => Box::pin(tokio::time::sleep(pause)).await,
             }
         }
+        if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
+            return Err(Ending::Dead);
+        }
+        let more = more || (self.blocked.is_none() && self.session.has_stretch());
+        if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
+            return Err(Ending::Draining); // Everything that was there has been sent.
+        }
+        if let Some(at) = self.next_turn() {
+            self.wake_by(at);
+        }
+        // A channel that never rests must not keep its reader from being heard, sent away or timed out.
+        Ok(!more)
+    }
+
+    async fn heed(&mut self, event: Event) -> Result<(), Ending> {
+        match event {
+            Event::Ready => {}
+            Event::Frame(frame) => {
+                self.silent_until = None;
+                self.answer(frame).await?;
+            }
+            Event::Ended(ending) => return Err(ending),
+            Event::Stop => {
+                let until = Instant::now() + self.shared.pulse.drain;
+                self.draining = Some(until);
+                self.wake_by(until);
+            }
+            Event::Orders(orders) => self.obey(orders).await?,
+            Event::Time => self.look_at_the_clock().map_or(Ok(()), Err)?,
+        }
+        Ok(())
+    }
+
+    /// Nothing is before the next publication that only its task can do.
+    fn may_be_written_to(&self) -> bool {
+        let is_free = self.blocked.is_none() && self.owed.is_empty() && self.fallen.is_none();
+        let is_left_alone = self.draining.is_none() && !self.member.is_called() && self.pause().is_none();
+        is_free && is_left_alone && self.expires.is_none_or(|at| at > Instant::now())
     }
 
     /// How long its tenant has to leave the others their turn; none: a moment.
@@ -264,6 +315,13 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
 
     /// Writes once. True if something was written, there may be more, and nothing is in the way of it.
     fn write_turn(&mut self) -> Result<bool, Ending> {
+        let more = self.write_once()?;
+        let owed = self.owed.len();
+        self.dialect.turned(&self.session, &mut self.owed);
+        Ok(more || (self.owed.len() > owed && self.blocked.is_none()))
+    }
+
+    fn write_once(&mut self) -> Result<bool, Ending> {
         if !self.owed.is_empty() {
             let written = match self.socket.try_write(&self.owed) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -393,37 +451,34 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         outcome
     }
 
-    /// What happens next; without `wait`, `Ready` if nothing has happened yet.
-    async fn next_event(&mut self, wait: bool) -> Event {
-        std::future::poll_fn(|cx| {
-            if self.member.poll_stop(cx) && self.draining.is_none() {
-                return Poll::Ready(Event::Stop);
+    /// What happens next; without `waits`, `Ready` if nothing has happened yet.
+    fn poll_event(&mut self, waits: bool, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.member.poll_stop(cx) && self.draining.is_none() {
+            return Poll::Ready(Event::Stop);
+        }
+        let orders = self.member.orders();
+        if !orders.is_empty() {
+            return Poll::Ready(Event::Orders(orders));
+        }
+        if self.owed.len() < REPLIES
+            && let Poll::Ready(frame) = self.socket.poll_frame(cx)
+        {
+            return Poll::Ready(frame.map_or_else(Event::Ended, Event::Frame));
+        }
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Time);
+        }
+        if !waits || self.fallen.is_some() {
+            return Poll::Ready(Event::Ready);
+        }
+        if self.blocked.is_some() || !self.owed.is_empty() {
+            if let Poll::Ready(outcome) = self.socket.poll_writable(cx) {
+                return Poll::Ready(outcome.map_or(Event::Ended(Ending::Gone), |()| Event::Ready));
             }
-            let orders = self.member.orders();
-            if !orders.is_empty() {
-                return Poll::Ready(Event::Orders(orders));
-            }
-            if self.owed.len() < REPLIES
-                && let Poll::Ready(frame) = self.socket.poll_frame(cx)
-            {
-                return Poll::Ready(frame.map_or_else(Event::Ended, Event::Frame));
-            }
-            if self.timer.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Time);
-            }
-            if !wait {
-                return Poll::Ready(Event::Ready);
-            }
-            if self.blocked.is_some() || !self.owed.is_empty() {
-                if let Poll::Ready(outcome) = self.socket.poll_writable(cx) {
-                    return Poll::Ready(outcome.map_or(Event::Ended(Ending::Gone), |()| Event::Ready));
-                }
-            } else if self.session.poll_ready(cx).is_ready() {
-                return Poll::Ready(Event::Ready);
-            }
-            Poll::Pending
-        })
-        .await
+        } else if self.session.poll_ready(cx).is_ready() {
+            return Poll::Ready(Event::Ready);
+        }
+        Poll::Pending
     }
 
     /// When a channel's rest is over. A socket that takes nothing has no turn to wait for: the moment would be past, again

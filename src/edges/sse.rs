@@ -51,6 +51,11 @@ impl Socket for SseSocket {
         TURN
     }
 
+    /// hyper's task is the one that sends.
+    fn is_direct(&self) -> bool {
+        false
+    }
+
     /// No waker is needed: whoever empties the slot polls the loop next.
     fn poll_writable(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.0.0.lock().is_some() { Poll::Pending } else { Poll::Ready(Ok(())) }

@@ -1,14 +1,13 @@
 //! A channel in memory: its policy, its tail, and who is to be woken when it grows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::counters::Counters;
@@ -32,8 +31,8 @@ pub struct Channel {
     /// Of them, those that only watch: no listing and no count of listeners has them.
     watchers: AtomicUsize,
     pub(super) rounds: Rounds,
-    /// Waits in the herald's queue.
-    announced: AtomicBool,
+    /// A round of the herald is on its way.
+    is_told: AtomicBool,
     /// The time of the last publication, for order in time as well; and, of a clock that never jumps, of the last use.
     last_time: AtomicU64,
     last_use: AtomicU64,
@@ -57,7 +56,7 @@ impl Channel {
             readers: RwLock::new(Slab::new()),
             watchers: AtomicUsize::new(0),
             rounds: Rounds::new(extent.last),
-            announced: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             last_time: AtomicU64::new(0),
             last_use: AtomicU64::new(0),
         }
@@ -130,7 +129,7 @@ impl Channel {
     }
 
     /// Nobody has to be told that it has grown. Who comes in just now reads the head after it has entered.
-    fn is_unread(&self) -> bool {
+    pub(super) fn is_unread(&self) -> bool {
         self.readers.read().is_empty()
     }
 
@@ -139,13 +138,23 @@ impl Channel {
         self.tail.is_half_above(self.rounds.served(), limit) && !self.is_unread()
     }
 
-    fn wake_readers(&self) {
-        self.rounds.begin(self.tail.head());
-        // Either a reader that has just lowered its flag sees the new head, or we see its flag down and wake it.
-        fence(Ordering::SeqCst);
-        for (_, reader) in self.readers.read().iter() {
-            reader.ring();
-        }
+    /// It has grown; true if the herald has not been told yet.
+    pub(super) fn is_to_be_told(&self) -> bool {
+        !self.is_told.swap(true, Ordering::AcqRel)
+    }
+
+    /// Everybody has been told of `head`; true if there is more, and this is who tells the herald.
+    pub(super) fn has_grown_beyond(&self, head: Offset) -> bool {
+        self.is_told.swap(false, Ordering::AcqRel);
+        self.tail.head() > head && self.is_to_be_told()
+    }
+
+    /// Gives readers from a key on while they are wanted; the key to go on from, if that was not all.
+    pub(super) fn readers_from(&self, key: usize, mut give: impl FnMut(Arc<Reader>) -> bool) -> Option<usize> {
+        let readers = self.readers.read();
+        let mut wants_more = |key: &usize| readers.get(*key).is_none_or(|reader| give(reader.clone()));
+        let last = (key..readers.capacity()).find(|key| !wants_more(key));
+        last.map(|key| key + 1)
     }
 }
 
@@ -162,12 +171,21 @@ pub struct Reader {
     client: Mutex<Arc<Client>>,
     /// Up while the session knows that there is something here: waking it again costs this flag.
     ringing: AtomicBool,
+    /// The head that it saw at its last turn.
+    looked_at: AtomicU64,
     watches: bool,
 }
 
 impl Reader {
     pub(super) fn new(bell: Arc<Bell>, slot: u32, client: Arc<Client>, watches: bool) -> Self {
-        Reader { bell, slot, client: Mutex::new(client), ringing: AtomicBool::new(false), watches }
+        Reader {
+            bell,
+            slot,
+            client: Mutex::new(client),
+            ringing: AtomicBool::new(false),
+            looked_at: AtomicU64::new(0),
+            watches,
+        }
     }
 
     pub(super) fn client(&self) -> Arc<Client> {
@@ -178,10 +196,11 @@ impl Reader {
         *self.client.lock() = client;
     }
 
-    fn ring(&self) {
-        if !self.ringing.load(Ordering::Relaxed) && self.claim() {
-            self.bell.rung.lock().push(self.slot);
-            self.bell.waker.wake();
+    /// There is something to see, up to `head`.
+    pub(super) fn ring(&self, head: Offset) {
+        let knows = self.ringing.load(Ordering::Relaxed) || self.looked_at.load(Ordering::Relaxed) >= head;
+        if !knows && self.claim() {
+            self.bell.ring(self.slot);
         }
     }
 
@@ -191,10 +210,16 @@ impl Reader {
     }
 
     /// Lowers the flag *before* the head is read: what arrives from here on rings again.
-    pub(super) fn release(&self) {
+    fn release(&self) {
         self.ringing.store(false, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
+}
+
+/// Where a session can be written to while its task sleeps.
+pub trait Outlet: Send + Sync {
+    /// Writes what is new. False if the task has to be woken: it is awake, or there is more to do than that.
+    fn write(&self) -> bool;
 }
 
 /// How channels reach a sleeping session. At most one entry a subscription, so its end is the number of subscriptions.
@@ -202,9 +227,22 @@ impl Reader {
 pub struct Bell {
     rung: Mutex<Vec<u32>>,
     waker: AtomicWaker,
+    outlet: OnceLock<Weak<dyn Outlet>>,
 }
 
 impl Bell {
+    fn ring(&self, slot: u32) {
+        self.rung.lock().push(slot);
+        let outlet = self.outlet.get().and_then(Weak::upgrade);
+        if !outlet.is_some_and(|outlet| outlet.write()) {
+            self.waker.wake();
+        }
+    }
+
+    pub(super) fn set_outlet(&self, outlet: Weak<dyn Outlet>) {
+        let _ = self.outlet.set(outlet);
+    }
+
     /// Moves what has rung to `queue`; pending if nothing has.
     pub(super) fn poll(&self, queue: &mut std::collections::VecDeque<u32>, cx: &mut Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
@@ -214,39 +252,6 @@ impl Bell {
 
     pub(super) fn drain(&self, queue: &mut std::collections::VecDeque<u32>) {
         queue.extend(self.rung.lock().drain(..));
-    }
-}
-
-/// Wakes the readers of channels that have grown, away from the lanes: a lane only leaves a note. Under load the notes wait
-/// a little, the channels grow meanwhile, and one round of waking serves several publications. Its queue holds a channel at
-/// most once.
-#[derive(Default)]
-pub struct Herald {
-    grown: Mutex<Vec<Arc<Channel>>>,
-    note: Notify,
-}
-
-impl Herald {
-    pub(super) fn announce(&self, channel: &Arc<Channel>) {
-        if channel.is_unread() {
-            channel.rounds.skip_to(channel.tail.head());
-        } else if !channel.announced.swap(true, Ordering::AcqRel) {
-            self.grown.lock().push(channel.clone());
-            self.note.notify_one();
-        }
-    }
-
-    /// Runs until it is dropped.
-    pub async fn run(&self) {
-        loop {
-            self.note.notified().await;
-            let grown = std::mem::take(&mut *self.grown.lock());
-            for channel in grown {
-                channel.announced.swap(false, Ordering::AcqRel);
-                channel.wake_readers();
-                tokio::task::consume_budget().await;
-            }
-        }
     }
 }
 
@@ -266,6 +271,12 @@ impl Seat {
 
     pub fn head(&self) -> Offset {
         self.channel.tail.head()
+    }
+
+    /// Everything up to the head is about to be looked at.
+    pub fn look(&self) {
+        self.reader.release();
+        self.reader.looked_at.store(self.head(), Ordering::Relaxed);
     }
 }
 

@@ -13,8 +13,9 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::channel::{Channel, Herald};
+use super::channel::Channel;
 use super::counters::Counters;
+use super::herald::Herald;
 use super::log::{Appended, Entry, Log, LogError};
 use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};

@@ -18,6 +18,7 @@
 //! * **Safe before seen.** Nobody sees a publication before it is as safe as its channel's `ack` promises. (`tests/crash.rs`)
 //! * **Once.** A repeat under a known idempotency key changes nothing and reaches nobody. (`tests/idempotency.rs`)
 //! * **Hidden stays hidden.** Who sees through a view gets nothing else, live, resumed or as history. (`tests/views.rs`)
+//! * **Who sleeps is written to.** A reader's task is woken only for what it alone can do. (`tests/asleep.rs`)
 //! * **Nobody waits for a reader.** A session holds cursors and at most one half-written publication. (`tests/slow_readers.rs`)
 //! * **Once encoded.** The tail's publications are rendered once per view and encoded once per view and format, not per reader. (`tests/fan_out.rs`)
 //!
@@ -26,7 +27,7 @@
 //! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format`, `dialect`
 //! the ports: rules, stores, what rules keep, bytes for readers, other protocols · `lane` the one owner of order, `inbox` the way to it, `returns` when those it has no room for come back, `steady` its doubts about the clock · `tail` the newest part, shared, and
 //! `rendering` what a view leaves of it · `channel` one log in
-//! memory and who is woken · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
+//! memory and who reads it, `herald` tells them that it has grown · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
 //!
 //! The kernel parses nothing and names no store, no language, no protocol: `tests/layers.rs` holds that.
 
@@ -35,6 +36,7 @@ mod counters;
 pub mod dialect;
 mod foreseen;
 pub mod format;
+mod herald;
 pub mod hooks;
 pub mod hub;
 mod inbox;

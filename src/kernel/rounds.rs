@@ -18,39 +18,29 @@ use super::message::Offset;
 /// How long an answer waits at most.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// The herald goes round when all who were woken by its last round have had their turn: it stands behind them in the queue.
 pub(super) struct Rounds {
-    /// What the last round was for.
-    woken: AtomicU64,
-    /// What the round before it was for.
+    /// What the last round that is over has told everybody of.
     served: AtomicU64,
-    next: Notify,
+    over: Notify,
 }
 
 impl Rounds {
     pub fn new(head: Offset) -> Rounds {
-        Rounds { woken: AtomicU64::new(head), served: AtomicU64::new(head), next: Notify::new() }
+        Rounds { served: AtomicU64::new(head), over: Notify::new() }
     }
 
-    pub fn begin(&self, head: Offset) {
-        self.served.store(self.woken.swap(head, Ordering::Relaxed), Ordering::Relaxed);
-        self.next.notify_waiters();
-    }
-
-    /// Nobody reads.
-    pub fn skip_to(&self, head: Offset) {
-        self.woken.store(head, Ordering::Relaxed);
+    pub fn end(&self, head: Offset) {
         self.served.store(head, Ordering::Relaxed);
-        self.next.notify_waiters();
+        self.over.notify_waiters();
     }
 
     pub fn served(&self) -> Offset {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Waits for the next round from the call on, not from when it is first polled.
-    pub fn next(&self) -> tokio::sync::futures::Notified<'_> {
-        self.next.notified()
+    /// Waits for the end of a round from the call on, not from when it is first polled.
+    pub fn next_end(&self) -> tokio::sync::futures::Notified<'_> {
+        self.over.notified()
     }
 }
 
@@ -70,13 +60,11 @@ impl Shared {
 
     async fn let_follow(&self, channel: &Arc<Channel>) {
         loop {
-            let next = channel.rounds.next();
+            let end = channel.rounds.next_end();
             if !channel.outruns_its_readers(self.limit_of(channel)) {
                 return;
             }
-            // Where nobody else publishes nobody else has the herald go round.
-            self.herald.announce(channel);
-            next.await;
+            end.await;
         }
     }
 }

@@ -3,7 +3,7 @@
 //! It owns a position in each of its channels, never a queue of messages. What it writes from there on, `turn` says.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use rustc_hash::FxHashMap;
@@ -20,6 +20,7 @@ use super::once::Once;
 use super::subscription::{Subscription, begin};
 use super::turn::Stretch;
 
+pub use super::channel::Outlet;
 pub use super::subscription::{Pace, Start};
 pub use super::turn::{Batch, Close};
 
@@ -286,6 +287,11 @@ impl Session {
         self.resting.retain(|s| *s != slot);
         self.stretch.take_if(|stretch| stretch.slot == slot);
         true
+    }
+
+    /// From now on it may be written to in its sleep.
+    pub fn set_outlet(&self, outlet: Weak<dyn Outlet>) {
+        self.bell.set_outlet(outlet);
     }
 
     /// Ready when `fill` or `fetch` has something to do.

@@ -147,7 +147,7 @@ impl Session {
                 continue; // A note that was meant for the subscription which had this slot before.
             }
             subscription.turn = self.turn;
-            subscription.seat.reader.release();
+            subscription.seat.look();
             batch.touched.push(slot);
             self.fill_from(slot, batch, room)?;
         }

@@ -172,10 +172,10 @@ impl Running {
             lag_patience: config.channels.lag_patience.0,
             queue: config.publish.queue,
         })?;
-        delivery.spawn({
+        for _ in 0..delivery.metrics().num_workers() {
             let hub = hub.clone();
-            async move { hub.herald().await }
-        });
+            delivery.spawn(async move { hub.herald().await });
+        }
         let roster = Arc::new(Roster::default());
         let listeners = Listeners::new(gate.handle().clone());
         listeners.open(&host.listeners()).map_err(anyhow::Error::msg)?;

@@ -227,8 +227,9 @@ impl World {
         for work in works {
             self.schedule.spawn(Kind::Hub, work);
         }
-        let herald = hub.clone();
-        self.schedule.spawn(Kind::Hub, async move { herald.herald().await });
+        for herald in [hub.clone(), hub.clone()] {
+            self.schedule.spawn(Kind::Hub, async move { herald.herald().await });
+        }
         let pulse = Pulse {
             // No beat comes to anybody's help.
             interval: Duration::from_secs(365 * 24 * 3600),
