@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use aether::edges::line::{Frame, Socket};
 use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::roster::{Order, Roster};
-use aether::edges::session::{self, Frame, Pulse, Shared, Socket};
+use aether::edges::session::{self, Pulse, Shared};
 use aether::edges::wire::Ending;
 use aether::kernel::session::{Session, Start};
 

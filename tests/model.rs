@@ -229,7 +229,7 @@ fn start(dir: &TempDir) -> (Arc<Hub>, tokio::task::JoinHandle<()>) {
     .unwrap();
     let herald = tokio::spawn({
         let hub = hub.clone();
-        async move { hub.herald().await }
+        async move { hub.herald(tokio::task::yield_now).await }
     });
     (hub, herald)
 }

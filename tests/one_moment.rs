@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use aether::edges::edge::{Beside, Edge, Settings};
 use aether::edges::http::{Surface, routes};
+use aether::edges::line::Frame;
 use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::operator::{Operator, Trouble};
 use aether::edges::origin::Origins;
 use aether::edges::roster::Roster;
 use aether::edges::routes::{Found, Routes};
-use aether::edges::session::{self, Frame, Pulse};
+use aether::edges::session::{self, Pulse};
 use aether::edges::tail;
 use aether::kernel::dialect::{Dialects, Mount};
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Request, Sight};

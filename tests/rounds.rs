@@ -29,7 +29,7 @@ async fn an_answer_waits_while_readers_are_woken_too_late_and_not_for_ever() {
     assert_eq!(held(), 2, "each answer came all the same");
 
     let hub = kernel.hub.clone();
-    let herald = tokio::spawn(async move { hub.herald().await });
+    let herald = tokio::spawn(async move { hub.herald(tokio::task::yield_now).await });
     until("the readers have caught up", async || {
         let before = held();
         say("a", &["more"]).await;

@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use aether::config::Period;
+use aether::edges::line::{Frame, Socket};
 use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
 use aether::edges::roster::Roster;
-use aether::edges::session::{self, Frame, Pulse, Shared, Socket};
+use aether::edges::session::{self, Pulse, Shared};
 use aether::edges::wire::Ending;
 use aether::kernel::session::{Pace, Start};
 

@@ -47,7 +47,7 @@ async fn what_could_not_be_synced_does_not_come_back_after_its_channel_was_delet
     assert_eq!(place.publish("after").await.unwrap().offset, 2);
     let herald = tokio::spawn({
         let hub = place.hub.clone();
-        async move { hub.herald().await }
+        async move { hub.herald(tokio::task::yield_now).await }
     });
     assert_eq!(read(&mut session).await, ["G a evicted 1 1", "P a 2 after"]);
     herald.abort();

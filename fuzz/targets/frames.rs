@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use aether::edges::line::{Dialect, Frame};
 use aether::edges::native::{Limits, WsDialect};
-use aether::edges::session::{Dialect, Frame};
 use aether_fuzz::{Open, Stand, lines};
 use libfuzzer_sys::fuzz_target;
 

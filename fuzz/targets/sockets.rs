@@ -3,7 +3,7 @@
 #![no_main]
 
 use aether::edges::deflate::{Compression, inflate};
-use aether::edges::session::Frame;
+use aether::edges::line::Frame;
 use aether::edges::wire::Ending;
 use aether::edges::ws::Parser;
 use aether_fuzz::lines;

@@ -17,6 +17,7 @@ pub mod forwarded;
 pub mod frames;
 pub mod history;
 pub mod http;
+pub mod line;
 pub mod listen;
 pub mod listening;
 pub mod load;

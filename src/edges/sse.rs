@@ -22,10 +22,11 @@ use warp::reply::Response;
 use super::caller::{Caller, wants_heartbeat};
 use super::door::Permit;
 use super::edge::Edge;
+use super::line::{Frame, Socket};
 use super::listening::Asked;
 use super::native::SseDialect;
 use super::origin::Origins;
-use super::session::{self, Frame, Socket};
+use super::session;
 use super::wire::{Ending, Fault};
 
 /// Bytes on their way to hyper, at most one turn's.

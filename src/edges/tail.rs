@@ -20,7 +20,7 @@ use warp::reply::Response;
 use super::caller::Caller;
 use super::edge::Edge;
 use super::frames::{put_data, put_event_name, put_payload, timestamp};
-use super::session::Socket;
+use super::line::Socket;
 use super::sse::{Events, SseSocket};
 use super::wire::{Ending, Fault};
 use crate::kernel::format::{Format, Notice};

@@ -18,7 +18,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use super::deadline::TryWrite;
 use super::deflate;
 use super::door::Permit;
-use super::session::{Frame, Socket};
+use super::line::{Frame, Socket};
 use super::wire::Ending;
 use super::words::Words;
 

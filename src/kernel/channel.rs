@@ -196,12 +196,10 @@ impl Reader {
         *self.client.lock() = client;
     }
 
-    /// There is something to see, up to `head`.
-    pub(super) fn ring(&self, head: Offset) {
+    /// There is something to see, up to `head`. True if that has woken a task.
+    pub(super) fn ring(&self, head: Offset) -> bool {
         let knows = self.ringing.load(Ordering::Relaxed) || self.looked_at.load(Ordering::Relaxed) >= head;
-        if !knows && self.claim() {
-            self.bell.ring(self.slot);
-        }
+        !knows && self.claim() && self.bell.ring(self.slot)
     }
 
     /// Raises the flag; true if it was down, so that whoever raised it must queue the slot.
@@ -231,12 +229,15 @@ pub struct Bell {
 }
 
 impl Bell {
-    fn ring(&self, slot: u32) {
+    /// True if a task was woken.
+    fn ring(&self, slot: u32) -> bool {
         self.rung.lock().push(slot);
         let outlet = self.outlet.get().and_then(Weak::upgrade);
-        if !outlet.is_some_and(|outlet| outlet.write()) {
+        let is_done = outlet.is_some_and(|outlet| outlet.write());
+        if !is_done {
             self.waker.wake();
         }
+        !is_done
     }
 
     pub(super) fn set_outlet(&self, outlet: Weak<dyn Outlet>) {

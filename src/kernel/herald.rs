@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::channel::{Channel, Reader};
 use super::message::Offset;
 
-/// How many readers a herald tells before it lets others have their turn: about a tenth of a millisecond.
+/// How many readers a herald takes at a time: what it needs for them is about a tenth of a millisecond.
 const STRETCH: usize = 32;
 
 /// The round that several heralds share, a stretch at a time, and what the next one is for.
@@ -32,6 +32,8 @@ struct Round {
     next: (usize, usize),
     /// Stretches that are being told.
     telling: usize,
+    /// Somebody has been woken.
+    woke: bool,
     /// The channels of the next round, each at most once.
     grown: Vec<Arc<Channel>>,
 }
@@ -46,8 +48,8 @@ impl Herald {
         }
     }
 
-    /// Runs until it is dropped.
-    pub async fn run(&self) {
+    /// Runs until it is dropped. `behind` is ready when those who were woken before have had their turn.
+    pub async fn run<F: Future<Output = ()>>(&self, behind: impl Fn() -> F) {
         let mut readers = Vec::with_capacity(STRETCH);
         loop {
             let Some(stretch) = self.next(&mut readers) else {
@@ -56,10 +58,16 @@ impl Herald {
             };
             // Either a reader that has just lowered its flag sees the new head, or we see its flag down.
             fence(Ordering::SeqCst);
-            readers.drain(..).for_each(|(reader, head)| Reader::ring(&reader, head));
-            // Those who were woken stand before us in the queue.
-            tokio::task::yield_now().await;
-            drop(stretch);
+            let mut woke = false;
+            for (reader, head) in readers.drain(..) {
+                woke |= reader.ring(head);
+            }
+            match stretch.told(woke) {
+                None => {}
+                // The round is over when they have had it.
+                Some(true) => behind().await,
+                Some(false) => tokio::task::yield_now().await,
+            }
         }
     }
 
@@ -115,13 +123,22 @@ impl Round {
             let head = channel.tail.head();
             (channel, head)
         }));
-        self.next = (0, 0);
+        (self.next, self.woke) = ((0, 0), false);
         self.has_more()
     }
 }
 
 /// Some readers are being told.
 struct Stretch<'a>(&'a Herald);
+
+impl Stretch<'_> {
+    /// They have been. Whether it was the round's last stretch, and somebody was woken in it.
+    fn told(&self, woke: bool) -> Option<bool> {
+        let mut round = self.0.round.lock();
+        round.woke |= woke;
+        (round.telling == 1 && !round.has_more()).then_some(round.woke)
+    }
+}
 
 impl Drop for Stretch<'_> {
     fn drop(&mut self) {

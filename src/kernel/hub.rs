@@ -110,7 +110,7 @@ impl std::convert::From<LogError> for PublishError {
 }
 
 impl Hub {
-    /// Starts the lanes. `Hub::herald` must be driven by somebody, where the sessions run.
+    /// Starts the lanes. `Hub::herald` must be driven by somebody.
     pub fn start(parts: Parts) -> std::io::Result<Arc<Hub>> {
         let (hub, [kept, fleeting]) = Hub::at_rest(parts);
         hub.kept.start("lane-kept", kept)?;
@@ -146,9 +146,10 @@ impl Hub {
         (Arc::new(hub), [kept_work, fleeting_work])
     }
 
-    /// Wakes readers until it is dropped.
-    pub async fn herald(&self) {
-        self.shared.herald.run().await
+    /// Tells readers what is new until it is dropped; several may share that. `behind` is ready when those tasks have had
+    /// their turn that were woken before it was called.
+    pub async fn herald<F: Future<Output = ()>>(&self, behind: impl Fn() -> F) {
+        self.shared.herald.run(behind).await
     }
 
     pub async fn publish(&self, client: &Client, draft: Draft) -> Result<Receipt, PublishError> {

@@ -1,8 +1,8 @@
 //! Builds the hub from its settings, serves until it is told to stop, and takes it down in reverse.
 //!
-//! The one place that names every layer. Three runtimes: the gate accepts and looks who comes; the front speaks HTTP, asks the
-//! rules and publishes; the delivery runs the sessions. On one runtime a publisher's answer would wait behind a thousand
-//! readers, or behind ten thousand who come at once.
+//! The one place that names every layer. Four runtimes: the gate accepts and looks who comes; the front speaks HTTP, asks the
+//! rules and publishes; the heralds write what is new to those who listen; the delivery runs the sessions otherwise. On one
+//! runtime a publisher's answer would wait behind a thousand readers, or behind ten thousand who come at once.
 
 mod listeners;
 mod load;
@@ -135,6 +135,7 @@ pub struct Running {
     gate: Runtime,
     front: Runtime,
     delivery: Runtime,
+    heralds: Runtime,
     config: Config,
 }
 
@@ -172,10 +173,7 @@ impl Running {
             lag_patience: config.channels.lag_patience.0,
             queue: config.publish.queue,
         })?;
-        for _ in 0..delivery.metrics().num_workers() {
-            let hub = hub.clone();
-            delivery.spawn(async move { hub.herald().await });
-        }
+        let heralds = heralds(&hub, &delivery)?;
         let roster = Arc::new(Roster::default());
         let listeners = Listeners::new(gate.handle().clone());
         listeners.open(&host.listeners()).map_err(anyhow::Error::msg)?;
@@ -225,6 +223,7 @@ impl Running {
             gate,
             front,
             delivery,
+            heralds,
             config: config.clone(),
         })
     }
@@ -258,6 +257,7 @@ impl Running {
             gate,
             front,
             delivery,
+            heralds,
             config,
             ..
         } = self;
@@ -325,6 +325,7 @@ impl Running {
         });
         // Tasks end where they wait, and let go of the store.
         gate.shutdown_timeout(Duration::from_millis(400));
+        heralds.shutdown_timeout(Duration::from_millis(400));
         delivery.shutdown_timeout(Duration::from_millis(400));
         front.shutdown_timeout(Duration::from_millis(400));
         outcome.context("the store could not be closed properly")?;
@@ -498,6 +499,22 @@ const EVENTS: usize = 64;
 /// thread that finds nothing to do, and takes a tenth longer.
 fn half_of_the_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
+/// One for two threads of the delivery: who writes to all in turn wants a core of its own, and two on two cores took half as
+/// much time again for the same deliveries.
+fn heralds(hub: &Arc<Hub>, delivery: &Runtime) -> anyhow::Result<Runtime> {
+    let count = delivery.metrics().num_workers().div_ceil(2);
+    let heralds = runtime("herald", count)?;
+    for _ in 0..count {
+        let (hub, delivery) = (hub.clone(), delivery.handle().clone());
+        let behind = move || {
+            let stands = delivery.spawn(std::future::ready(()));
+            async move { drop(stands.await) }
+        };
+        heralds.spawn(async move { hub.herald(behind).await });
+    }
+    Ok(heralds)
 }
 
 fn runtime(name: &str, workers: usize) -> anyhow::Result<Runtime> {

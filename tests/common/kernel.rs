@@ -165,7 +165,7 @@ impl Kernel {
         let hub = hub.unwrap();
         let herald = tokio::spawn({
             let hub = hub.clone();
-            async move { hub.herald().await }
+            async move { hub.herald(tokio::task::yield_now).await }
         });
         Kernel { hub, herald, dir, format: Arc::new(Lines) }
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use aether::edges::session::{Frame, Socket};
+use aether::edges::line::{Frame, Socket};
 use aether::edges::wire::Ending;
 use parking_lot::Mutex;
 use tokio::time::Instant;

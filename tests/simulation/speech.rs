@@ -13,7 +13,7 @@ use std::future::ready;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use aether::edges::session::{Dialect, Frame};
+use aether::edges::line::{Dialect, Frame};
 use aether::edges::wire::Ending;
 use aether::kernel::format::{Foreseeing, Format, Notice, View};
 use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Refusal, Sight};

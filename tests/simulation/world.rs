@@ -228,7 +228,7 @@ impl World {
             self.schedule.spawn(Kind::Hub, work);
         }
         for herald in [hub.clone(), hub.clone()] {
-            self.schedule.spawn(Kind::Hub, async move { herald.herald().await });
+            self.schedule.spawn(Kind::Hub, async move { herald.herald(tokio::task::yield_now).await });
         }
         let pulse = Pulse {
             // No beat comes to anybody's help.
