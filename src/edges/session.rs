@@ -225,12 +225,13 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         Ok(!more)
     }
 
+    /// What takes time is boxed: a connection is idle for most of its life, and would keep the room for it.
     async fn heed(&mut self, event: Event) -> Result<(), Ending> {
         match event {
             Event::Ready => {}
             Event::Frame(frame) => {
                 self.silent_until = None;
-                self.answer(frame).await?;
+                Box::pin(self.answer(frame)).await?;
             }
             Event::Ended(ending) => return Err(ending),
             Event::Stop => {
@@ -238,7 +239,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 self.draining = Some(until);
                 self.wake_by(until);
             }
-            Event::Orders(orders) => self.obey(orders).await?,
+            Event::Orders(orders) => Box::pin(self.obey(orders)).await?,
             Event::Time => self.look_at_the_clock().map_or(Ok(()), Err)?,
         }
         Ok(())
@@ -383,7 +384,6 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         let before = self.session.client().clone();
         let hub = self.session.hub().clone();
         let mut outcome = Ok(());
-        // Boxed, as the rules want it: a subscribe is large while it runs, and a connection is idle for most of its life.
         let answer = async { outcome = self.dialect.on_frame(&mut self.session, frame, &mut self.owed).await };
         hub.hooks().as_one(Box::pin(answer)).await;
         if !Arc::ptr_eq(&before, self.session.client()) {
