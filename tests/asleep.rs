@@ -138,6 +138,46 @@ async fn whose_socket_is_full_is_woken_to_wait_for_it() {
     .await;
 }
 
+/// Takes everything, and sends it when it is polled, as TLS does.
+struct Hoard {
+    line: Line,
+    taken: Vec<u8>,
+}
+
+impl Socket for Hoard {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.taken.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn has_unsent(&self) -> bool {
+        !self.taken.is_empty()
+    }
+    fn room(&self) -> usize {
+        4096
+    }
+    fn poll_writable(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Result<Frame, Ending>> {
+        let taken = std::mem::take(&mut self.taken);
+        assert!(self.line.try_write(&taken).is_ok());
+        Poll::Pending
+    }
+    async fn finish(&mut self, _: tokio::time::Instant) {}
+}
+
+#[tokio::test]
+async fn whose_socket_has_taken_what_it_has_yet_to_send_is_woken_to_send_it() {
+    let kernel = Kernel::start(Arc::new(Rules::default()));
+    let line = Line::default();
+    let socket = Hoard { line: line.clone(), taken: Vec::new() };
+    let mut ann = Asleep::new(listening(&kernel, "ann").await, socket, &shared());
+    kernel.say("a", &["one"]).await;
+    until("she is woken", async || ann.wakes() > 0).await;
+    assert!(ann.runs().is_pending());
+    assert!(line.text().contains("one"));
+}
+
 /// Breaks whoever writes to it.
 struct Rotten;
 

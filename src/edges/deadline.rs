@@ -17,6 +17,10 @@ use tokio::time::Sleep;
 /// What a connection is made of: bytes that come and go, and an attempt to send some that does not wait.
 pub trait TryWrite: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Whether it has taken what it has yet to send; polling it for anything sends that.
+    fn has_unsent(&self) -> bool {
+        false
+    }
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 

@@ -29,9 +29,9 @@ pub trait Socket: Send {
     /// About how many bytes one turn may carry: enough for hundreds of publications, few enough that a thousand readers take
     /// turns quickly.
     fn room(&self) -> usize;
-    /// Whether what it has taken is on its way, though its task sleeps.
-    fn is_direct(&self) -> bool {
-        true
+    /// Whether it has taken what only its task can send.
+    fn has_unsent(&self) -> bool {
+        false
     }
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, Ending>>;

@@ -79,10 +79,8 @@ pub fn run<S: Socket + 'static, D: Dialect + 'static>(
     let mut connection = Box::new(Connection::new(socket, dialect, session, shared, hello));
     async move {
         let parking = Arc::new(Parking::default());
-        if connection.socket.is_direct() {
-            let outlet: Weak<Parking<_>> = Arc::downgrade(&parking);
-            connection.session.set_outlet(outlet);
-        }
+        let outlet: Weak<Parking<_>> = Arc::downgrade(&parking);
+        connection.session.set_outlet(outlet);
         let ending = loop {
             let waits = match connection.take_turn().await {
                 Ok(waits) => waits,
@@ -145,7 +143,7 @@ impl<S: Socket, D: Dialect> Parked for Connection<S, D> {
             self.fallen = Some(ending);
             return false;
         }
-        let is_done = self.owed.is_empty() && self.session.is_at_rest();
+        let is_done = self.owed.is_empty() && self.session.is_at_rest() && !self.socket.has_unsent();
         match self.next_turn() {
             None => is_done && self.blocked.is_none(),
             Some(at) => {
@@ -247,9 +245,9 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
 
     /// Nothing is before the next publication that only its task can do.
     fn may_be_written_to(&self) -> bool {
-        let is_free = self.blocked.is_none() && self.owed.is_empty() && self.fallen.is_none();
-        let is_left_alone = self.draining.is_none() && !self.member.is_called() && self.pause().is_none();
-        is_free && is_left_alone && self.expires.is_none_or(|at| at > Instant::now())
+        let is_free = self.blocked.is_none() && self.owed.is_empty() && !self.socket.has_unsent();
+        let is_left_alone = self.draining.is_none() && self.fallen.is_none() && !self.member.is_called();
+        is_free && is_left_alone && self.pause().is_none() && self.expires.is_none_or(|at| at > Instant::now())
     }
 
     /// How long its tenant has to leave the others their turn; none: a moment.
@@ -396,6 +394,9 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
 
     /// What happens next; without `waits`, `Ready` if nothing has happened yet.
     fn poll_event(&mut self, waits: bool, cx: &mut Context<'_>) -> Poll<Event> {
+        if self.fallen.is_some() {
+            return Poll::Ready(Event::Ready);
+        }
         if self.member.poll_stop(cx) && self.draining.is_none() {
             return Poll::Ready(Event::Stop);
         }
@@ -411,7 +412,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if self.timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Time);
         }
-        if !waits || self.fallen.is_some() {
+        if !waits {
             return Poll::Ready(Event::Ready);
         }
         if self.blocked.is_some() || !self.owed.is_empty() {

@@ -53,8 +53,8 @@ impl Socket for SseSocket {
     }
 
     /// hyper's task is the one that sends.
-    fn is_direct(&self) -> bool {
-        false
+    fn has_unsent(&self) -> bool {
+        true
     }
 
     /// No waker is needed: whoever empties the slot polls the loop next.

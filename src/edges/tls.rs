@@ -143,6 +143,10 @@ impl TryWrite for TlsStream {
         }
     }
 
+    fn has_unsent(&self) -> bool {
+        self.tls.wants_write()
+    }
+
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.tcp.poll_write_ready(cx))?;
         self.poll_sent(cx)

@@ -219,6 +219,10 @@ impl<S: TryWrite> Socket for WsSocket<S> {
         64 * 1024
     }
 
+    fn has_unsent(&self) -> bool {
+        self.stream.has_unsent()
+    }
+
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_writable(cx)
     }

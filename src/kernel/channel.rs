@@ -110,6 +110,9 @@ impl Channel {
     pub(super) fn leave(&self, key: usize) {
         let mut readers = self.readers.write();
         let gone = readers.remove(key);
+        if readers.is_empty() {
+            *readers = Slab::new(); // Where a million were, every round would look for them.
+        }
         self.watchers.fetch_sub(usize::from(gone.watches), Ordering::Relaxed);
     }
 

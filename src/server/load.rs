@@ -1,4 +1,4 @@
-//! What the hub bears: its bounds as they are set, and the tasks that watch over them on both runtimes.
+//! What the hub bears: its bounds as they are set, and the tasks that watch over them on the runtimes.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ pub fn watched(
     roster: &Arc<Roster>,
     front: &Runtime,
     delivery: &Runtime,
+    heralds: &Runtime,
 ) -> Arc<Load> {
     let limits = &config.limits;
     let load = Load::new(Limits {
@@ -31,6 +32,7 @@ pub fn watched(
     let sentry = Sentry { hub: hub.clone(), roster: roster.clone(), load: load.clone(), write_timeout };
     front.spawn(sentry::beat(load.clone(), |load| &load.pressure.front));
     delivery.spawn(sentry::beat(load.clone(), |load| &load.pressure.delivery));
+    heralds.spawn(sentry::beat(load.clone(), |load| &load.pressure.heralds));
     front.spawn(sentry.watch());
     load
 }

@@ -193,7 +193,7 @@ impl Running {
             routes: Arc::new(OfPlugins(host.clone())),
             dialects: Arc::new(Spoken(host.clone())),
         };
-        let load = load::watched(config, &hub, &roster, &front, &delivery);
+        let load = load::watched(config, &hub, &roster, &front, &delivery, &heralds);
         let edge = edge(config, hub.clone(), &roster, load, beside, delivery.handle().clone());
         let listener = gate.block_on(async { listen::bind(config.server.addr) });
         let listener = listener.with_context(|| {

@@ -124,6 +124,7 @@ pub struct Pressure {
     by_memory: AtomicU8,
     pub front: Delay,
     pub delivery: Delay,
+    pub heralds: Delay,
     memory: AtomicU64,
     newcomers_refused: AtomicU64,
     reads_refused: AtomicU64,
@@ -138,6 +139,7 @@ impl Pressure {
             by_memory: AtomicU8::new(0),
             front: Delay::default(),
             delivery: Delay::default(),
+            heralds: Delay::default(),
             memory: AtomicU64::new(0),
             newcomers_refused: AtomicU64::new(0),
             reads_refused: AtomicU64::new(0),
@@ -187,9 +189,9 @@ impl Pressure {
         self.readers_closed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The later of the two runtimes, as a share of what is allowed.
+    /// The latest of the runtimes, as a share of what is allowed.
     pub fn delay_share(&self) -> f64 {
-        let late = self.front.get().max(self.delivery.get()).as_secs_f64();
+        let late = self.front.get().max(self.delivery.get()).max(self.heralds.get()).as_secs_f64();
         self.limits.delay.map_or(0.0, |most| late / most.as_secs_f64())
     }
 
@@ -204,6 +206,7 @@ impl Pressure {
             "cause": self.yields(Level::Caches).map(Cause::setting),
             "front_delay_ms": self.front.get().as_millis() as u64,
             "delivery_delay_ms": self.delivery.get().as_millis() as u64,
+            "herald_delay_ms": self.heralds.get().as_millis() as u64,
             "memory_bytes": self.memory.load(Ordering::Relaxed),
             "memory_limit": self.limits.memory,
         })
@@ -222,6 +225,7 @@ impl Pressure {
                 "How late tasks of the delivery are",
                 self.delivery.get().as_secs_f64(),
             ),
+            ("aether_herald_delay_seconds", "gauge", "How late the heralds are", self.heralds.get().as_secs_f64()),
             ("aether_memory_limit_bytes", "gauge", "What limits.memory says; 0: no bound", bound),
             (
                 "aether_pressure_newcomers_refused_total",

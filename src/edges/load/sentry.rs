@@ -38,7 +38,7 @@ pub async fn beat(load: Arc<Load>, of: fn(&Load) -> &Delay) {
 }
 
 impl Sentry {
-    /// Watches until it is dropped; `beat` must run on both runtimes beside it.
+    /// Watches until it is dropped; `beat` must run on each of the runtimes that it notes, beside it.
     pub async fn watch(self) {
         let pressure = &self.load.pressure;
         let (mut by_delay, mut by_memory) = (Ladder::of(Cause::Delay), Ladder::of(Cause::Memory));
