@@ -100,7 +100,7 @@ impl Stand {
             runtime.spawn(lane);
         }
         let herald = hub.clone();
-        runtime.spawn(async move { herald.herald().await });
+        runtime.spawn(async move { herald.herald(tokio::task::yield_now).await });
         drop(_inside);
         Stand { runtime, hub }
     }
