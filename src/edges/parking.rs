@@ -34,8 +34,14 @@ impl<C: Parked> Parking<C> {
         std::future::poll_fn(|cx| {
             // Held while it looks: who rings meanwhile finds it taken and wakes the task.
             let mut parked = self.0.lock();
-            let connection = parked.as_mut().expect("only this takes it away");
-            poll(connection, cx).map(|event| (parked.take().expect("it was there"), event))
+            let Some(mut connection) = parked.take() else { return Poll::Pending };
+            match poll(&mut connection, cx) {
+                Poll::Ready(event) => Poll::Ready((connection, event)),
+                Poll::Pending => {
+                    *parked = Some(connection);
+                    Poll::Pending
+                }
+            }
         })
         .await
     }

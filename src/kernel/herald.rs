@@ -52,7 +52,7 @@ impl Herald {
     pub async fn run<F: Future<Output = ()>>(&self, behind: impl Fn() -> F) {
         let mut readers = Vec::with_capacity(STRETCH);
         loop {
-            let Some(stretch) = self.next(&mut readers) else {
+            let Some(mut stretch) = self.next(&mut readers) else {
                 self.note.notified().await;
                 continue;
             };
@@ -85,7 +85,7 @@ impl Herald {
         if round.has_more() {
             self.note.notify_one();
         }
-        Some(Stretch(self))
+        Some(Stretch { herald: self, is_told: false })
     }
 }
 
@@ -129,23 +129,34 @@ impl Round {
 }
 
 /// Some readers are being told.
-struct Stretch<'a>(&'a Herald);
+struct Stretch<'a> {
+    herald: &'a Herald,
+    is_told: bool,
+}
 
 impl Stretch<'_> {
-    /// They have been. Whether it was the round's last stretch, and somebody was woken in it.
-    fn told(&self, woke: bool) -> Option<bool> {
-        let mut round = self.0.round.lock();
+    /// They have been. If that was the round's last stretch: whether somebody was woken in it.
+    fn told(&mut self, woke: bool) -> Option<bool> {
+        let mut round = self.herald.round.lock();
         round.woke |= woke;
-        (round.telling == 1 && !round.has_more()).then_some(round.woke)
+        if round.telling == 1 && !round.has_more() {
+            return Some(round.woke); // Over when this is dropped.
+        }
+        round.telling -= 1;
+        self.is_told = true;
+        None
     }
 }
 
 impl Drop for Stretch<'_> {
     fn drop(&mut self) {
-        let mut round = self.0.round.lock();
+        if self.is_told {
+            return;
+        }
+        let mut round = self.herald.round.lock();
         round.telling -= 1;
         if round.is_over() {
-            self.0.note.notify_one();
+            self.herald.note.notify_one();
         }
     }
 }
