@@ -8,6 +8,7 @@ mod listeners;
 mod load;
 mod routes;
 mod rules;
+mod threads;
 mod world;
 
 use std::future::Future;
@@ -54,6 +55,7 @@ use listeners::Listeners;
 use routes::OfPlugins;
 pub use rules::load_plugins;
 use rules::{Desk, Watch};
+use threads::{half_of_the_cores, heralds, runtime};
 use world::Outside;
 
 /// The settings, read anew.
@@ -489,39 +491,4 @@ fn host_counters(host: &Host) -> Vec<(&'static str, &'static str, u64)> {
         ("aether_moves_dropped_total", "Joins and leaves that found their queue full", get(&counters.moves_dropped)),
         ("aether_farewells_dropped_total", "Disconnects that found their queue full", get(&counters.farewells_dropped)),
     ]
-}
-
-/// Sockets that have something to say and are queued at a time; tokio's 1024 would all stand before a live publication, which
-/// comes by another way.
-const EVENTS: usize = 64;
-
-/// A request is short, and lanes and deliveries want the other half: with as many threads as cores, each answer wakes a second
-/// thread that finds nothing to do, and takes a tenth longer.
-fn half_of_the_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
-}
-
-/// One for two threads of the delivery: who writes to all in turn wants a core of its own, and two on two cores took half as
-/// much time again for the same deliveries.
-fn heralds(hub: &Arc<Hub>, delivery: &Runtime) -> anyhow::Result<Runtime> {
-    let count = delivery.metrics().num_workers().div_ceil(2);
-    let heralds = runtime("herald", count)?;
-    for _ in 0..count {
-        let (hub, delivery) = (hub.clone(), delivery.handle().clone());
-        let behind = move || {
-            let stands = delivery.spawn(std::future::ready(()));
-            async move { drop(stands.await) }
-        };
-        heralds.spawn(async move { hub.herald(behind).await });
-    }
-    Ok(heralds)
-}
-
-fn runtime(name: &str, workers: usize) -> anyhow::Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.max_io_events_per_tick(EVENTS);
-    if workers > 0 {
-        builder.worker_threads(workers);
-    }
-    Ok(builder.thread_name(format!("aether-{name}")).enable_all().build()?)
 }
