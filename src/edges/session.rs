@@ -1,8 +1,8 @@
 //! The one connection loop, for every transport and every dialect.
 //!
-//! It writes what is owed, reads what is asked, and sleeps on everything at once. What is owed comes from the cursors in
-//! one stretch per turn, straight from a buffer that all sessions of a thread share; a connection itself owns no more than
-//! replies and one half-written publication.
+//! It writes what is owed, reads what is asked, and sleeps on everything at once; while it sleeps the hub's herald writes to it
+//! (`parking`). What is owed comes from the cursors in one stretch per turn, straight from a buffer that all sessions of a
+//! thread share; a connection itself owns no more than replies and one half-written publication.
 
 use std::cell::RefCell;
 use std::future::Future;

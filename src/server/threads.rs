@@ -16,8 +16,8 @@ pub fn half_of_the_cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
-/// One for two threads of the delivery: who writes to all in turn wants a core of its own, and two on two cores took half as
-/// much time again for the same deliveries.
+/// One for two threads of the delivery: who writes to all in turn wants a core of its own, and two on two cores took a tenth to
+/// a third more processor time for the same deliveries.
 pub fn heralds(hub: &Arc<Hub>, delivery: &Runtime) -> anyhow::Result<Runtime> {
     let count = delivery.metrics().num_workers().div_ceil(2);
     let heralds = runtime("herald", count)?;
