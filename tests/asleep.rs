@@ -10,8 +10,9 @@ use std::time::Duration;
 use aether::edges::line::{Frame, Socket};
 use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, WsDialect};
+use aether::edges::pulse::Pulse;
 use aether::edges::roster::{Order, Roster};
-use aether::edges::session::{self, Pulse, Shared};
+use aether::edges::session::{self, Shared};
 use aether::edges::wire::Ending;
 use aether::kernel::session::{Session, Start};
 

@@ -7,8 +7,9 @@ use aether::edges::frames::SseFormat;
 use aether::edges::frames::WsFormat;
 use aether::edges::load::{self, Load};
 use aether::edges::native::{Limits, SseDialect, WsDialect};
+use aether::edges::pulse::Pulse;
 use aether::edges::roster::{Order, Roster};
-use aether::edges::session::{self, Pulse, Shared};
+use aether::edges::session::{self, Shared};
 use aether::kernel::format::Format;
 use aether::kernel::session::{Session, Start};
 

@@ -31,6 +31,7 @@ mod patience;
 pub mod poll;
 mod process;
 pub mod publish;
+pub mod pulse;
 pub mod roster;
 pub mod routes;
 pub mod session;

@@ -19,6 +19,7 @@ use super::load::Load;
 use super::load::pressure::Level;
 use super::load::tenants::Tenant;
 use super::parking::{Parked, Parking};
+use super::pulse::Pulse;
 use super::roster::{Member, Order, Roster};
 use super::wire::Ending;
 use super::words::Words;
@@ -36,19 +37,6 @@ const SQUEEZE: Duration = Duration::from_secs(1);
 
 thread_local! {
     static BATCH: RefCell<Batch> = RefCell::default();
-}
-
-/// What the operator has set.
-#[derive(Clone, Copy, Debug)]
-pub struct Pulse {
-    /// How often `beat` is called.
-    pub interval: Duration,
-    /// How long after a beat the client may stay silent; none where it cannot answer.
-    pub timeout: Option<Duration>,
-    /// How long the socket may take nothing while something is owed.
-    pub write_timeout: Duration,
-    /// How long a shutdown may take.
-    pub drain: Duration,
 }
 
 /// What all connections of a transport share.
@@ -171,7 +159,7 @@ impl<S, D: Dialect> Drop for Connection<S, D> {
 impl<S: Socket, D: Dialect> Connection<S, D> {
     fn new(socket: S, dialect: D, session: Session, shared: Arc<Shared>, hello: Vec<u8>) -> Self {
         let now = Instant::now();
-        let beat_at = now + shared.pulse.interval;
+        let beat_at = shared.pulse.next_beat(now);
         let member = shared.roster.enter(session.client().clone());
         let tenant = shared.load.tenants.of(session.client().identity.tenant.as_deref());
         let (expires, warn_at) = end_of_credential(&session);
@@ -460,7 +448,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
                 self.dialect.beat(&self.session, &mut self.owed);
                 self.silent_until = self.silent_until.or(pulse.timeout.map(|timeout| now + timeout));
             }
-            self.beat_at = now + pulse.interval;
+            self.beat_at = pulse.next_beat(now);
         }
         let deadlines = [
             Some(self.beat_at),

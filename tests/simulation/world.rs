@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aether::edges::load::{self, Load};
+use aether::edges::pulse::Pulse;
 use aether::edges::roster::{Order, Roster};
-use aether::edges::session::{Pulse, Shared, run as serve};
+use aether::edges::session::{Shared, run as serve};
 use aether::kernel::TailLimit;
 use aether::kernel::format::Format;
 use aether::kernel::hub::{HistoryFrom, Hub, Parts};
