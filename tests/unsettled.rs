@@ -1,12 +1,15 @@
 //! A store that cannot sync for a moment: what it has taken in by then is nobody's before it is safe, and deleted with the rest.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use aether::kernel::hub::{HistoryFrom, Hub, PublishError, Receipt};
 use aether::kernel::log::Log;
 use aether::kernel::message::Draft;
-use aether::kernel::policy::{Policy, Retention};
+use aether::kernel::policy::{Ack, Policy, Retention};
 use aether::kernel::session::{Session, Start};
+use futures_util::poll;
+use tokio::sync::SemaphorePermit;
 
 use crate::common::kernel::{Lines, Rules, channel, client, draft, listen, read};
 use crate::common::moody::Moody;
@@ -18,7 +21,7 @@ struct Place {
 }
 
 impl Place {
-    fn start(rules: Rules) -> Place {
+    fn start(rules: impl Into<Arc<Rules>>) -> Place {
         let (store, hub) = Moody::hub(rules, 64);
         Place { store, hub }
     }
@@ -28,7 +31,22 @@ impl Place {
     }
 
     async fn publish(&self, payload: &str) -> Result<Receipt, PublishError> {
-        self.hub.publish(&client("publisher"), draft("a", payload)).await
+        self.publish_to("a", payload).await
+    }
+
+    /// Lets the group pass that waits at the gate; then nothing can be synced.
+    async fn fails_after(&self, gate: SemaphorePermit<'_>, group: impl Future<Output = Result<Receipt, PublishError>>) {
+        let mut next = pin!(self.store.shut_gate());
+        assert!(poll!(next.as_mut()).is_pending());
+        drop(gate);
+        group.await.unwrap();
+        let gate = next.await;
+        self.store.syncs(false);
+        drop(gate);
+    }
+
+    async fn publish_to(&self, name: &str, payload: &str) -> Result<Receipt, PublishError> {
+        self.hub.publish(&client("publisher"), draft(name, payload)).await
     }
 }
 
@@ -96,4 +114,58 @@ async fn nothing_is_acknowledged_before_a_mended_store_has_said_how_far_its_chan
     let receipt = place.hub.publish(&publisher, again()).await.unwrap();
     assert_eq!((receipt.offset, receipt.duplicate), (2, true));
     assert_eq!(place.hub.channels(|_| true)[0].head().offset, 2, "readers see it");
+}
+
+fn in_memory() -> Policy {
+    Policy { ack: Ack::Memory, ..Policy::default() }
+}
+
+#[tokio::test]
+async fn what_is_promised_less_is_not_shown_before_what_its_channel_promised_more_of() {
+    let rules = Arc::new(Rules::default());
+    let place = Place::start(rules.clone());
+    let mut session = place.session();
+    listen(&mut session, "a", Start::Now).await;
+    // A group that waits, so that the next two are one.
+    let gate = place.store.shut_gate().await;
+    let mut first = Box::pin(place.publish("one"));
+    assert!(poll!(first.as_mut()).is_pending());
+    until("it waits", async || place.store.came() == 1).await;
+    let mut synced = pin!(place.publish("two"));
+    assert!(poll!(synced.as_mut()).is_pending());
+    rules.policy("a", in_memory());
+    assert_eq!(place.hub.resolve_again(|_| true).await.unwrap(), 1);
+    let mut fast = pin!(place.publish("three"));
+    assert!(poll!(fast.as_mut()).is_pending());
+    place.fails_after(gate, first).await;
+    assert!(synced.await.is_err());
+    assert!(fast.await.is_err(), "it is behind one that is not safe");
+    assert_eq!(place.hub.channels(|_| true)[0].head().offset, 1, "and nobody sees it");
+    place.store.syncs(true);
+    place.publish("four").await.unwrap();
+    let herald = tokio::spawn({
+        let hub = place.hub.clone();
+        async move { hub.herald(tokio::task::yield_now).await }
+    });
+    assert_eq!(read(&mut session).await, ["P a 1 one", "P a 2 two", "P a 3 three", "P a 4 four"]);
+    herald.abort();
+}
+
+#[tokio::test]
+async fn who_is_promised_memory_hears_nothing_of_a_disk_that_fails_another() {
+    let rules = Rules::default();
+    rules.policy("fast", in_memory());
+    let place = Place::start(rules);
+    place.publish("one").await.unwrap();
+    place.publish_to("fast", "one").await.unwrap();
+    let gate = place.store.shut_gate().await;
+    let mut first = Box::pin(place.publish("two"));
+    assert!(poll!(first.as_mut()).is_pending());
+    until("it waits", async || place.store.came() == 3).await;
+    let mut synced = pin!(place.publish("three"));
+    let mut fast = pin!(place.publish_to("fast", "two"));
+    assert!(poll!(synced.as_mut()).is_pending() && poll!(fast.as_mut()).is_pending());
+    place.fails_after(gate, first).await;
+    assert!(synced.await.is_err());
+    assert_eq!(fast.await.unwrap().offset, 2, "it is shown, and said so");
 }

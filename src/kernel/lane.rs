@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -178,36 +178,54 @@ impl Lane {
         Ok(channel)
     }
 
-    /// The one place where a message becomes a publication: number, append, settle, show, answer, wake.
+    /// The one place where a message becomes a publication: number, append, show, settle, show, answer, wake.
     async fn publish(&mut self, items: Vec<Item>, replies: Vec<PendingReply>) {
         if items.is_empty() {
             return;
         }
-        let outcome = self.append(items).await;
-        if let Err(error) = &outcome {
-            self.complain("the store did not take a group of publishes", error);
-        }
-        let mut appended = outcome.as_ref().map(|appended| appended.as_slice()).unwrap_or_default();
+        let began = Instant::now();
+        let appended = match self.append(items).await {
+            Ok(appended) => appended,
+            Err(error) => {
+                self.complain("the store did not take a group of publishes", &error);
+                replies.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
+                return;
+            }
+        };
+        let promised = appended.iter().map(|(_, ack)| *ack).max().unwrap_or(Ack::Memory);
+        let (mut appended, mut late) = (appended.into_iter(), Vec::with_capacity(replies.len()));
         for (reply, count) in replies {
-            let answer = match &outcome {
-                Ok(_) => {
-                    let (mine, rest) = appended.split_at(count);
-                    appended = rest;
-                    Ok(mine.to_vec())
-                }
-                Err(error) => Err(error.clone()),
-            };
-            let _ = reply.send(answer);
+            let (mine, acks): (Vec<_>, Vec<_>) = appended.by_ref().take(count).unzip();
+            match acks.into_iter().max() {
+                // What is shown already waits for nobody's disk, and is true whatever that says.
+                None | Some(Ack::Memory) => drop(reply.send(Ok(mine))),
+                Some(_) => late.push((reply, mine)),
+            }
+        }
+        if promised != Ack::Synced {
+            self.dirty_since.get_or_insert(began);
+        }
+        let settled = self.settle(promised).await;
+        match &settled {
+            Ok(()) => {
+                self.shared.counters.groups.add(1);
+                self.shared.counters.store_seconds.observe(began.elapsed());
+            }
+            Err(error) => self.complain("the store did not take a group of publishes", error),
+        }
+        for (reply, mine) in late {
+            let _ = reply.send(settled.clone().map(|()| mine));
         }
     }
 
-    async fn append(&mut self, items: Vec<Item>) -> Result<Vec<Appended>, LogError> {
+    /// Numbers a group and gives it to the log; what is promised no more than memory is shown. Each with what its answer
+    /// waits for.
+    async fn append(&mut self, items: Vec<Item>) -> Result<Vec<(Appended, Ack)>, LogError> {
         self.ask().await?;
         // What an earlier group could not settle comes first, or nothing does: order within a channel holds.
         if !self.unsettled.is_empty() {
             self.settle(Ack::Synced).await?;
         }
-        let began = Instant::now();
         let now = (self.shared.clock)();
         let mut places = Vec::with_capacity(items.len());
         let mut entries = Vec::with_capacity(items.len());
@@ -228,31 +246,34 @@ impl Lane {
             places.push((channel, ack, said));
         }
         let appended = self.log.append(&entries).await?;
-        let mut promised = Ack::Memory;
-        for (((channel, ack, said), entry), result) in places.into_iter().zip(entries).zip(&appended) {
-            let Appended::New { offset, time } = *result else {
+        let mut waiting = Vec::with_capacity(appended.len());
+        // A policy may have changed between two publishes of a group: none is shown before the one in front of it.
+        let is_mixed = places.windows(2).any(|pair| pair[0].1 != pair[1].1);
+        let mut behind = FxHashMap::default();
+        for (((channel, ack, said), entry), result) in places.into_iter().zip(entries).zip(appended) {
+            let Appended::New { offset, time } = result else {
                 // The first one may still be on its way to the disk, in this very group.
-                promised = promised.max(ack);
                 self.shared.counters.repeats.add(1);
+                waiting.push((result, ack));
                 continue;
             };
             let (message, expires) = said.unwrap_or((entry.message, entry.expires));
             let publication = Publication { offset, time, expires, once: entry.once, message };
             self.shared.counters.published.add(1);
-            if ack == Ack::Memory {
+            let mut waits_for = ack;
+            if is_mixed {
+                let before = behind.entry(Arc::as_ptr(&channel) as usize).or_insert(ack);
+                waits_for = waits_for.max(*before);
+                *before = waits_for;
+            }
+            if waits_for == Ack::Memory {
                 self.show(&channel, publication);
             } else {
-                promised = promised.max(ack);
                 self.unsettled.push((channel, publication));
             }
+            waiting.push((result, waits_for));
         }
-        if promised != Ack::Synced {
-            self.dirty_since.get_or_insert(began);
-        }
-        self.settle(promised).await?;
-        self.shared.counters.groups.add(1);
-        self.shared.counters.store_seconds.observe(began.elapsed());
-        Ok(appended)
+        Ok(waiting)
     }
 
     /// Makes what was appended as safe as `ack` says and shows it to the readers.

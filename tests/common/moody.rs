@@ -28,7 +28,7 @@ pub struct Moody {
 
 impl Moody {
     /// A hub that keeps everything in it.
-    pub fn hub(rules: Rules, queue: usize) -> (Arc<Moody>, Arc<Hub>) {
+    pub fn hub(rules: impl Into<Arc<Rules>>, queue: usize) -> (Arc<Moody>, Arc<Hub>) {
         let store = Arc::new(Moody {
             log: MemoryLog::new(DEADLINE),
             gate: Semaphore::new(1),
@@ -38,7 +38,7 @@ impl Moody {
             is_broken: AtomicBool::new(false),
         });
         let hub = Hub::start(Parts {
-            hooks: Arc::new(rules),
+            hooks: rules.into(),
             kept: store.clone(),
             fleeting: Arc::new(MemoryLog::new(DEADLINE)),
             clock: now,
