@@ -235,7 +235,7 @@ async fn a_dead_peer_is_found_within_ping_interval_and_pong_timeout_and_a_living
         }
     };
     let ((lasted, pings), ()) = tokio::join!(within(DEADLINE, "the end", dying), staying);
-    assert!(lasted >= Duration::from_millis(5490) && lasted < DEADLINE, "{lasted:?}");
+    assert!(lasted >= Duration::from_millis(5460) && lasted < DEADLINE, "{lasted:?}");
     assert!(pings >= 1);
     living.send(TEXT, br#"{"type":"ping"}"#).await;
     until("one is left", async || hub.metric("aether_connections_active").await == 1.0).await;

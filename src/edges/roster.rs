@@ -123,7 +123,7 @@ impl Roster {
     }
 
     /// Gives an order to all that are connected now, so many a second; how many they were. Those who come meanwhile do not
-    /// hear it: they came under the rules of now.
+    /// hear it: they came under the rules of now, or look themselves (`Session::is_outdated`).
     pub async fn each_slowly(&self, order: &Order, per_second: u32) -> usize {
         let mut lines = Vec::new();
         for shard in &self.shards {
@@ -166,6 +166,11 @@ impl Member {
     pub fn poll_stop(&self, cx: &mut Context<'_>) -> bool {
         self.line.waker.register(cx.waker());
         self.roster.is_stopping()
+    }
+
+    /// It is told something that others heard before it came.
+    pub fn hear(&self, order: &Order) {
+        self.line.give(order);
     }
 
     /// Whether it has been told something that it has not looked at.

@@ -161,6 +161,10 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         let now = Instant::now();
         let beat_at = shared.pulse.next_beat(now);
         let member = shared.roster.enter(session.client().clone());
+        if session.is_outdated() {
+            // The rules changed during its handshake, and everybody was told before it was here.
+            member.hear(&Order::Reconsider);
+        }
         let tenant = shared.load.tenants.of(session.client().identity.tenant.as_deref());
         let (expires, warn_at) = end_of_credential(&session);
         let first = warn_at.map_or(beat_at, |at| at.min(beat_at));
@@ -198,11 +202,12 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
             }
         }
         if self.blocked.is_none() && self.session.wants_log() && !self.fetch().await {
-            return Err(Ending::Dead);
+            return Err(Ending::Store);
         }
         let more = more || (self.blocked.is_none() && self.session.has_stretch());
-        if !more && self.draining.is_some() && self.blocked.is_none() && self.owed.is_empty() {
-            return Err(Ending::Draining); // Everything that was there has been sent.
+        let is_sent = self.blocked.is_none() && self.owed.is_empty() && self.session.is_at_rest();
+        if !more && self.draining.is_some() && is_sent {
+            return Err(Ending::Draining);
         }
         if let Some(at) = self.next_turn() {
             self.wake_by(at);
@@ -392,13 +397,14 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if !orders.is_empty() {
             return Poll::Ready(Event::Orders(orders));
         }
+        // Before the frames: who always has one more to say ends with its credential too.
+        if self.timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Event::Time);
+        }
         if self.owed.len() < REPLIES
             && let Poll::Ready(frame) = self.socket.poll_frame(cx)
         {
             return Poll::Ready(frame.map_or_else(Event::Ended, Event::Frame));
-        }
-        if self.timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Event::Time);
         }
         if !waits {
             return Poll::Ready(Event::Ready);

@@ -319,6 +319,8 @@ pub enum Ending {
     OfDialect(u16, Words),
     /// It takes too little, and memory is short.
     Squeezed,
+    /// What it missed cannot be read.
+    Store,
     /// It asked in vain too often.
     Refused,
     /// It broke the rules of its transport.
@@ -350,6 +352,7 @@ impl Ending {
             Ending::Protocol(_) => Some(1002),
             Ending::Utf8 | Ending::Damaged => Some(1007),
             Ending::TooLarge => Some(1009),
+            Ending::Store => Some(1011),
             Ending::Lagged | Ending::Squeezed => Some(1012),
             Ending::Expired => Some(4401),
             Ending::Kicked | Ending::SentAway(_) => Some(4403),
@@ -371,6 +374,7 @@ impl Ending {
             Ending::TooLarge => "frame too large",
             Ending::Lagged => "lagged: resume from your last position",
             Ending::Squeezed => "memory is short: resume from your last position",
+            Ending::Store => "the store cannot be read: resume from your last position",
             Ending::Expired => "credential expired",
             Ending::Refused => "too many refused requests",
             Ending::Dead => "no answer",
@@ -393,7 +397,9 @@ impl Ending {
             Ending::Draining => "shutdown",
             Ending::Lagged | Ending::Squeezed => "lag",
             Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
-            Ending::Protocol(_) | Ending::Utf8 | Ending::Damaged | Ending::TooLarge | Ending::Refused => "error",
+            Ending::Protocol(_) | Ending::Utf8 | Ending::Damaged | Ending::TooLarge | Ending::Refused | Ending::Store => {
+                "error"
+            }
             Ending::Dead => "timeout",
         }
     }

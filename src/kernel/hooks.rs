@@ -44,6 +44,14 @@ pub trait Hooks: Send + Sync + 'static {
     fn disconnected(&self, client: &Arc<Client>, why: &Farewell);
     /// What does this channel keep and promise? Asked when it is first touched, and again when the rules say so.
     fn policy(&self, channel: &ChannelName) -> Policy;
+    /// The number of the rules that judge the request at hand.
+    fn judged_by(&self) -> u64 {
+        self.in_charge()
+    }
+    /// The number of those that judge who comes now.
+    fn in_charge(&self) -> u64 {
+        0
+    }
     /// Runs what belongs to one request: all of it is judged by the rules of one moment, whatever is reloaded meanwhile.
     fn as_one<'a>(&'a self, request: Request<'a>) -> Request<'a> {
         request

@@ -301,9 +301,28 @@ impl Hub {
         if let Some(known) = self.shared.channels.get(name) {
             return Ok(known.clone());
         }
+        let rules = self.hooks.in_charge();
         let policy = (self.shared.policy)(name);
         let (reply, answer) = oneshot::channel();
-        self.lane(policy.history.is_some()).ask(Request::Open { name: name.clone(), policy, reply }, answer).await
+        let opened = self.lane(policy.history.is_some()).ask(Request::Open { name: name.clone(), policy, reply }, answer);
+        let channel = opened.await?;
+        if rules != self.hooks.in_charge() {
+            // Who asked all channels again may have come before it was one.
+            self.resolve(&channel).await?;
+        }
+        Ok(channel)
+    }
+
+    /// Takes over what the rules now say of a channel; true if it is something else.
+    async fn resolve(&self, channel: &Channel) -> Result<bool, LogError> {
+        let policy = channel.fit((self.shared.policy)(&channel.name));
+        if policy == channel.policy() {
+            return Ok(false);
+        }
+        // The store first: it must reserve numbers before anybody is promised less than the disk.
+        channel.log.open(&channel.name, &policy).await?;
+        channel.set_policy(policy);
+        Ok(true)
     }
 
     fn lane(&self, is_kept: bool) -> &Inbox {
@@ -315,13 +334,7 @@ impl Hub {
     pub async fn resolve_again(&self, wanted: impl Fn(&str) -> bool) -> Result<usize, LogError> {
         let mut changed = 0;
         for channel in self.channels(wanted) {
-            let policy = channel.fit((self.shared.policy)(&channel.name));
-            if policy != channel.policy() {
-                // The store first: it must reserve numbers before anybody is promised less than the disk.
-                channel.log.open(&channel.name, &policy).await?;
-                channel.set_policy(policy);
-                changed += 1;
-            }
+            changed += usize::from(self.resolve(&channel).await?);
             tokio::task::consume_budget().await;
         }
         Ok(changed)

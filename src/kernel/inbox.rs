@@ -50,9 +50,16 @@ impl Inbox {
         request: Request,
         answer: oneshot::Receiver<Result<T, LogError>>,
     ) -> Result<T, LogError> {
-        let gone = |_| LogError("the hub is stopping".into());
-        self.queue.send(request).await.map_err(|_| LogError("the hub is stopping".into()))?;
-        answer.await.map_err(gone)?
+        in_time(PATIENCE, self.answered(request, answer)).await?
+    }
+
+    async fn answered<T>(
+        &self,
+        request: Request,
+        answer: oneshot::Receiver<Result<T, LogError>>,
+    ) -> Result<T, LogError> {
+        self.queue.send(request).await.map_err(stopping)?;
+        answer.await.map_err(stopping)?
     }
 
     /// What somebody hears for whom there is no room.
@@ -63,8 +70,7 @@ impl Inbox {
     /// Ends the lane, or gives up on one that does not answer in time.
     pub async fn stop(&self, limit: Duration) -> Result<(), LogError> {
         let (reply, answer) = oneshot::channel();
-        let stopped = tokio::time::timeout(limit, self.ask(Request::Stop { reply }, answer)).await;
-        let stopped = stopped.map_err(|_| LogError("the store does not answer".into()))?;
+        let stopped = in_time(limit, self.answered(Request::Stop { reply }, answer)).await?;
         if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
@@ -157,10 +163,17 @@ impl Sent {
     }
 }
 
+fn stopping<E>(_: E) -> LogError {
+    LogError("the hub is stopping".into())
+}
+
 /// A store that hangs is as good as one that fails: nobody waits for it without an end.
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, LogError> {
+    tokio::time::timeout(limit, answer).await.map_err(|_| LogError("the store does not answer".into()))
+}
+
 async fn settled(answer: oneshot::Receiver<Result<Vec<Appended>, LogError>>) -> Result<Vec<Appended>, PublishError> {
-    let answer = tokio::time::timeout(PATIENCE, answer).await;
-    let answer = answer.map_err(|_| LogError("the store does not answer".into()))?;
+    let answer = in_time(PATIENCE, answer).await?;
     Ok(answer.map_err(|_| PublishError::Stopping)??)
 }
 

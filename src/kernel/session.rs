@@ -42,6 +42,8 @@ pub struct Session {
     pub(super) once: Once,
     /// Counts the fills.
     pub(super) turn: u64,
+    /// The number of the rules that let it in.
+    pub(super) judged_by: u64,
     /// It is an operator's eye: no rule is asked, nobody is told that it comes and goes, and nothing counts it.
     pub(super) watches: bool,
 }
@@ -65,6 +67,7 @@ impl Session {
 
     fn of(hub: Arc<Hub>, client: Arc<Client>, format: Arc<dyn Format>, watches: bool) -> Self {
         Session {
+            judged_by: hub.hooks().judged_by(),
             hub,
             client,
             format,
@@ -87,6 +90,11 @@ impl Session {
 
     pub fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Whether other rules are in charge than those that let it in.
+    pub fn is_outdated(&self) -> bool {
+        self.judged_by != self.hub.hooks().in_charge()
     }
 
     pub fn len(&self) -> usize {

@@ -109,7 +109,11 @@ impl Session {
         let upto = upto.into_iter().flatten().filter(|_| !conflates).fold(head, Offset::min);
         let range = Range {
             from: From::After { after, upto },
-            count: if subscription.sight.as_ref().is_some_and(|view| view.is_slow()) { DARK_COUNT } else { PAGE_COUNT },
+            count: match &subscription.sight {
+                _ if subscription.pace.is_some() => 1,
+                Some(view) if view.is_slow() => DARK_COUNT,
+                _ => PAGE_COUNT,
+            },
             bytes: PAGE_BYTES,
             now: self.hub.now(),
         };

@@ -469,8 +469,17 @@ impl Hooks for Host {
         self.departed(&self.rules(), departure);
     }
 
+    /// By the rules in charge: it is the channel's for as long as that is in memory, whichever request brought it there.
     fn policy(&self, channel: &ChannelName) -> Policy {
-        self.rules().policy(channel)
+        self.current.load_full().policy(channel)
+    }
+
+    fn judged_by(&self) -> u64 {
+        self.rules().generation.id
+    }
+
+    fn in_charge(&self) -> u64 {
+        self.generation()
     }
 
     fn as_one<'a>(&'a self, request: Request<'a>) -> Request<'a> {

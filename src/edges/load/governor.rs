@@ -114,7 +114,7 @@ impl Governor {
     pub fn after(&self, why: Ending) -> Option<u64> {
         match why {
             Ending::Lagged => Some(0),
-            Ending::Draining | Ending::Squeezed => Some(self.place().as_millis() as u64),
+            Ending::Draining | Ending::Squeezed | Ending::Store => Some(self.place().as_millis() as u64),
             Ending::Refused => Some((PENANCE * (1.0 + self.line.lock().roll())) as u64),
             _ => None,
         }
