@@ -70,6 +70,7 @@ mod slow_readers;
 mod sse;
 mod stopping;
 mod tail;
+mod talkative;
 mod tls;
 mod turns;
 mod unsettled;

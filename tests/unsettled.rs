@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use aether::kernel::hub::{HistoryFrom, Hub, PublishError, Receipt};
 use aether::kernel::log::Log;
@@ -168,4 +169,40 @@ async fn who_is_promised_memory_hears_nothing_of_a_disk_that_fails_another() {
     place.fails_after(gate, first).await;
     assert!(synced.await.is_err());
     assert_eq!(fast.await.unwrap().offset, 2, "it is shown, and said so");
+}
+
+#[tokio::test]
+async fn a_lane_that_has_fallen_is_a_failure_of_the_store_and_no_hub_that_is_going_down() {
+    let place = Place::start(Rules::default());
+    place.publish("one").await.unwrap();
+    place.store.panics();
+    for name in ["a", "a", "new"] {
+        match place.publish_to(name, "two").await {
+            Err(PublishError::Store(why)) => assert!(why.to_string().contains("restart the hub"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(place.hub.store_failure().is_some_and(|why| why.contains("restart the hub")));
+    let past = place.hub.history(&client("ann"), &channel("a"), HistoryFrom::After(0), 9, 99).await.unwrap();
+    assert_eq!(past.page.publications.len(), 1, "who reads goes on");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_store_has_a_bound_in_bytes() {
+    let place = Place::start(Rules::default());
+    place.publish("one").await.unwrap();
+    let gate = place.store.shut_gate().await;
+    let large = "x".repeat(20 << 20);
+    let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(place.publish(&large))).collect();
+    let mut heard = Vec::new();
+    for publish in &mut waiting {
+        heard.push(poll!(publish.as_mut()));
+    }
+    let busy = heard.iter().filter(|heard| matches!(heard, Poll::Ready(Err(PublishError::Busy(_))))).count();
+    assert_eq!((heard.iter().filter(|heard| heard.is_pending()).count(), busy), (3, 1));
+    drop(gate);
+    for publish in waiting.into_iter().take(3) {
+        publish.await.unwrap();
+    }
+    place.publish(&large).await.unwrap();
 }

@@ -151,8 +151,7 @@ impl Dialect for WsDialect {
     fn bye(&mut self, why: Ending, retry_ms: Option<u64>, out: &mut Vec<u8>) {
         let Some(code) = why.code() else { return };
         let comes_back = matches!(why, Ending::Draining | Ending::Lagged | Ending::Squeezed | Ending::Store);
-        let is_sent_away =
-            matches!(why, Ending::Expired | Ending::Refused | Ending::Kicked | Ending::SentAway(_));
+        let is_sent_away = matches!(why, Ending::Expired | Ending::Refused | Ending::Kicked | Ending::SentAway(_));
         let told = comes_back || is_sent_away;
         if told && self.first.is_none() {
             put_said(&Said::Bye { code, reason: why.reason(), retry_ms }, out);

@@ -397,9 +397,12 @@ impl Ending {
             Ending::Draining => "shutdown",
             Ending::Lagged | Ending::Squeezed => "lag",
             Ending::Expired | Ending::Kicked | Ending::SentAway(_) | Ending::OfDialect(..) => "server",
-            Ending::Protocol(_) | Ending::Utf8 | Ending::Damaged | Ending::TooLarge | Ending::Refused | Ending::Store => {
-                "error"
-            }
+            Ending::Protocol(_)
+            | Ending::Utf8
+            | Ending::Damaged
+            | Ending::TooLarge
+            | Ending::Refused
+            | Ending::Store => "error",
             Ending::Dead => "timeout",
         }
     }

@@ -65,8 +65,9 @@ pub struct Parser {
     max: usize,
     /// Whether messages may come compressed.
     deflates: bool,
-    /// Bytes of a frame that is not complete.
+    /// What has been pushed, and how much of it has been taken.
     inbox: Vec<u8>,
+    taken: usize,
     message: Option<Fragments>,
 }
 
@@ -80,10 +81,11 @@ struct Fragments {
 impl Parser {
     /// `max`: the largest message that is taken. `deflates`: compressed ones too.
     pub fn new(max: usize, deflates: bool) -> Self {
-        Parser { max, deflates, inbox: Vec::new(), message: None }
+        Parser { max, deflates, inbox: Vec::new(), taken: 0, message: None }
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
+        self.inbox.drain(..std::mem::take(&mut self.taken));
         self.inbox.extend_from_slice(bytes);
     }
 
@@ -102,7 +104,8 @@ impl Parser {
     }
 
     fn next_frame(&mut self) -> Result<Option<(FrameHeader, Vec<u8>)>, Ending> {
-        let mut cursor = Cursor::new(&self.inbox);
+        let inbox = &self.inbox[self.taken..];
+        let mut cursor = Cursor::new(inbox);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| Ending::Protocol("invalid frame header"))?;
         let Some((header, length)) = parsed else { return Ok(None) };
         let start = cursor.position() as usize;
@@ -132,16 +135,16 @@ impl Parser {
             return Err(Ending::TooLarge);
         }
         let end = start + length as usize;
-        if self.inbox.len() < end {
+        if inbox.len() < end {
             return Ok(None);
         }
-        let mut payload = self.inbox[start..end].to_vec();
+        let mut payload = inbox[start..end].to_vec();
         for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
             *byte ^= key;
         }
-        self.inbox.drain(..end);
-        if self.inbox.is_empty() {
-            self.inbox = Vec::new();
+        self.taken += end;
+        if self.taken == self.inbox.len() {
+            (self.inbox, self.taken) = (Vec::new(), 0);
         }
         Ok(Some((header, payload)))
     }

@@ -191,14 +191,14 @@ impl Hub {
         results
     }
 
-    async fn deliver(&self, sent: Sent, results: &mut [Result<Receipt, PublishError>]) {
+    async fn deliver(&self, sent: Sent<'_>, results: &mut [Result<Receipt, PublishError>]) {
         if let Some(took) = sent.arrive(results).await {
             self.shared.counters.publish_seconds.observe(took);
         }
     }
 
     /// Waits, not for ever, while channels to which was just published outrun their readers. For publishers who wait for an
-    /// answer; what plugins say comes from one task for all.
+    /// answer; what plugins say and do not wait for comes from one task for all.
     pub async fn let_readers_follow(&self, published: impl Iterator<Item = &Receipt>) {
         let mut channels: Vec<Arc<Channel>> = Vec::new();
         for Receipt { channel: name, .. } in published {
@@ -304,7 +304,8 @@ impl Hub {
         let rules = self.hooks.in_charge();
         let policy = (self.shared.policy)(name);
         let (reply, answer) = oneshot::channel();
-        let opened = self.lane(policy.history.is_some()).ask(Request::Open { name: name.clone(), policy, reply }, answer);
+        let opened =
+            self.lane(policy.history.is_some()).ask(Request::Open { name: name.clone(), policy, reply }, answer);
         let channel = opened.await?;
         if rules != self.hooks.in_charge() {
             // Who asked all channels again may have come before it was one.
@@ -384,7 +385,7 @@ impl Hub {
 
     /// Why channels with a history take nothing any more, if so.
     pub fn store_failure(&self) -> Option<String> {
-        self.kept.log.failure()
+        self.kept.failure().or_else(|| self.fleeting.failure())
     }
 
     pub fn is_stopping(&self) -> bool {

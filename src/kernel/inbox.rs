@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,6 +18,10 @@ use super::returns::Returns;
 
 /// How long a publisher waits for the store.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// What waits for a lane weighs so many bytes at most, or is one request.
+const WEIGHT: usize = 64 << 20;
+/// A panic there is a fault of the hub or its store, and nothing that this process can mend.
+const FALLEN: &str = "the thread that writes the store has ended by a fault; what was acknowledged is safe: restart the hub, and report what its log says of a panic";
 
 /// The life of a lane. It ends when it is told to stop, or with its hub.
 pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -25,7 +30,21 @@ pub(super) struct Inbox {
     pub log: Arc<dyn Log>,
     queue: mpsc::Sender<Request>,
     returns: Arc<Returns>,
+    waiting: Arc<AtomicUsize>,
+    is_stopping: AtomicBool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What a request that waits for a lane weighs, until it is answered.
+pub(super) struct Weight {
+    bytes: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Inbox {
@@ -34,7 +53,9 @@ impl Inbox {
         let (queue, requests) = mpsc::channel(length);
         let returns = Arc::new(Returns::default());
         let lane = Lane::new(log.clone(), shared.clone(), returns.clone());
-        (Inbox { log, queue, returns, thread: Mutex::new(None) }, Box::pin(lane.run(requests)))
+        let (waiting, is_stopping) = (Arc::default(), AtomicBool::new(false));
+        let inbox = Inbox { log, queue, returns, waiting, is_stopping, thread: Mutex::new(None) };
+        (inbox, Box::pin(lane.run(requests)))
     }
 
     /// Gives the lane a thread of its own.
@@ -58,8 +79,43 @@ impl Inbox {
         request: Request,
         answer: oneshot::Receiver<Result<T, LogError>>,
     ) -> Result<T, LogError> {
-        self.queue.send(request).await.map_err(stopping)?;
-        answer.await.map_err(stopping)?
+        self.queue.send(request).await.map_err(|_| self.ended())?;
+        answer.await.map_err(|_| self.ended())?
+    }
+
+    /// Why nothing is taken in any more, if so.
+    pub fn failure(&self) -> Option<String> {
+        let is_fallen = self.queue.is_closed() && !self.is_stopping.load(Ordering::Acquire);
+        if is_fallen { Some(FALLEN.to_owned()) } else { self.log.failure() }
+    }
+
+    /// What somebody hears whose lane is no more.
+    fn ended(&self) -> LogError {
+        let is_stopping = self.is_stopping.load(Ordering::Acquire);
+        LogError(if is_stopping { "the hub is stopping" } else { FALLEN }.into())
+    }
+
+    fn not_published(&self) -> PublishError {
+        match self.is_stopping.load(Ordering::Acquire) {
+            true => PublishError::Stopping,
+            false => PublishError::Store(self.ended()),
+        }
+    }
+
+    /// Room for a request; none if too much waits already.
+    fn weigh(&self, items: &[Item]) -> Option<Weight> {
+        let bytes = items.iter().map(|item| item.admitted.0.message.weight()).sum();
+        let weight = Weight { bytes, waiting: self.waiting.clone() };
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        (before == 0 || before + bytes <= WEIGHT).then_some(weight)
+    }
+
+    async fn settled(
+        &self,
+        answer: oneshot::Receiver<Result<Vec<Appended>, LogError>>,
+    ) -> Result<Vec<Appended>, PublishError> {
+        let answer = in_time(PATIENCE, answer).await?;
+        Ok(answer.map_err(|_| self.not_published())??)
     }
 
     /// What somebody hears for whom there is no room.
@@ -69,6 +125,7 @@ impl Inbox {
 
     /// Ends the lane, or gives up on one that does not answer in time.
     pub async fn stop(&self, limit: Duration) -> Result<(), LogError> {
+        self.is_stopping.store(true, Ordering::Release);
         let (reply, answer) = oneshot::channel();
         let stopped = in_time(limit, self.answered(Request::Stop { reply }, answer)).await?;
         if let Some(thread) = self.thread.lock().take() {
@@ -110,41 +167,43 @@ impl<'a> Parcel<'a> {
     }
 
     /// Puts what was gathered into the queue: it has its order when this returns.
-    pub fn send(&mut self) -> Sent {
+    pub fn send(&mut self) -> Sent<'a> {
         let (reply, answer) = oneshot::channel();
         let (items, places) = (std::mem::take(&mut self.items), std::mem::take(&mut self.places));
         let began = Instant::now();
-        if items.is_empty() {
-            return Sent { places, queued: Ok(()), answer, began };
-        }
-        if self.gives_way(&places) {
-            return Sent { places, queued: Err(self.inbox.busy()), answer, began };
-        }
-        let queued = self.inbox.queue.try_send(Request::Publish { items, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => self.inbox.busy(),
-            mpsc::error::TrySendError::Closed(_) => PublishError::Stopping,
-        });
-        Sent { places, queued, answer, began }
+        let inbox = self.inbox;
+        let queued = match inbox.weigh(&items) {
+            _ if items.is_empty() => Ok(()),
+            Some(weight) if !self.gives_way(&places) => {
+                inbox.queue.try_send(Request::Publish { items, weight, reply }).map_err(|error| match error {
+                    mpsc::error::TrySendError::Full(_) => inbox.busy(),
+                    mpsc::error::TrySendError::Closed(_) => inbox.not_published(),
+                })
+            }
+            _ => Err(inbox.busy()),
+        };
+        Sent { inbox, places, queued, answer, began }
     }
 }
 
 /// A parcel on its way.
-pub(super) struct Sent {
+pub(super) struct Sent<'a> {
+    inbox: &'a Inbox,
     places: Vec<Place>,
     queued: Result<(), PublishError>,
     answer: oneshot::Receiver<Result<Vec<Appended>, LogError>>,
     began: Instant,
 }
 
-impl Sent {
+impl Sent<'_> {
     /// Waits for the lane, and puts each result in its place. How long it took, if the lane took it.
     pub async fn arrive(self, results: &mut [Result<Receipt, PublishError>]) -> Option<Duration> {
-        let Sent { places, queued, answer, began } = self;
+        let Sent { inbox, places, queued, answer, began } = self;
         if places.is_empty() {
             return None;
         }
         let appended = match queued {
-            Ok(()) => settled(answer).await,
+            Ok(()) => inbox.settled(answer).await,
             Err(error) => Err(error),
         };
         match appended {
@@ -163,18 +222,9 @@ impl Sent {
     }
 }
 
-fn stopping<E>(_: E) -> LogError {
-    LogError("the hub is stopping".into())
-}
-
 /// A store that hangs is as good as one that fails: nobody waits for it without an end.
 async fn in_time<T>(limit: Duration, answer: impl Future<Output = T>) -> Result<T, LogError> {
     tokio::time::timeout(limit, answer).await.map_err(|_| LogError("the store does not answer".into()))
-}
-
-async fn settled(answer: oneshot::Receiver<Result<Vec<Appended>, LogError>>) -> Result<Vec<Appended>, PublishError> {
-    let answer = in_time(PATIENCE, answer).await?;
-    Ok(answer.map_err(|_| PublishError::Stopping)??)
 }
 
 impl Place {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::channel::Channel;
 use super::counters::Counters;
 use super::herald::Herald;
+use super::inbox::Weight;
 use super::log::{Appended, Entry, Log, LogError};
 use super::message::{Admitted, ChannelName, Draft, Message, Micros, Publication};
 use super::policy::{Ack, Policy};
@@ -42,7 +43,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// What a lane is asked for. Its inbox has an end: a publisher that finds it full is told to come back.
 pub(super) enum Request {
     Open { name: ChannelName, policy: Policy, reply: oneshot::Sender<Result<Arc<Channel>, LogError>> },
-    Publish { items: Vec<Item>, reply: oneshot::Sender<Result<Vec<Appended>, LogError>> },
+    Publish { items: Vec<Item>, weight: Weight, reply: oneshot::Sender<Result<Vec<Appended>, LogError>> },
     Forget { channel: Arc<Channel>, reply: oneshot::Sender<Result<(), LogError>> },
     Stop { reply: oneshot::Sender<Result<(), LogError>> },
 }
@@ -100,7 +101,8 @@ pub(super) struct Lane {
     steady: Steady,
 }
 
-type PendingReply = (oneshot::Sender<Result<Vec<Appended>, LogError>>, usize);
+/// An answer that somebody waits for, to so many messages, which weigh something until it is given.
+type PendingReply = (oneshot::Sender<Result<Vec<Appended>, LogError>>, usize, Weight);
 
 impl Lane {
     pub fn new(log: Arc<dyn Log>, shared: Arc<Shared>, returns: Arc<Returns>) -> Self {
@@ -145,8 +147,8 @@ impl Lane {
         let mut replies: Vec<PendingReply> = Vec::with_capacity(requests.len());
         for request in requests.drain(..) {
             match request {
-                Request::Publish { items: more, reply } => {
-                    replies.push((reply, more.len()));
+                Request::Publish { items: more, weight, reply } => {
+                    replies.push((reply, more.len(), weight));
                     items.extend(more);
                 }
                 Request::Open { name, policy, reply } => {
@@ -188,18 +190,18 @@ impl Lane {
             Ok(appended) => appended,
             Err(error) => {
                 self.complain("the store did not take a group of publishes", &error);
-                replies.into_iter().for_each(|(reply, _)| drop(reply.send(Err(error.clone()))));
+                replies.into_iter().for_each(|(reply, ..)| drop(reply.send(Err(error.clone()))));
                 return;
             }
         };
         let promised = appended.iter().map(|(_, ack)| *ack).max().unwrap_or(Ack::Memory);
         let (mut appended, mut late) = (appended.into_iter(), Vec::with_capacity(replies.len()));
-        for (reply, count) in replies {
+        for (reply, count, weight) in replies {
             let (mine, acks): (Vec<_>, Vec<_>) = appended.by_ref().take(count).unzip();
             match acks.into_iter().max() {
                 // What is shown already waits for nobody's disk, and is true whatever that says.
                 None | Some(Ack::Memory) => drop(reply.send(Ok(mine))),
-                Some(_) => late.push((reply, mine)),
+                Some(_) => late.push((reply, mine, weight)),
             }
         }
         if promised != Ack::Synced {
@@ -213,7 +215,7 @@ impl Lane {
             }
             Err(error) => self.complain("the store did not take a group of publishes", error),
         }
-        for (reply, mine) in late {
+        for (reply, mine, _weight) in late {
             let _ = reply.send(settled.clone().map(|()| mine));
         }
     }

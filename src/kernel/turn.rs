@@ -55,9 +55,10 @@ struct Step {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
     Publication,
-    /// So many publications were left out because the reader lagged.
+    /// So many publications are missing.
     Gap {
-        skipped: u64,
+        cause: GapCause,
+        missing: u64,
     },
     Live,
 }
@@ -312,8 +313,7 @@ impl Session {
     fn announce_gap(&mut self, slot: u32, batch: &mut Batch) {
         if let Some(gap) = self.subscriptions[slot as usize].gap {
             self.subscriptions[slot as usize].gap_said = true;
-            self.hub.counters().gaps.add(1);
-            self.say(slot, Notice::Gap(gap), Act::Gap { skipped: 0 }, batch);
+            self.say_gap(slot, gap, batch);
         }
     }
 
@@ -329,8 +329,8 @@ impl Session {
         if lag == Lag::CatchUp || subscription.full_at.is_some() || !subscription.is_far_behind() {
             return Ok(());
         }
-        self.hub.counters().lagged.add(1);
         if lag == Lag::Close && !self.watches {
+            self.hub.counters().lagged.add(1);
             return Err(Close::Lagged);
         }
         let (head, reached, room) = (subscription.seat.head(), subscription.reached, subscription.room());
@@ -349,13 +349,13 @@ impl Session {
     }
 
     fn skip_to(&mut self, slot: u32, gap: Gap, batch: &mut Batch) {
-        self.hub.counters().gaps.add(1);
         self.subscriptions[slot as usize].reached = gap.available - 1;
-        let skipped = match (gap.cause, gap.missing) {
-            (GapCause::Skipped | GapCause::Evicted, Some((first, last))) => last + 1 - first,
-            _ => 0,
-        };
-        self.say(slot, Notice::Gap(gap), Act::Gap { skipped }, batch);
+        self.say_gap(slot, gap, batch);
+    }
+
+    fn say_gap(&mut self, slot: u32, gap: Gap, batch: &mut Batch) {
+        let missing = gap.missing.map_or(0, |(first, last)| last + 1 - first);
+        self.say(slot, Notice::Gap(gap), Act::Gap { cause: gap.cause, missing }, batch);
     }
 
     fn say(&mut self, slot: u32, notice: Notice, act: Act, batch: &mut Batch) {
@@ -405,7 +405,8 @@ impl Session {
     /// which is to be written before anything else.
     pub fn commit(&mut self, batch: &Batch, written: usize, carry: &mut Vec<u8>) {
         let mut begin = 0;
-        let (mut taken, mut skipped) = (0, 0);
+        let counters = self.hub.counters();
+        let mut taken = 0;
         for step in &batch.steps {
             // A format may say nothing about something: that is through as soon as all before it is.
             let is_silent = step.end == begin;
@@ -422,16 +423,19 @@ impl Session {
                     taken += 1;
                     subscription.rests_until = subscription.pace.map(|pace| Instant::now() + pace.every);
                 }
-                Act::Gap { skipped: lost } => {
-                    subscription.gap = None;
-                    skipped += lost;
+                Act::Gap { cause, missing } => {
+                    let is_asked_for = subscription.gap.take().is_some();
+                    counters.gaps.add(1);
+                    counters.lagged.add(u64::from(cause == GapCause::Skipped));
+                    if !is_asked_for && matches!(cause, GapCause::Skipped | GapCause::Evicted) {
+                        counters.skipped.add(missing);
+                    }
                 }
                 Act::Live => subscription.live_at = None,
             }
             begin = step.end;
         }
-        self.hub.counters().pushed.add(taken);
-        self.hub.counters().skipped.add(skipped);
+        counters.pushed.add(taken);
         let subscriptions = &self.subscriptions;
         self.once.settle(|slot, offset| offset <= subscriptions[slot as usize].cursor);
         let whole = written == batch.bytes.len();

@@ -22,6 +22,7 @@ pub struct Moody {
     came: AtomicUsize,
     syncs: AtomicBool,
     opens: AtomicBool,
+    panics: AtomicBool,
     /// Until it is mended, which is when it is first asked to be.
     is_broken: AtomicBool,
 }
@@ -35,6 +36,7 @@ impl Moody {
             came: AtomicUsize::new(0),
             syncs: AtomicBool::new(true),
             opens: AtomicBool::new(true),
+            panics: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
         });
         let hub = Hub::start(Parts {
@@ -71,6 +73,11 @@ impl Moody {
         self.is_broken.store(true, Ordering::SeqCst);
     }
 
+    /// Its lane does not live through what comes next.
+    pub fn panics(&self) {
+        self.panics.store(true, Ordering::SeqCst);
+    }
+
     pub fn opens(&self) {
         self.opens.store(true, Ordering::SeqCst);
     }
@@ -87,6 +94,7 @@ impl Log for Moody {
         Box::pin(async move {
             self.came.fetch_add(1, Ordering::SeqCst);
             let _turn = self.gate.acquire().await.expect("it is never closed");
+            assert!(!self.panics.load(Ordering::SeqCst), "on purpose");
             self.log.append(batch).await
         })
     }

@@ -209,7 +209,10 @@ impl ForeignDialect {
                 let channel = draft.channel.clone();
                 let published = session.hub().publish(session.client(), draft).await;
                 match published {
-                    Ok(receipt) => self.say(&Event::Published { receipt: &receipt, tag: &tag }, out),
+                    Ok(receipt) => {
+                        session.hub().let_readers_follow(std::iter::once(&receipt)).await;
+                        self.say(&Event::Published { receipt: &receipt, tag: &tag }, out);
+                    }
                     Err(error) => {
                         return Err(self.fail("publish", Fault::publish(error, true, channel.as_str()), &tag, out));
                     }

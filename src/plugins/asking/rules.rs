@@ -270,9 +270,17 @@ impl Rules {
         let is_slow = |concern: &Arc<Concern>| concern.changes().any(|hook| self.generation.is_slow(hook));
         let most = if concern.as_ref().is_some_and(is_slow) { IN_LINE } else { MAX_LINE };
         turns.stand(channel, most).map(Some).ok_or_else(|| {
-            let hook = delaying.or_else(|| self.hooks_of(Event::Publish).next()).unwrap_or_default();
             let why = format!("{most} drafts of this channel wait for the rules already");
-            self.refuse(No::Busy(hook, why), Some(channel.as_str()), Asker::from(client))
+            let (channel, asker) = (Some(channel.as_str()), Asker::from(client));
+            match delaying.or_else(|| self.hooks_of(Event::Publish).next()) {
+                Some(hook) => self.refuse(No::Busy(hook, why), channel, asker),
+                // They wait for rules that are in charge no longer.
+                None => Refusal {
+                    kind: RefusalKind::Busy,
+                    retry_ms: Some(BUSY_FOR.as_millis() as u64),
+                    ..self.refuse_by_default(Event::Publish, "busy", &why, channel, asker)
+                },
+            }
         })
     }
 
