@@ -83,3 +83,35 @@ async fn messages_whose_rules_wait_stand_in_the_log_in_the_order_in_which_they_c
         history["messages"].as_array().unwrap().iter().map(|message| message["payload"].clone()).collect();
     assert_eq!(stored, delays.map(|ms| json!(ms)));
 }
+
+/// Waits until a rule waits at the gate, puts other rules in charge, and opens it.
+async fn change_meanwhile(hub: &TestHub, gate: &watch::Sender<bool>, rules: &str) {
+    let doors = gate.receiver_count();
+    until("a rule has asked", async || gate.receiver_count() > doors).await;
+    hub.dir().write("scripts/rules.lua", rules);
+    hub.http().await.post("/api/v1/rules/reload", "{}").await.ok();
+    gate.send(true).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_let_in_by_rules_that_changed_meanwhile_is_asked_about_again() {
+    let (gate, shut) = watch::channel(false);
+    let hub = hub(shut).await;
+    let path = format!("/sse?channel=slow.gate.1&token={}", hub.token(&[]));
+    let opening = SseClient::open(hub.address, &path, None);
+    let (stream, ()) = tokio::join!(opening, change_meanwhile(&hub, &gate, "-- nobody may do anything"));
+    let mut stream = stream.unwrap_or_else(|refused| panic!("{refused:?}"));
+    stream.expect("subscribed").await;
+    assert_eq!(stream.expect("error").await.json()["code"], 40301);
+    stream.expect("unsubscribed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_is_opened_by_a_request_of_old_rules_has_the_policy_of_those_in_charge() {
+    let (gate, shut) = watch::channel(false);
+    let hub = hub(shut).await;
+    let change = change_meanwhile(&hub, &gate, "aether.on.retention('order.*', function() return {ack = 'memory'} end)");
+    let mut http = hub.http_as(Some(&hub.token(&[]))).await;
+    let (said, ()) = tokio::join!(http.post("/api/v1/publish?channel=order.1", "gate"), change);
+    assert_eq!(said.ok()["ack"], "memory");
+}
