@@ -151,6 +151,10 @@ async fn a_dry_run_says_what_would_happen_and_does_nothing() {
     ws.expect("message").await;
     let mut stranger = hub.http_as(Some(&hub.token(&[]))).await;
     assert_eq!(stranger.post("/api/v1/publish?dry_run=1", &body).await.error(), (403, 40301));
+    for almost in ["true", "yes", "2"] {
+        let refused = http.post(&format!("/api/v1/publish?dry_run={almost}"), &body).await;
+        assert_eq!(refused.error(), (400, 40003), "what was meant as a rehearsal is none");
+    }
 
     ws.send(json!({"type": "subscribe", "channels": ["room.2", "other", "a b"], "dry_run": true, "id": 9})).await;
     let would = ws.expect("dry_run").await;

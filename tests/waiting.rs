@@ -110,7 +110,8 @@ async fn who_was_let_in_by_rules_that_changed_meanwhile_is_asked_about_again() {
 async fn a_channel_that_is_opened_by_a_request_of_old_rules_has_the_policy_of_those_in_charge() {
     let (gate, shut) = watch::channel(false);
     let hub = hub(shut).await;
-    let change = change_meanwhile(&hub, &gate, "aether.on.retention('order.*', function() return {ack = 'memory'} end)");
+    let change =
+        change_meanwhile(&hub, &gate, "aether.on.retention('order.*', function() return {ack = 'memory'} end)");
     let mut http = hub.http_as(Some(&hub.token(&[]))).await;
     let (said, ()) = tokio::join!(http.post("/api/v1/publish?channel=order.1", "gate"), change);
     assert_eq!(said.ok()["ack"], "memory");

@@ -32,6 +32,15 @@ impl Caller {
         self.request.param(name)
     }
 
+    /// Whether a parameter is 1: `?dry_run=1`. What is neither that nor 0 may have been meant otherwise.
+    pub fn flag(&self, name: &str) -> Result<bool, Fault> {
+        match self.param(name) {
+            None | Some("" | "0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(_) => Err(Fault::Parameter(format!("{name}: 0 or 1"))),
+        }
+    }
+
     /// The request as the rules may see it. A browser sends a site's cookies for whatever page asks, so a page from
     /// elsewhere would act in the name of whoever looks at it (CSRF): it is refused, and where `*` lets it in all the same,
     /// it comes without them.
@@ -53,15 +62,6 @@ impl Caller {
             return Ok(());
         }
         Err(Fault::Origin(origin.unwrap_or_default().to_owned()))
-    }
-}
-
-/// `?heartbeat=1`: each beat says where the channels stand.
-pub fn wants_heartbeat(caller: &Caller) -> Result<bool, Fault> {
-    match caller.param("heartbeat") {
-        None | Some("" | "0") => Ok(false),
-        Some("1") => Ok(true),
-        Some(_) => Err(Fault::Parameter("heartbeat: 0 or 1".into())),
     }
 }
 

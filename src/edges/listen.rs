@@ -16,7 +16,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{HeaderMap, Request, Response};
+use hyper::{HeaderMap, Request, Response, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -255,6 +255,10 @@ where
         let service = service_fn(move |mut request: Request<Incoming>| {
             let peer = peer.behind(request.headers(), &trusted, &door);
             request.extensions_mut().insert(peer);
+            if request.uri().path_and_query().is_none() {
+                // `CONNECT host:port` has no path (RFC 9112, 3.2.3), and warp panics for want of one.
+                *request.uri_mut() = Uri::from_static("*");
+            }
             let (answer, arrives) = (service.call(request), arrives.clone());
             async move {
                 let answer = answer.await;

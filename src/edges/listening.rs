@@ -38,7 +38,7 @@ impl Asked {
         let cursor =
             cursor.map(|text| Cursor::parse(text).ok_or_else(|| Fault::Parameter("cursor: not one of ours".into())));
         let max_rate = caller.param("max_rate").map(|text| text.parse().unwrap_or(f64::NAN));
-        let conflate = matches!(caller.param("conflate"), Some("1"));
+        let conflate = caller.flag("conflate")?;
         let after = caller.param("after_seq").map(str::parse::<u64>).transpose();
         Ok(Asked {
             channels,

@@ -108,13 +108,14 @@ pub async fn one<B: Buf>(
     if edge.hub.is_stopping() {
         return Err(Fault::Stopping);
     }
+    let is_rehearsal = caller.flag("dry_run")?;
     let client = edge.connect(&caller).await?;
     let body = read_body(&caller, body, edge.settings.max_payload, edge.settings.body_timeout).await?;
     let draft = match caller.param("channel") {
         Some(channel) => raw_draft(&caller, channel, body)?,
         None => object::<Written<'_>>(&body)?.draft()?,
     };
-    if caller.param("dry_run") == Some("1") {
+    if is_rehearsal {
         return rehearse(&edge, &client, &draft).await;
     }
     let channel = draft.channel.clone();

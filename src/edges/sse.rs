@@ -19,7 +19,7 @@ use warp::Reply;
 use warp::http::header::{self, HeaderName, HeaderValue};
 use warp::reply::Response;
 
-use super::caller::{Caller, wants_heartbeat};
+use super::caller::Caller;
 use super::door::Permit;
 use super::edge::Edge;
 use super::line::{Frame, Socket};
@@ -132,7 +132,7 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     let others = edge.hub.counters().sessions.get().saturating_sub(1);
     let retry = edge.load.governor.unasked(others, least, spread);
     SseDialect::hello(&session, retry, &mut hello);
-    let heartbeat = wants_heartbeat(&caller)?;
+    let heartbeat = caller.flag("heartbeat")?;
     let shared = edge.sse.clone();
     let permit = caller.peer.as_ref().map(|peer| peer.permit.clone());
     let events = Events::new(hello, permit, |socket| {

@@ -95,11 +95,7 @@ pub async fn open(edge: Arc<Edge>, caller: Caller) -> Result<Response, Fault> {
     }
     let given = |name| caller.param(name).filter(|text| !text.is_empty()).map(str::to_owned);
     let channel = given("channel").map(|text| Pattern::parse(&text)).transpose();
-    let full = match caller.param("full") {
-        None | Some("" | "0") => false,
-        Some("1") => true,
-        Some(_) => return Err(Fault::Parameter("full: 0 or 1".into())),
-    };
+    let full = caller.flag("full")?;
     let asked = Asked {
         channel: channel.map_err(|error| Fault::Parameter(format!("channel: {error}")))?,
         user: given("user"),

@@ -10,7 +10,7 @@ use warp::http::StatusCode;
 use warp::http::header::{self, HeaderValue};
 use warp::reply::Response;
 
-use super::caller::{Caller, wants_heartbeat};
+use super::caller::Caller;
 use super::deadline::{Deadline, TryWrite};
 use super::deflate::Agreement;
 use super::door::Permit;
@@ -33,7 +33,7 @@ pub async fn upgrade(edge: Arc<Edge>, caller: Caller, on_upgrade: Option<OnUpgra
     }
     caller.check_origin(&edge.settings.origins)?;
     let key = handshake_key(&caller)?.to_owned();
-    let heartbeat = wants_heartbeat(&caller)?;
+    let heartbeat = caller.flag("heartbeat")?;
     let client = edge.connect(&caller).await?;
     let offers = caller.request.header("sec-websocket-protocol").unwrap_or("");
     let speaks_ours = offers.split(',').any(|offer| offer.trim() == SUBPROTOCOL);

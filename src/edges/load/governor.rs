@@ -107,7 +107,8 @@ impl Governor {
         let next = line.next.filter(|next| *next > first && *next - first < window).unwrap_or(first);
         line.next = Some(next + Duration::from_secs_f64(gap));
         let within = line.roll() * gap;
-        next + Duration::from_secs_f64(within) - now
+        let after = next + Duration::from_secs_f64(within) - now;
+        after.min(self.limits.return_window.max(LEAST))
     }
 
     /// In milliseconds, for who leaves; none: not with what it has shown.
@@ -201,6 +202,13 @@ mod tests {
         assert!(times.iter().all(|at| *at < Duration::from_secs(61)));
         let second = |at: u64| times.iter().filter(|time| time.as_secs() == at).count();
         assert!((10..50).all(|at| (295..=410).contains(&second(at))), "{:?}", (10..50).map(second).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nobody_is_told_to_stay_away_longer_than_the_window() {
+        let limits = Limits { returns_per_second: 1, return_window: Duration::from_secs(2), ..Limits::default() };
+        let (governor, now) = (Governor::new(limits, 7), Instant::now());
+        assert!((0..100).all(|_| (LEAST..=Duration::from_secs(2)).contains(&governor.place_at(now))));
     }
 
     #[test]
