@@ -218,9 +218,10 @@ async fn a_target_without_a_path_is_answered_and_what_comes_behind_it_too() {
     let hub = TestHub::start();
     for target in ["evil:80", "x", "[::1]:80"] {
         let mut stream = TcpStream::connect(hub.address).await.unwrap();
-        let asked = format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\nCONNECT {target} HTTP/1.1\r\nhost: x\r\n\r\n");
+        let asked = format!(
+            "CONNECT {target} HTTP/1.1\r\nhost: x\r\n\r\nGET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+        );
         stream.write_all(asked.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
         let mut said = String::new();
         within(DEADLINE, "an end", stream.read_to_string(&mut said)).await.unwrap();
         assert_eq!(said.matches("HTTP/1.1 40").count(), 2, "{target}: {said}");

@@ -3,7 +3,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal};
 
 use crate::common::spawned::{aether, run};
 use crate::common::*;
@@ -103,6 +107,90 @@ fn a_hub_that_runs_is_measured_by_what_it_says_of_itself() {
     assert!(ran["measured"]["cpu_us_per_delivery"].is_number(), "{ran}");
     // It has not gone with the bench.
     assert!(TcpStream::connect(hub.address).is_ok());
+}
+
+/// The directories of benches whose process that is.
+fn left_by(process: u32) -> Vec<String> {
+    let begin = format!("aether-bench-{process}-");
+    let all = std::fs::read_dir(std::env::temp_dir()).unwrap();
+    let names = all.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(&begin)).collect()
+}
+
+#[tokio::test]
+async fn a_bench_that_is_ended_leaves_neither_its_hub_nor_a_directory() {
+    let dir = TempDir::new();
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+        let mut command = aether(dir.path());
+        command.args(["bench", "fan-out", "--subscribers", "3", "--time", "5m"]);
+        command.env("AETHER_PLUGINS_DIR", repository().join("plugins")).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let hub = || std::fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        until("it has a hub", async || !hub().is_empty() && !left_by(child.id()).is_empty()).await;
+        let hub = hub();
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+        assert_eq!(left_by(child.id()), [""; 0]);
+        until("its hub is gone", async || !Path::new(&format!("/proc/{hub}")).exists()).await;
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_said_before_anything_begins() {
+    let dir = TempDir::new();
+    let huge = u64::MAX.to_string();
+    for arguments in [
+        &["fan-out", "--time", "0s"][..],
+        &["resume-storm", "--quiet", "0s"],
+        &["resume-storm", "--messages", &huge],
+        &["fan-out", "--channels", &huge],
+        &["fan-out", "--subscribers", &huge],
+        &["fan-out", "--publishers", "1000000"],
+        &["publish", "--batch", "4000000000"],
+        &["publish", "--connections", "1000000"],
+        &["floor", "--batch", "1000000000"],
+    ] {
+        let (code, out, err) = bench(dir.path(), arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}: {err}");
+        assert!(err.contains(arguments[1]), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn a_slow_rate_does_not_make_a_measurement_longer() {
+    let dir = TempDir::new();
+    let began = Instant::now();
+    let ran = json(dir.path(), &["fan-out", "--subscribers", "2", "--rate", "0.001", "--time", "300ms"]);
+    assert_eq!(ran["measured"]["published"], 1, "{ran}");
+    assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_storm_says_why_nobody_gets_what_was_missed() {
+    let dir = TempDir::new();
+    let mut hub = Spawned::start_with(dir.path(), "127.0.0.1:0", &[("AETHER_RETENTION_DEFAULT_MAX_COUNT", "50")]);
+    let url = format!("http://{}", hub.address);
+    let arguments = ["resume-storm", "--hub", &url, "--data", "data", "--clients", "5", "--quiet", "100ms"];
+    let (code, _, err) = bench(dir.path(), &[&arguments[..], &["--messages", "9000"]].concat());
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("told of a gap") && err.contains("keeps fewer messages"), "{err}");
+    // Killed in the quiet time: nobody is there when they come.
+    let dying = std::thread::spawn({
+        let (dir, arguments) = (dir.path().to_owned(), arguments.map(str::to_owned));
+        move || {
+            let arguments: Vec<_> =
+                arguments.iter().map(|argument| if argument == "100ms" { "2s" } else { argument }).collect();
+            bench(&dir, &arguments)
+        }
+    });
+    let mut http = Http::connect(hub.address, Some(&hub.admin_key)).await;
+    let mut sessions = async || http.get("/api/v1/sessions").await.ok()["sessions"].as_array().map_or(0, Vec::len);
+    until("the neighbour has moved in", async || sessions().await > 0).await;
+    hub.kill_9();
+    let (code, _, err) = dying.join().unwrap();
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("has the hub ended") || err.contains("has what is measured ended"), "{err}");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 use aether::cli::bench::fan_out::{self, Shape};
 use aether::cli::bench::hub::{Hub, Start};
 use aether::cli::bench::idle;
+use aether::cli::bench::ours;
 use aether::cli::bench::progress::Progress;
 use aether::cli::bench::publisher::Load;
 use aether::cli::bench::target::{Target, Transport};
@@ -32,6 +33,7 @@ const WARM: Duration = Duration::from_millis(500);
 const STUCK: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
+    ours::end_with_signals()?;
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let runs: [(&str, Bench); 10] = [
         ("fan-out-ws", || fan_out_over(Transport::Ws)),

@@ -34,6 +34,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aether::cli::bench::dial;
 use aether::cli::bench::machine::Machine;
+use aether::cli::bench::ours;
 use anyhow::{Context, bail, ensure};
 
 use place::{install, version};
@@ -92,6 +93,7 @@ impl Asked {
 }
 
 fn main() -> anyhow::Result<()> {
+    ours::end_with_signals()?;
     let asked = Asked::read()?;
     let mut results = begin(&asked)?;
     if asked.from.is_none() || asked.missing || !asked.rows.is_empty() {

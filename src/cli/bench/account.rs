@@ -85,7 +85,8 @@ pub fn get(address: SocketAddr, path: &str, key: &str) -> anyhow::Result<String>
         format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let read = stream.read_to_end(&mut answer);
+    read.with_context(|| format!("{address} does not answer a GET of {path} to its end: is it a hub?"))?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 

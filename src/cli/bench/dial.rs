@@ -1,10 +1,10 @@
 //! Connections to a target: as many as one machine can make to itself.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::progress::Progress;
@@ -55,14 +55,35 @@ pub fn open(to: SocketAddr, from: Option<SocketAddr>, steps: &[Step]) -> anyhow:
     for step in steps {
         stream.write_all(&step.say)?;
         while !step.take(&mut rest)? {
-            let count = stream.read(&mut buffer).context("no answer to a subscriber")?;
+            let count = read(&mut stream, &mut buffer, "a subscriber")?;
             if count == 0 {
-                bail!("closed instead of an answer, after: {}", String::from_utf8_lossy(&rest));
+                bail!("closed instead of an answer{}", last_words(&rest));
             }
             rest.extend_from_slice(&buffer[..count]);
         }
     }
     Ok(Line { stream, rest })
+}
+
+/// Reads, or says who waits in vain.
+pub fn read(stream: &mut TcpStream, buffer: &mut [u8], who: &str) -> anyhow::Result<usize> {
+    stream.read(buffer).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            anyhow!("nothing comes for {who} for {PATIENCE:?}: does what is measured still run, and is it a hub?")
+        }
+        ErrorKind::ConnectionReset => anyhow!("the connection of {who} broke: has what is measured ended?"),
+        _ => anyhow!(error).context(format!("{who} cannot read")),
+    })
+}
+
+/// What was said before a connection was closed, as far as a person can read it.
+pub fn last_words(said: &[u8]) -> String {
+    let said: String = String::from_utf8_lossy(said).chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+    if said.is_empty() {
+        ", without a word: has what is measured ended?".into()
+    } else {
+        format!(", and heard: {said}")
+    }
 }
 
 /// `count` subscribers of each channel, in turns.
@@ -73,7 +94,7 @@ pub fn subscribers(
     count: usize,
     progress: &Progress,
 ) -> anyhow::Result<Vec<Line>> {
-    let all = channels.len() * count;
+    let all = channels.len().saturating_mul(count);
     make_room(all)?;
     let to = target.subscribers_at();
     (0..all)
@@ -89,7 +110,7 @@ pub fn subscribers(
 
 /// How many connections there may be, up to `wanted`: each needs a file here and one in the hub, which inherits our limit.
 pub fn room(wanted: usize) -> usize {
-    let needed = wanted as u64 + OTHERS;
+    let needed = (wanted as u64).saturating_add(OTHERS);
     let (soft, hard) = rlimit::getrlimit(rlimit::Resource::NOFILE).unwrap_or((1024, 1024));
     if soft >= needed {
         return wanted;

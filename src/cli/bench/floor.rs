@@ -5,6 +5,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use parking_lot::{Condvar, Mutex};
+use rustix::process::Pid;
 
 use super::account::Account;
+use super::ours;
 use super::target::{Step, Target, Transport, find, upgrade};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -231,7 +234,10 @@ impl FloorProcess {
     pub fn start(program: &Path, floor: Floor) -> anyhow::Result<FloorProcess> {
         let mut command = Command::new(program);
         command.args(["bench", "floor", "--serve", floor.name()]).stdin(Stdio::null()).stdout(Stdio::piped());
+        // Ctrl-C is for us.
+        command.process_group(0);
         let mut child = command.spawn().context("a floor")?;
+        ours::has_begun(Pid::from_child(&child));
         let mut said = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut first = String::new();
         said.read_line(&mut first)?;
@@ -249,6 +255,7 @@ impl Drop for FloorProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        ours::has_ended(Pid::from_child(&self.child));
     }
 }
 

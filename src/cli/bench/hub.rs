@@ -2,30 +2,21 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 
 use super::account::{Account, get};
+use super::ours;
 use super::target::{Step, TEXT, Target, Transport, frame, upgrade, upgrade_deflate};
 use crate::keys::{ADMIN_KEY, DEMO_TOKEN};
 
 /// What the demo token of a new hub may read.
 pub const CHANNELS: &str = "demo.bench";
-
-/// The directories of hubs that run for us. Ctrl-C ends us without `Drop`; what the last wish removes is theirs.
-static OURS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-/// Removes what our hubs have left behind, when we are about to end.
-pub fn last_wish() {
-    for dir in OURS.lock().drain(..) {
-        let _ = std::fs::remove_dir_all(dir);
-    }
-}
 
 pub struct Hub {
     pub address: SocketAddr,
@@ -60,7 +51,10 @@ impl Own {
         // Publishers are faster than a thousand readers: what these have not read yet is not to be gone.
         command.env("AETHER_RETENTION_DEFAULT_MAX_COUNT", "1000000");
         command.envs(how.env.iter().copied());
+        // Ctrl-C is for us: a hub that ends by itself while we still ask it would only confuse.
+        command.process_group(0);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("a hub of our own")?;
+        ours::has_begun(Pid::from_child(&child));
         let mut said = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut first = String::new();
         said.read_line(&mut first)?;
@@ -90,8 +84,8 @@ impl Hub {
         let number = STARTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("aether-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
-        OURS.lock().push(dir.clone());
-        Hub::start_in(program, how, &dir).inspect_err(|_| forget(&dir))
+        ours::is_used(&dir);
+        Hub::start_in(program, how, &dir).inspect_err(|_| ours::remove(&dir))
     }
 
     fn start_in(program: &Path, how: &Start<'_>, dir: &Path) -> anyhow::Result<Hub> {
@@ -109,9 +103,10 @@ impl Hub {
         let mut old = self.own.take().context("it is not ours")?;
         let _ = rustix::process::kill_process(Pid::from_child(&old.child), Signal::TERM);
         old.child.wait()?;
+        ours::has_ended(Pid::from_child(&old.child));
         let dir = std::mem::take(&mut old.dir);
         let began = Instant::now();
-        let (own, address) = Own::launch(program, how, &dir).inspect_err(|_| forget(&dir))?;
+        let (own, address) = Own::launch(program, how, &dir).inspect_err(|_| ours::remove(&dir))?;
         let took = began.elapsed();
         self.account = Account::Processes(own.child.id());
         (self.address, self.own) = (address, Some(own));
@@ -223,14 +218,10 @@ impl Drop for Own {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        ours::has_ended(Pid::from_child(&self.child));
         // One that was started again has left its directory to its successor.
         if !self.dir.as_os_str().is_empty() {
-            forget(&self.dir);
+            ours::remove(&self.dir);
         }
     }
-}
-
-fn forget(dir: &Path) {
-    let _ = std::fs::remove_dir_all(dir);
-    OURS.lock().retain(|ours| ours != dir);
 }

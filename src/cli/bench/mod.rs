@@ -16,6 +16,7 @@ pub mod idle;
 pub mod machine;
 pub mod mark;
 pub mod neighbour;
+pub mod ours;
 pub mod progress;
 pub mod publisher;
 pub mod readers;
@@ -25,8 +26,6 @@ pub mod target;
 mod verbs;
 
 use clap::{Args, Subcommand};
-
-use super::remote::runtime;
 
 const LEARN: &str = r#"Without --hub it starts a hub of its own, with the rules in plugins/ and scripts/ and its history on disk in a directory that it
 removes afterwards. With --hub it measures that one, on loopback only unless it is told otherwise.
@@ -62,13 +61,7 @@ enum Verb {
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<()> {
-        let runtime = runtime()?;
-        runtime.spawn(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                hub::last_wish();
-                std::process::exit(130);
-            }
-        });
+        ours::end_with_signals()?;
         match self.verb {
             Verb::FanOut(verb) => verb.run(),
             Verb::Publish(verb) => verb.run(),

@@ -59,7 +59,11 @@ impl<'a> Neighbour<'a> {
             let done = work();
             stop.store(true, Ordering::Relaxed);
             match (publishing.join(), reading.join()) {
-                (Ok(answered), Ok(delivered)) => Ok((Heard { delivered: delivered?, answered: answered? }, done?)),
+                (Ok(answered), Ok(delivered)) => {
+                    // Where both have failed, the work knows more of why.
+                    let done = done?;
+                    Ok((Heard { delivered: delivered?, answered: answered? }, done))
+                }
                 _ => bail!("the neighbour panicked"),
             }
         })
@@ -76,7 +80,7 @@ fn read(mut line: Line, sent: &AtomicU64) -> anyhow::Result<Vec<(Instant, u64)>>
             spoke = Instant::now();
         }
         match line.stream.read(&mut buffer) {
-            Ok(0) => bail!("the neighbour was closed after {} messages{}", delivered.len(), last_words(&rest)),
+            Ok(0) => bail!("the neighbour was closed after {} messages{}", delivered.len(), dial::last_words(&rest)),
             Ok(count) => rest.extend_from_slice(&buffer[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 if progress.elapsed() > STUCK {
@@ -95,12 +99,6 @@ fn read(mut line: Line, sent: &AtomicU64) -> anyhow::Result<Vec<(Instant, u64)>>
         rest.drain(..done);
     }
     Ok(delivered)
-}
-
-/// What a hub said before it closed a connection, as far as it can be read.
-fn last_words(rest: &[u8]) -> String {
-    let said: String = String::from_utf8_lossy(rest).chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
-    if said.is_empty() { ", without a word".into() } else { format!(", and heard: {said}") }
 }
 
 impl Heard {

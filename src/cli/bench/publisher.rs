@@ -1,7 +1,7 @@
 //! One connection that publishes and waits for each answer, on a thread of its own: on the readers' thread it would be paced
 //! by the reading.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ impl<'a> Publisher<'a> {
         if self.ask(channel, payloads)? {
             return Ok(());
         }
-        bail!("a publisher is refused: {}", String::from_utf8_lossy(self.answer()))
+        bail!("a publisher is refused{}", dial::last_words(self.answer()))
     }
 
     /// Publishes, and waits for any answer; whether it was a yes.
@@ -51,9 +51,9 @@ impl<'a> Publisher<'a> {
             if self.filled == self.buffer.len() {
                 self.buffer.resize(self.filled * 2, 0);
             }
-            let count = self.stream.read(&mut self.buffer[self.filled..])?;
+            let count = dial::read(&mut self.stream, &mut self.buffer[self.filled..], "a publisher")?;
             if count == 0 {
-                bail!("closed instead of an answer to a publisher: {}", String::from_utf8_lossy(self.answer()));
+                bail!("a publisher was closed instead of answered{}", dial::last_words(self.answer()));
             }
             self.filled += count;
             match self.target.answer(self.answer()) {
@@ -163,7 +163,7 @@ fn one(
     let (mut took, mut turn, mut payloads) = (Histogram::default(), number, Vec::new());
     loop {
         if let Some(every) = every {
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            std::thread::sleep(next.min(began + load.time).saturating_duration_since(Instant::now()));
             next += every;
         }
         if began.elapsed() >= load.time || stop.load(Ordering::Relaxed) {

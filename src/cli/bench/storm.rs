@@ -23,6 +23,10 @@ use super::target::{Step, TEXT, Target, Transport, frame, upgrade};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Stands in the frame and in the event that tell of one, and in no payload.
+const GAP: &[u8] = b"\"type\":\"gap\"";
+/// How long nobody may listen at all.
+const GONE: Duration = Duration::from_secs(5);
 /// What a client waits that heard no.
 const WAIT: Duration = Duration::from_millis(200);
 /// Messages that are published in one request.
@@ -94,6 +98,9 @@ pub fn run(hub: &Hub, shape: &Shape, run: u64, progress: &Progress) -> anyhow::R
                 thread.join().unwrap_or_else(|_| bail!("the storm panicked"))
             })?;
             spans.push((began, began + round.took));
+            if let Some(why) = round.in_vain() {
+                bail!("no client gets what it missed: {why}");
+            }
             storm.take(round, sent);
             std::thread::sleep(AFTERMATH * 5);
         }
@@ -140,6 +147,26 @@ fn miss(hub: &Hub, shape: &Shape, channel: &str) -> anyhow::Result<(Vec<Step>, T
     }
     Ok((back, tally))
 }
+
+impl Round {
+    /// Why, if the hub had nothing for anybody: further rounds would only take their time.
+    fn in_vain(&self) -> Option<&str> {
+        let all = self.clients.iter().map(|client| client.as_ref().err());
+        all.collect::<Option<Vec<_>>>()?.first().map(|why| why.as_str())
+    }
+}
+
+/// Nobody can have all of it, however often it asks.
+#[derive(Debug)]
+struct Told(&'static str);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Told {}
 
 struct Round {
     clients: Vec<Result<Tally, String>>,
@@ -197,11 +224,20 @@ async fn returns(
     began: Instant,
     again: Arc<AtomicUsize>,
 ) -> Result<(Client, Duration), String> {
+    let mut refused = None;
     loop {
         match client(to, number, &back, messages).await {
             Ok(client) => return Ok((client, began.elapsed())),
-            Err(error) if began.elapsed() > PATIENCE => return Err(format!("{error:#}")),
-            Err(_) => {
+            Err(error) if began.elapsed() > PATIENCE || error.is::<Told>() => return Err(format!("{error:#}")),
+            Err(error) => {
+                let is_alone = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+                    == Some(ErrorKind::ConnectionRefused);
+                let since = *refused.get_or_insert_with(Instant::now);
+                if !is_alone {
+                    refused = None;
+                } else if since.elapsed() > GONE {
+                    return Err(format!("nobody listens at {to} any more: has the hub ended?"));
+                }
                 again.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(WAIT).await;
             }
@@ -214,6 +250,7 @@ struct Client {
     tally: Tally,
     /// What was read and not counted yet: half a mark.
     rest: Vec<u8>,
+    hears_of_a_gap: bool,
 }
 
 /// Comes back, and reads until it has so many messages.
@@ -226,10 +263,16 @@ async fn client(to: SocketAddr, number: usize, steps: &[Step], messages: usize) 
     let socket = TcpSocket::from_std_stream(socket.into());
     let mut stream = tokio::time::timeout(PATIENCE, socket.connect(to)).await??;
     let rest = tokio::time::timeout(PATIENCE, heard(&mut stream, steps)).await??;
-    let mut client = Client { stream, tally: Tally::default(), rest };
+    let hears_of_a_gap = memchr::memmem::find(&rest, GAP).is_some();
+    let mut client = Client { stream, tally: Tally::default(), rest, hears_of_a_gap };
     client.count();
     let all = async {
         while client.tally.count < messages as u64 {
+            if client.hears_of_a_gap {
+                return Err(
+                    Told("it is told of a gap: the hub keeps fewer messages of a channel than are missed").into()
+                );
+            }
             client.stream.readable().await?;
             match client.read() {
                 Ok(0) => bail!("it is closed with {} of {messages} messages", client.tally.count),
@@ -263,6 +306,7 @@ impl Client {
         READ.with_borrow_mut(|buffer| {
             let count = self.stream.try_read(buffer)?;
             self.rest.extend_from_slice(&buffer[..count]);
+            self.hears_of_a_gap |= memchr::memmem::find(&self.rest, GAP).is_some();
             self.count();
             Ok(count)
         })

@@ -19,8 +19,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A run before the one that counts.
 const WARM: Duration = Duration::from_millis(500);
 
-fn positive() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
+/// From 1 on; the most is what a machine can be asked for without being brought down by it.
+fn up_to(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+/// Each has a thread of its own.
+const PUBLISHERS: u64 = 1000;
+const CONNECTIONS: u64 = 1_000_000;
+const CHANNELS: u64 = 100_000;
+/// In one request.
+const BATCH: u64 = 10_000;
+const MESSAGES: u64 = 1_000_000;
+const ROUNDS: u64 = 1000;
+/// What lasts no longer says nothing.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+fn lasting(text: &str) -> Result<Period, String> {
+    match text.parse::<Period>()? {
+        period if period.0 < SHORTEST => Err(format!("at least {SHORTEST:?}")),
+        period => Ok(period),
+    }
 }
 
 fn payload() -> RangedU64ValueParser<usize> {
@@ -41,13 +60,13 @@ struct Flow {
     #[arg(long, value_name = "M", value_parser = rate)]
     rate: Option<f64>,
     /// Messages in one request
-    #[arg(long, value_name = "N", default_value = "1", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = up_to(BATCH))]
     batch: usize,
     /// Bytes of a message
     #[arg(long, value_name = "B", default_value = "128", value_parser = payload())]
     payload: usize,
     /// How long
-    #[arg(long, value_name = "PERIOD", default_value = "5s")]
+    #[arg(long, value_name = "PERIOD", default_value = "5s", value_parser = lasting)]
     time: Period,
 }
 
@@ -69,13 +88,13 @@ pub struct FanOut {
     #[arg(long, value_enum, default_value = "ws")]
     transport: Transport,
     /// Connections that publish, each waiting for its answer
-    #[arg(long, value_name = "N", default_value = "1", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = up_to(PUBLISHERS))]
     publishers: usize,
     /// Subscribers of each channel
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = up_to(CONNECTIONS))]
     subscribers: usize,
     /// Channels, published to in turn
-    #[arg(long, value_name = "N", default_value = "1", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = up_to(CHANNELS))]
     channels: usize,
     /// A message that has not come when nothing has come for so long is lost
     #[arg(long, value_name = "PERIOD", default_value = "10s")]
@@ -134,7 +153,7 @@ fn fan_out(target: &dyn Target, warm: &fan_out::Shape, shape: &fan_out::Shape, j
     Report::new("fan-out", title, target, asked, ran.json())
         .line("deliveries/s", thousands(ran.deliveries_per_s))
         .line("publishes/s", thousands(ran.publishes_per_s))
-        .line("latency", ran.latency.text())
+        .some("latency", (ran.latency.count() > 0).then(|| ran.latency.text()))
         .line("answer", ran.answer.text())
         .some("processor", ran.cpu_us_per_delivery.map(|cpu| format!("{cpu:.2} us per delivery")))
         .some("memory", memory.map(|kib| format!("{kib:.1} KiB per connection ({memory_is})")))
@@ -142,8 +161,12 @@ fn fan_out(target: &dyn Target, warm: &fan_out::Shape, shape: &fan_out::Shape, j
             json,
             ran.exact(),
             &format!(
-                "each of {} subscribers has each of its messages once, {} in all",
+                "each of {} subscribers has {}, {} in all",
                 thousands(ran.subscribers as f64),
+                match transport {
+                    Transport::WsDeflate => "as many messages as were published (what is compressed is only counted)",
+                    Transport::Ws | Transport::Sse => "each of its messages once",
+                },
                 thousands(ran.deliveries as f64)
             ),
         )
@@ -153,10 +176,10 @@ fn fan_out(target: &dyn Target, warm: &fan_out::Shape, shape: &fan_out::Shape, j
 #[derive(Args)]
 pub struct Publish {
     /// Connections, each waiting for its answer before it publishes again
-    #[arg(long, value_name = "N", default_value = "8", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = up_to(PUBLISHERS))]
     connections: usize,
     /// Channels, published to in turn
-    #[arg(long, value_name = "N", default_value = "1", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = up_to(CHANNELS))]
     channels: usize,
     #[command(flatten)]
     flow: Flow,
@@ -205,7 +228,7 @@ pub struct Idle {
     #[arg(long, value_enum, default_value = "ws")]
     transport: Transport,
     /// How many
-    #[arg(long, value_name = "N", default_value = "4000", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "4000", value_parser = up_to(CONNECTIONS))]
     connections: usize,
     /// Hold them so long, answer their heartbeats, and see what those cost
     #[arg(long, value_name = "PERIOD", default_value = "0s")]
@@ -247,19 +270,19 @@ pub struct ResumeStorm {
     #[arg(long, value_enum, default_value = "ws")]
     transport: Transport,
     /// How many [default: 10000, or as many as there may be open files]
-    #[arg(long, value_name = "N", value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = up_to(CONNECTIONS))]
     clients: Option<usize>,
     /// Messages that each of them missed
-    #[arg(long, value_name = "N", default_value = "100", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = up_to(MESSAGES))]
     messages: usize,
     /// How many times
-    #[arg(long, value_name = "N", default_value = "3", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = up_to(ROUNDS))]
     rounds: usize,
     /// Bytes of a message
     #[arg(long, value_name = "B", default_value = "128", value_parser = payload())]
     payload: usize,
     /// How long the neighbour is alone first
-    #[arg(long, value_name = "PERIOD", default_value = "5s")]
+    #[arg(long, value_name = "PERIOD", default_value = "5s", value_parser = lasting)]
     quiet: Period,
     #[command(flatten)]
     aim: Aim,
@@ -320,10 +343,10 @@ pub struct Floor {
     #[arg(long, value_enum)]
     kind: Option<floor::Floor>,
     /// Connections that publish, each waiting for its answer
-    #[arg(long, value_name = "N", default_value = "1", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = up_to(PUBLISHERS))]
     publishers: usize,
     /// Subscribers
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = positive())]
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = up_to(CONNECTIONS))]
     subscribers: usize,
     #[command(flatten)]
     flow: Flow,
