@@ -18,7 +18,7 @@ hole: a resume from before the oldest one says nothing|src/kernel/subscription.r
 hole: the rest of a half-written publication is dropped|src/kernel/turn.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|
 duplicate: a half-written publication is sent again|src/kernel/turn.rs|carry.extend_from_slice(&batch.bytes[written..step.end]);|{ carry.extend_from_slice(&batch.bytes[written..step.end]); break; }
 duplicate: a repeat of a key is a message|src/stores/sled/group.rs|if let Some((offset, time)) = self.known_key(&key, entry.time)? {|if let Some((offset, time)) = self.known_key(&key, u64::MAX)? {
-safe: what is not settled is shown|src/kernel/lane.rs|if ack == Ack::Memory {|if ack != Ack::Written {
+safe: what is not settled is shown|src/kernel/lane.rs|if waits_for == Ack::Memory {|if waits_for != Ack::Written {
 lost wake-up: the herald leaves the last one out|src/kernel/herald.rs|for (reader, head) in readers.drain(..) {|for (reader, head) in readers.drain(..).skip(1) {
 lost wake-up: the flag stays up|src/kernel/channel.rs|self.ringing.store(false, Ordering::Relaxed);|self.ringing.store(true, Ordering::Relaxed);
 lost wake-up: what was not taken is not queued again|src/kernel/turn.rs|if has_more && subscription.seat.reader.claim() {|if has_more && whole && subscription.seat.reader.claim() {

@@ -368,12 +368,9 @@ fn presence(session: &Session, text: &[u8], id: Option<&RawValue>, out: &mut Vec
     if !session.holds(&name) {
         return Err(Fault::Parameter(format!("presence: subscribe to {name} first")));
     }
-    let listeners = session.hub().listeners(&channel);
-    let mut users: Vec<_> = listeners.iter().filter_map(|client| client.identity.user.as_deref()).collect();
-    users.sort_unstable();
-    users.dedup();
-    users.truncate(MAX_PRESENT);
-    put_said(&Said::Presence { channel: &name, users, sessions: listeners.len(), id }, out);
+    let (users, sessions) = session.hub().users(&channel, MAX_PRESENT);
+    let users = users.iter().map(String::as_str).collect();
+    put_said(&Said::Presence { channel: &name, users, sessions, id }, out);
     Ok(())
 }
 

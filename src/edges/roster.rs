@@ -187,12 +187,12 @@ impl Member {
     }
 
     /// Whether its socket takes nothing.
-    pub fn is_stuck(&self, stuck: bool) {
+    pub fn set_stuck(&self, stuck: bool) {
         self.line.stuck.store(stuck, Ordering::Relaxed);
     }
 
     /// Its client is somebody else now, or the same with other rights.
-    pub fn is_now(&self, client: Arc<Client>) {
+    pub fn set_client(&self, client: Arc<Client>) {
         *self.line.client.lock() = client;
     }
 }

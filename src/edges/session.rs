@@ -312,7 +312,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
 
     fn block(&mut self, since: Option<Instant>) {
         if since.is_some() != self.blocked.is_some() {
-            self.member.is_stuck(since.is_some());
+            self.member.set_stuck(since.is_some());
         }
         self.blocked = since;
     }
@@ -378,7 +378,7 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         let answer = async { outcome = self.dialect.on_frame(&mut self.session, frame, &mut self.owed).await };
         hub.hooks().as_one(Box::pin(answer)).await;
         if !Arc::ptr_eq(&before, self.session.client()) {
-            self.member.is_now(self.session.client().clone());
+            self.member.set_client(self.session.client().clone());
             (self.expires, self.warn_at) = end_of_credential(&self.session);
             self.wake_by(self.warn_at.unwrap_or(self.beat_at));
         }

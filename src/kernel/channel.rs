@@ -1,5 +1,6 @@
 //! A channel in memory: its policy, its tail, and who is to be woken when it grows.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use std::task::{Context, Poll};
@@ -17,6 +18,9 @@ use super::message::{ChannelName, Epoch, Micros, Offset, Position};
 use super::policy::{Ack, Policy};
 use super::rounds::Rounds;
 use super::tail::{Tail, TailLimit};
+
+/// Readers that are looked through for who they are: a fraction of a millisecond.
+const SEEN: usize = 10_000;
 
 pub struct Channel {
     pub name: ChannelName,
@@ -96,6 +100,25 @@ impl Channel {
         self.readers.read().iter().filter(|(_, reader)| !reader.watches).map(|(_, reader)| reader.client()).collect()
     }
 
+    /// Users who listen, so many at most, and how many connections do. Looks no further than `SEEN`: who asks may do so
+    /// again and again.
+    pub(super) fn users(&self, most: usize) -> (BTreeSet<String>, usize) {
+        let readers = self.readers.read();
+        let mut users = BTreeSet::new();
+        for (_, reader) in readers.iter().take(SEEN).filter(|(_, reader)| !reader.watches) {
+            let client = reader.client.lock();
+            if let Some(user) = client.identity.user.as_deref()
+                && !users.contains(user)
+            {
+                users.insert(user.to_owned());
+            }
+            if users.len() >= most {
+                break;
+            }
+        }
+        (users, readers.len().saturating_sub(self.watchers.load(Ordering::Relaxed)))
+    }
+
     /// Whether somebody listens who is wanted.
     pub fn has_listener(&self, wanted: impl Fn(&Client) -> bool) -> bool {
         self.readers.read().iter().any(|(_, reader)| !reader.watches && wanted(&reader.client.lock()))
@@ -124,7 +147,7 @@ impl Channel {
         Duration::from_micros(uptime().saturating_sub(self.last_use.load(Ordering::Relaxed)))
     }
 
-    /// A channel's publications never go back in time, whatever the clock does. Only the lane calls it.
+    /// While it is in memory a channel's publications never go back in time, whatever the clock does. Only the lane calls it.
     pub(super) fn time_for(&self, now: Micros) -> Micros {
         let time = now.max(self.last_time.load(Ordering::Relaxed));
         self.last_time.store(time, Ordering::Relaxed);
@@ -142,14 +165,14 @@ impl Channel {
     }
 
     /// It has grown; true if the herald has not been told yet.
-    pub(super) fn is_to_be_told(&self) -> bool {
+    pub(super) fn mark_grown(&self) -> bool {
         !self.is_told.swap(true, Ordering::AcqRel)
     }
 
     /// Everybody has been told of `head`; true if there is more, and this is who tells the herald.
-    pub(super) fn has_grown_beyond(&self, head: Offset) -> bool {
+    pub(super) fn mark_told(&self, head: Offset) -> bool {
         self.is_told.swap(false, Ordering::AcqRel);
-        self.tail.head() > head && self.is_to_be_told()
+        self.tail.head() > head && self.mark_grown()
     }
 
     /// Gives readers from a key on while they are wanted; the key to go on from, if that was not all.
@@ -195,7 +218,7 @@ impl Reader {
         self.client.lock().clone()
     }
 
-    pub(super) fn is_now(&self, client: Arc<Client>) {
+    pub(super) fn set_client(&self, client: Arc<Client>) {
         *self.client.lock() = client;
     }
 

@@ -42,7 +42,7 @@ impl Herald {
     pub(super) fn announce(&self, channel: &Arc<Channel>) {
         if channel.is_unread() {
             channel.rounds.end(channel.tail.head());
-        } else if channel.is_to_be_told() {
+        } else if channel.mark_grown() {
             self.round.lock().grown.push(channel.clone());
             self.note.notify_one();
         }
@@ -114,7 +114,7 @@ impl Round {
     fn begin(&mut self) -> bool {
         for (channel, head) in self.channels.drain(..) {
             channel.rounds.end(head);
-            if channel.has_grown_beyond(head) {
+            if channel.mark_told(head) {
                 self.grown.push(channel);
             }
         }

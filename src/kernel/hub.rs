@@ -1,5 +1,6 @@
 //! The hub: publish, read, forget, and a place where sessions begin.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,11 +111,11 @@ impl std::convert::From<LogError> for PublishError {
 }
 
 impl Hub {
-    /// Starts the lanes. `Hub::herald` must be driven by somebody.
-    pub fn start(parts: Parts) -> std::io::Result<Arc<Hub>> {
+    /// Starts the lanes, whose threads do `first` first. `Hub::herald` must be driven by somebody.
+    pub fn start(parts: Parts, first: fn()) -> std::io::Result<Arc<Hub>> {
         let (hub, [kept, fleeting]) = Hub::at_rest(parts);
-        hub.kept.start("lane-kept", kept)?;
-        hub.fleeting.start("lane-fleeting", fleeting)?;
+        hub.kept.start("lane-kept", first, kept)?;
+        hub.fleeting.start("lane-fleeting", first, fleeting)?;
         Ok(hub)
     }
 
@@ -377,6 +378,11 @@ impl Hub {
     /// Who listens to a channel.
     pub fn listeners(&self, name: &ChannelName) -> Vec<Arc<Client>> {
         self.shared.channels.get(name).map_or_else(Vec::new, |channel| channel.listeners())
+    }
+
+    /// Users who listen to a channel, so many at most, and how many connections do.
+    pub fn users(&self, name: &ChannelName, most: usize) -> (BTreeSet<String>, usize) {
+        self.shared.channels.get(name).map_or_else(Default::default, |channel| channel.users(most))
     }
 
     pub fn channels_with_subscribers(&self) -> usize {

@@ -19,15 +19,19 @@
 //! * **Once.** A repeat under a known idempotency key changes nothing and reaches nobody. (`tests/idempotency.rs`)
 //! * **Hidden stays hidden.** Who sees through a view gets nothing else, live, resumed or as history. (`tests/views.rs`)
 //! * **Who sleeps is written to.** A reader's task is woken only for what it alone can do. (`tests/asleep.rs`)
-//! * **Nobody waits for a reader.** A session holds cursors and at most one half-written publication. (`tests/slow_readers.rs`)
+//! * **Nobody waits for a reader that takes nothing.** A session holds cursors and at most one half-written publication.
+//!   (`tests/slow_readers.rs`) Where all are late, a publisher's answer waits a tenth of a second at most. (`tests/rounds.rs`)
 //! * **Once encoded.** The tail's publications are rendered once per view and encoded once per view and format, not per reader. (`tests/fan_out.rs`)
 //!
 //! # Who is who
 //!
-//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format`, `dialect`
-//! the ports: rules, stores, what rules keep, bytes for readers, other protocols · `lane` the one owner of order, `inbox` the way to it, `returns` when those it has no room for come back, `steady` its doubts about the clock · `tail` the newest part, shared, and
-//! `rendering` what a view leaves of it · `channel` one log in
-//! memory and who reads it, `herald` tells them that it has grown · `session` one client, `subscription` one of its cursors, `turn` what it writes next · `hub` the verbs.
+//! `message` the three stages · `policy` what a channel promises · `pattern` naming channels · `hooks`, `log`, `kv`, `format`,
+//! `dialect` the ports: rules, stores, what rules keep, bytes for readers, other protocols · `lane` the one owner of order,
+//! `inbox` the way to it, `returns` when those it has no room for come back, `steady` its doubts about the clock · `tail` the
+//! newest part, shared, `rendering` what a view leaves of it, `foreseen` what a slow view has made of it before · `channel` one
+//! log in memory and who reads it, `herald` tells them that it has grown, `rounds` whether publishers outrun them · `session`
+//! one client, `subscription` one of its cursors, `once` what it has had in another of its channels, `turn` what it writes
+//! next · `hub` the verbs, `counters` what they count.
 //!
 //! The kernel parses nothing and names no store, no language, no protocol: `tests/layers.rs` holds that.
 

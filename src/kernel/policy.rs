@@ -1,4 +1,4 @@
-//! What a channel keeps and promises. Resolved once per channel and cached with it.
+//! What a channel keeps and promises. Asked for when it comes into memory and when the rules change, and kept with it.
 
 use std::time::Duration;
 

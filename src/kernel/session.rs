@@ -264,7 +264,7 @@ impl Session {
     fn sits_as_now(&self, slot: usize) {
         let seat = &self.subscriptions[slot].seat;
         let (before, now) = (seat.reader.client(), &self.client);
-        seat.reader.is_now(now.clone());
+        seat.reader.set_client(now.clone());
         let person = |client: &Client| (client.identity.user.clone(), client.identity.tenant.clone());
         if !Arc::ptr_eq(&before, now) && person(&before) != person(now) {
             self.hub.hooks().left(&before, &seat.channel.name);

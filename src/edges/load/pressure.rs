@@ -27,6 +27,12 @@ pub enum Level {
     Readers,
 }
 
+impl Level {
+    pub fn word(self) -> &'static str {
+        ["calm", "caches", "newcomers", "reads", "readers"][self as usize]
+    }
+}
+
 /// What presses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
@@ -52,7 +58,6 @@ impl Cause {
 }
 
 const LEVELS: [Level; 5] = [Level::Calm, Level::Caches, Level::Newcomers, Level::Reads, Level::Readers];
-const WORDS: [&str; 5] = ["calm", "caches", "newcomers", "reads", "readers"];
 
 /// Where a level begins, and below which it may end, in shares of the limit.
 struct Step(Level, f64, f64);
@@ -202,7 +207,7 @@ impl Pressure {
     pub fn status(&self) -> serde_json::Value {
         let level = self.level();
         json!({
-            "level": WORDS[level as usize],
+            "level": level.word(),
             "cause": self.yields(Level::Caches).map(Cause::setting),
             "front_delay_ms": self.front.get().as_millis() as u64,
             "delivery_delay_ms": self.delivery.get().as_millis() as u64,

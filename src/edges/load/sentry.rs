@@ -83,7 +83,7 @@ impl Sentry {
         let shares = format!("delay at {:.0} %, memory at {:.0} % of its limit", delay * 100.0, memory * 100.0);
         match level {
             Level::Calm => tracing::info!("nothing presses any more: {shares}"),
-            _ => tracing::warn!("under pressure ({}), giving way: {level:?}; {shares}", cause.setting()),
+            _ => tracing::warn!("under pressure ({}), giving way: {}; {shares}", cause.setting(), level.word()),
         }
     }
 }
