@@ -214,21 +214,18 @@ struct World {
 fn start(dir: &TempDir) -> (Arc<Hub>, tokio::task::JoinHandle<()>) {
     let window = Duration::from_secs(3600);
     let kept = SledLog::open(&dir.path().join("store"), 1 << 20, Duration::from_secs(1), window).unwrap();
-    let hub = Hub::start(
-        Parts {
-            hooks: Arc::new(Open(Arc::new(Third))),
-            kept: Arc::new(kept),
-            fleeting: Arc::new(MemoryLog::new(window)),
-            clock: now,
-            tail: TailLimit { count: 5, bytes: 4096 },
-            idle_after: Duration::ZERO,
-            flush_interval: Duration::from_millis(50),
-            sweep_interval: Duration::from_millis(1),
-            lag_patience: Duration::ZERO,
-            queue: 64,
-        },
-        || (),
-    )
+    let hub = Hub::start(Parts {
+        hooks: Arc::new(Open(Arc::new(Third))),
+        kept: Arc::new(kept),
+        fleeting: Arc::new(MemoryLog::new(window)),
+        clock: now,
+        tail: TailLimit { count: 5, bytes: 4096 },
+        idle_after: Duration::ZERO,
+        flush_interval: Duration::from_millis(50),
+        sweep_interval: Duration::from_millis(1),
+        lag_patience: Duration::ZERO,
+        queue: 64,
+    })
     .unwrap();
     let herald = tokio::spawn({
         let hub = hub.clone();
@@ -478,7 +475,7 @@ impl World {
         self.herald.abort();
         let _ = (&mut self.herald).await;
         // Nothing may hold the old store.
-        let old = std::mem::replace(&mut self.hub, Hub::start(nothing(), || ()).unwrap());
+        let old = std::mem::replace(&mut self.hub, Hub::start(nothing()).unwrap());
         let waited = std::time::Instant::now();
         while Arc::strong_count(&old) > 1 {
             check!(waited.elapsed() < Duration::from_secs(60), "somebody still holds the old hub");

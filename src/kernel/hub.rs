@@ -111,11 +111,11 @@ impl std::convert::From<LogError> for PublishError {
 }
 
 impl Hub {
-    /// Starts the lanes, whose threads do `first` first. `Hub::herald` must be driven by somebody.
-    pub fn start(parts: Parts, first: fn()) -> std::io::Result<Arc<Hub>> {
+    /// Starts the lanes. `Hub::herald` must be driven by somebody.
+    pub fn start(parts: Parts) -> std::io::Result<Arc<Hub>> {
         let (hub, [kept, fleeting]) = Hub::at_rest(parts);
-        hub.kept.start("lane-kept", first, kept)?;
-        hub.fleeting.start("lane-fleeting", first, fleeting)?;
+        hub.kept.start("lane-kept", kept)?;
+        hub.fleeting.start("lane-fleeting", fleeting)?;
         Ok(hub)
     }
 

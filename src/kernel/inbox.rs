@@ -59,12 +59,9 @@ impl Inbox {
     }
 
     /// Gives the lane a thread of its own.
-    pub fn start(&self, name: &str, first: fn(), work: Work) -> std::io::Result<()> {
+    pub fn start(&self, name: &str, work: Work) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            first();
-            runtime.block_on(work)
-        })?;
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || runtime.block_on(work))?;
         *self.thread.lock() = Some(thread);
         Ok(())
     }

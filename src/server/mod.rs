@@ -8,7 +8,6 @@ mod listeners;
 mod load;
 mod routes;
 mod rules;
-mod slices;
 mod threads;
 mod world;
 
@@ -155,9 +154,9 @@ impl Running {
             0 => half_of_the_cores(),
             workers => workers,
         };
-        let front = runtime("front", front, slices::short)?;
-        let delivery = runtime("delivery", config.server.delivery_workers, || ())?;
-        let gate = runtime("gate", 1, || ())?;
+        let front = runtime("front", front)?;
+        let delivery = runtime("delivery", config.server.delivery_workers)?;
+        let gate = runtime("gate", 1)?;
         let window = config.publish.idempotency_window.0;
         let (cache, flush) = (config.store.cache_size.bytes() as u64, config.store.flush_interval.0);
         let kept = SledLog::open(&config.store.path.join("store"), cache, flush, window)?;
@@ -165,7 +164,7 @@ impl Running {
         kept.spare(config.store.min_free.bytes() as u64);
         host.keep_in(Arc::new(kept.kv()));
         host.begin()?;
-        let parts = Parts {
+        let hub = Hub::start(Parts {
             hooks: host.clone(),
             kept: Arc::new(kept),
             fleeting: Arc::new(MemoryLog::new(window).beginning_at(config.publish.first_seq.0)),
@@ -176,8 +175,7 @@ impl Running {
             sweep_interval: config.store.sweep_interval.0,
             lag_patience: config.channels.lag_patience.0,
             queue: config.publish.queue,
-        };
-        let hub = Hub::start(parts, slices::short)?;
+        })?;
         let heralds = heralds(&hub, &delivery)?;
         let roster = Arc::new(Roster::default());
         let listeners = Listeners::new(gate.handle().clone());

@@ -20,7 +20,7 @@ pub fn half_of_the_cores() -> usize {
 /// a third more processor time for the same deliveries.
 pub fn heralds(hub: &Arc<Hub>, delivery: &Runtime) -> anyhow::Result<Runtime> {
     let count = delivery.metrics().num_workers().div_ceil(2);
-    let heralds = runtime("herald", count, || ())?;
+    let heralds = runtime("herald", count)?;
     for _ in 0..count {
         let (hub, delivery) = (hub.clone(), delivery.handle().clone());
         let behind = move || {
@@ -32,10 +32,9 @@ pub fn heralds(hub: &Arc<Hub>, delivery: &Runtime) -> anyhow::Result<Runtime> {
     Ok(heralds)
 }
 
-/// Each of its threads does `first` first.
-pub fn runtime(name: &str, workers: usize, first: fn()) -> anyhow::Result<Runtime> {
+pub fn runtime(name: &str, workers: usize) -> anyhow::Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.max_io_events_per_tick(EVENTS).on_thread_start(first);
+    builder.max_io_events_per_tick(EVENTS);
     if workers > 0 {
         builder.worker_threads(workers);
     }

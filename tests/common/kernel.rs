@@ -150,21 +150,18 @@ impl Kernel {
     pub fn start_by(clock: fn() -> u64, dir: TempDir, hooks: Arc<dyn Hooks>, tail: usize) -> Kernel {
         let window = Duration::from_secs(3600);
         let kept = SledLog::open(&dir.path().join("store"), 1 << 20, Duration::from_secs(1), window).unwrap();
-        let hub = Hub::start(
-            Parts {
-                hooks,
-                kept: Arc::new(kept),
-                fleeting: Arc::new(MemoryLog::new(window)),
-                clock,
-                tail: TailLimit { count: tail, bytes: 1 << 20 },
-                idle_after: Duration::from_secs(60),
-                flush_interval: Duration::from_millis(50),
-                sweep_interval: Duration::from_millis(20),
-                lag_patience: Duration::ZERO,
-                queue: 64,
-            },
-            || (),
-        );
+        let hub = Hub::start(Parts {
+            hooks,
+            kept: Arc::new(kept),
+            fleeting: Arc::new(MemoryLog::new(window)),
+            clock,
+            tail: TailLimit { count: tail, bytes: 1 << 20 },
+            idle_after: Duration::from_secs(60),
+            flush_interval: Duration::from_millis(50),
+            sweep_interval: Duration::from_millis(20),
+            lag_patience: Duration::ZERO,
+            queue: 64,
+        });
         let hub = hub.unwrap();
         let herald = tokio::spawn({
             let hub = hub.clone();

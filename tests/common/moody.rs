@@ -39,21 +39,18 @@ impl Moody {
             panics: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
         });
-        let hub = Hub::start(
-            Parts {
-                hooks: rules.into(),
-                kept: store.clone(),
-                fleeting: Arc::new(MemoryLog::new(DEADLINE)),
-                clock: now,
-                tail: TailLimit { count: 8, bytes: 1 << 20 },
-                idle_after: DEADLINE,
-                flush_interval: Duration::from_millis(50),
-                sweep_interval: DEADLINE,
-                lag_patience: Duration::ZERO,
-                queue,
-            },
-            || (),
-        );
+        let hub = Hub::start(Parts {
+            hooks: rules.into(),
+            kept: store.clone(),
+            fleeting: Arc::new(MemoryLog::new(DEADLINE)),
+            clock: now,
+            tail: TailLimit { count: 8, bytes: 1 << 20 },
+            idle_after: DEADLINE,
+            flush_interval: Duration::from_millis(50),
+            sweep_interval: DEADLINE,
+            lag_patience: Duration::ZERO,
+            queue,
+        });
         (store, hub.unwrap())
     }
 

@@ -1,4 +1,4 @@
-//! Stops a Lua call that uses up its budget. With `server/slices.rs`, all that is `unsafe`.
+//! Stops a Lua call that uses up its budget. The one file with `unsafe`.
 //!
 //! A running call pays two atomic stores and no clock. One thread looks at every VM once a millisecond; a call that
 //! it meets again has its processor time measured, and past the budget the VM's interrupt is armed. Luau runs the
