@@ -52,7 +52,12 @@ impl fmt::Display for KeysError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             KeysError::Random(error) => write!(f, "the system gives no random numbers: {error}"),
-            KeysError::File { path, error } => write!(f, "{}: {error}", path.display()),
+            KeysError::File { path, error } => write!(
+                f,
+                "the hub keeps its keys at {}, and cannot: {error}. See who may write there, or choose another place with --data \
+                 or store.path",
+                path.display()
+            ),
             KeysError::Spoilt { path } => write!(
                 f,
                 "{}: this is no key of at least {SHORTEST_KEY} characters; restore the file, or remove it to have a new one made",

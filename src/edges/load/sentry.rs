@@ -83,7 +83,11 @@ impl Sentry {
         let shares = format!("delay at {:.0} %, memory at {:.0} % of its limit", delay * 100.0, memory * 100.0);
         match level {
             Level::Calm => tracing::info!("nothing presses any more: {shares}"),
-            _ => tracing::warn!("under pressure ({}), giving way: {}; {shares}", cause.setting(), level.word()),
+            _ => {
+                let is_too_little = matches!(cause, Cause::Memory) && self.roster.is_empty();
+                let hint = if is_too_little { ": less than a hub needs to which nobody is connected" } else { "" };
+                tracing::warn!("under pressure ({}{hint}), giving way: {}; {shares}", cause.setting(), level.word());
+            }
         }
     }
 }
