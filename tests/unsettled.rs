@@ -4,17 +4,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use aether::edges::load::{self, Load};
+use aether::edges::native::{Limits, WsDialect};
+use aether::edges::pulse::Pulse;
+use aether::edges::session::{self, Shared};
+use aether::edges::wire::Ending;
 use aether::kernel::hub::{HistoryFrom, Hub, PublishError, Receipt};
 use aether::kernel::log::Log;
 use aether::kernel::message::Draft;
-use aether::kernel::policy::{Ack, Policy, Retention};
-use aether::kernel::session::{Session, Start};
+use aether::kernel::policy::{Ack, Lag, Policy, Retention};
+use aether::kernel::session::{Batch, Session, Start};
 use futures_util::poll;
 use tokio::sync::SemaphorePermit;
 
 use crate::common::kernel::{Lines, Rules, channel, client, draft, listen, read};
+use crate::common::line::Line;
 use crate::common::moody::Moody;
-use crate::common::until;
+use crate::common::{DEADLINE, until, within};
 
 struct Place {
     store: Arc<Moody>,
@@ -205,4 +211,56 @@ async fn what_waits_for_a_store_has_a_bound_in_bytes() {
         publish.await.unwrap();
     }
     place.publish(&large).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_whose_missed_messages_cannot_be_read_is_told_and_when_to_come_back() {
+    let place = Place::start(Rules::default());
+    for number in 0..20 {
+        place.publish(&number.to_string()).await.unwrap();
+    }
+    let mut session = place.session();
+    listen(&mut session, "a", Start::After(1, None)).await;
+    place.store.reads(false);
+    let pulse = Pulse { interval: DEADLINE, timeout: None, write_timeout: DEADLINE, drain: DEADLINE };
+    let shared = Shared { pulse, roster: Arc::default(), load: Load::new(load::Limits::default()) };
+    let limits = Limits { channels_per_request: 10, channels_per_connection: 10, refusals_per_minute: 10 };
+    let (line, dialect) = (Line::default(), WsDialect::new(limits, false));
+    let ending = session::run(line.clone(), dialect, session, Arc::new(shared), Vec::new());
+    assert_eq!(within(DEADLINE, "its end", ending).await, Ending::Store);
+    let said = line.text();
+    assert!(said.contains(r#""type":"bye","code":1011"#) && said.contains("retry_ms"), "{said}");
+}
+
+#[tokio::test]
+async fn a_gap_is_counted_when_it_is_told_and_not_when_it_is_proposed() {
+    let rules = Rules::default();
+    rules.policy("a", Policy { lag: Lag::Skip, max_lag: Some(2), ..Policy::default() });
+    let place = Place::start(rules);
+    let mut slow = place.session();
+    listen(&mut slow, "a", Start::Now).await;
+    place.publish("0").await.unwrap();
+    let herald = tokio::spawn({
+        let hub = place.hub.clone();
+        async move { hub.herald(tokio::task::yield_now).await }
+    });
+    let counters = || {
+        let counters = place.hub.counters();
+        (counters.gaps.get(), counters.lagged.get(), counters.skipped.get())
+    };
+    let mut batch = Batch::default();
+    for number in 1..6 {
+        place.publish(&number.to_string()).await.unwrap();
+        until("it has something to say", async || {
+            slow.fill(&mut batch, 4096).unwrap();
+            slow.commit(&batch, 0, &mut Vec::new());
+            !batch.is_empty()
+        })
+        .await;
+    }
+    assert_eq!(counters(), (0, 0, 0), "its socket has taken nothing");
+    slow.fill(&mut batch, 4096).unwrap();
+    slow.commit(&batch, batch.bytes.len(), &mut Vec::new());
+    assert_eq!(counters(), (1, 1, 5));
+    herald.abort();
 }

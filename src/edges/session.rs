@@ -397,14 +397,18 @@ impl<S: Socket, D: Dialect> Connection<S, D> {
         if !orders.is_empty() {
             return Poll::Ready(Event::Orders(orders));
         }
-        // Before the frames: who always has one more to say ends with its credential too.
-        if self.timer.as_mut().poll(cx).is_ready() {
+        let is_time = self.timer.as_mut().poll(cx).is_ready();
+        // Before the frames: who always has one more ends with its credential too. But a sign of life may be here already.
+        if is_time && self.silent_until.is_none_or(|at| at > Instant::now()) {
             return Poll::Ready(Event::Time);
         }
         if self.owed.len() < REPLIES
             && let Poll::Ready(frame) = self.socket.poll_frame(cx)
         {
             return Poll::Ready(frame.map_or_else(Event::Ended, Event::Frame));
+        }
+        if is_time {
+            return Poll::Ready(Event::Time);
         }
         if !waits {
             return Poll::Ready(Event::Ready);

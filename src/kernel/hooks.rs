@@ -45,7 +45,7 @@ pub trait Hooks: Send + Sync + 'static {
     /// What does this channel keep and promise? Asked when it is first touched, and again when the rules say so.
     fn policy(&self, channel: &ChannelName) -> Policy;
     /// The number of the rules that judge the request at hand.
-    fn judged_by(&self) -> u64 {
+    fn at_hand(&self) -> u64 {
         self.in_charge()
     }
     /// The number of those that judge who comes now.

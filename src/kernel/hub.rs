@@ -121,13 +121,14 @@ impl Hub {
 
     /// A hub without threads, and the work of its lanes, for whoever wants to say what happens when: `tests/simulation`.
     pub fn at_rest(parts: Parts) -> (Arc<Hub>, [Work; 2]) {
-        let hooks = parts.hooks.clone();
+        let (hooks, charge) = (parts.hooks.clone(), parts.hooks.clone());
         let shared = Arc::new(Shared {
             channels: DashMap::default(),
             herald: Default::default(),
             counters: Default::default(),
             clock: parts.clock,
             policy: Box::new(move |name| resolve(hooks.policy(name))),
+            in_charge: Box::new(move || charge.in_charge()),
             tail: parts.tail,
             small: AtomicBool::new(false),
             idle_after: parts.idle_after,
@@ -199,7 +200,7 @@ impl Hub {
     }
 
     /// Waits, not for ever, while channels to which was just published outrun their readers. For publishers who wait for an
-    /// answer; what plugins say and do not wait for comes from one task for all.
+    /// answer; what plugins say comes from one task for all, or from a hook with a time of its own.
     pub async fn let_readers_follow(&self, published: impl Iterator<Item = &Receipt>) {
         let mut channels: Vec<Arc<Channel>> = Vec::new();
         for Receipt { channel: name, .. } in published {
@@ -302,29 +303,11 @@ impl Hub {
         if let Some(known) = self.shared.channels.get(name) {
             return Ok(known.clone());
         }
-        let rules = self.hooks.in_charge();
+        let rules = (self.shared.in_charge)();
         let policy = (self.shared.policy)(name);
         let (reply, answer) = oneshot::channel();
-        let opened =
-            self.lane(policy.history.is_some()).ask(Request::Open { name: name.clone(), policy, reply }, answer);
-        let channel = opened.await?;
-        if rules != self.hooks.in_charge() {
-            // Who asked all channels again may have come before it was one.
-            self.resolve(&channel).await?;
-        }
-        Ok(channel)
-    }
-
-    /// Takes over what the rules now say of a channel; true if it is something else.
-    async fn resolve(&self, channel: &Channel) -> Result<bool, LogError> {
-        let policy = channel.fit((self.shared.policy)(&channel.name));
-        if policy == channel.policy() {
-            return Ok(false);
-        }
-        // The store first: it must reserve numbers before anybody is promised less than the disk.
-        channel.log.open(&channel.name, &policy).await?;
-        channel.set_policy(policy);
-        Ok(true)
+        let open = Request::Open { name: name.clone(), policy, rules, reply };
+        self.lane(policy.history.is_some()).ask(open, answer).await
     }
 
     fn lane(&self, is_kept: bool) -> &Inbox {
@@ -336,7 +319,7 @@ impl Hub {
     pub async fn resolve_again(&self, wanted: impl Fn(&str) -> bool) -> Result<usize, LogError> {
         let mut changed = 0;
         for channel in self.channels(wanted) {
-            changed += usize::from(self.resolve(&channel).await?);
+            changed += usize::from(self.shared.resolve(&channel).await?);
             tokio::task::consume_budget().await;
         }
         Ok(changed)
@@ -389,7 +372,7 @@ impl Hub {
         self.shared.channels.iter().filter(|channel| channel.subscribers() > 0).count()
     }
 
-    /// Why channels with a history take nothing any more, if so.
+    /// Why nothing is stored or numbered any more, if so.
     pub fn store_failure(&self) -> Option<String> {
         self.kept.failure().or_else(|| self.fleeting.failure())
     }

@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// What waits for a lane weighs so many bytes at most, or is one request.
 const WEIGHT: usize = 64 << 20;
 /// A panic there is a fault of the hub or its store, and nothing that this process can mend.
-const FALLEN: &str = "the thread that writes the store has ended by a fault; what was acknowledged is safe: restart the hub, and report what its log says of a panic";
+const FALLEN: &str = "a thread that numbers and stores messages has ended by a fault; what was acknowledged as synced is safe: restart \
+                      the hub, and report what its log says of a panic";
 
 /// The life of a lane. It ends when it is told to stop, or with its hub.
 pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -30,20 +31,28 @@ pub(super) struct Inbox {
     pub log: Arc<dyn Log>,
     queue: mpsc::Sender<Request>,
     returns: Arc<Returns>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     is_stopping: AtomicBool,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// What is not answered yet.
+#[derive(Default)]
+struct Waiting {
+    requests: AtomicUsize,
+    bytes: AtomicUsize,
 }
 
 /// What a request that waits for a lane weighs, until it is answered.
 pub(super) struct Weight {
     bytes: usize,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
 }
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.waiting.requests.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -106,7 +115,8 @@ impl Inbox {
     fn weigh(&self, items: &[Item]) -> Option<Weight> {
         let bytes = items.iter().map(|item| item.admitted.0.message.weight()).sum();
         let weight = Weight { bytes, waiting: self.waiting.clone() };
-        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.waiting.requests.fetch_add(1, Ordering::Relaxed);
+        let before = self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
         (before == 0 || before + bytes <= WEIGHT).then_some(weight)
     }
 
@@ -120,11 +130,14 @@ impl Inbox {
 
     /// What somebody hears for whom there is no room.
     fn busy(&self) -> PublishError {
-        PublishError::Busy(self.returns.place(self.queue.max_capacity() - self.queue.capacity()))
+        PublishError::Busy(self.returns.place(self.waiting.requests.load(Ordering::Relaxed)))
     }
 
     /// Ends the lane, or gives up on one that does not answer in time.
     pub async fn stop(&self, limit: Duration) -> Result<(), LogError> {
+        if self.queue.is_closed() && !self.is_stopping.load(Ordering::Acquire) {
+            return Err(self.ended());
+        }
         self.is_stopping.store(true, Ordering::Release);
         let (reply, answer) = oneshot::channel();
         let stopped = in_time(limit, self.answered(Request::Stop { reply }, answer)).await?;
@@ -162,7 +175,8 @@ impl<'a> Parcel<'a> {
     /// The last quarter of a queue is for those whose publishers were promised the store.
     fn gives_way(&self, places: &[Place]) -> bool {
         let queue = &self.inbox.queue;
-        let is_scarce = queue.capacity() < queue.max_capacity() / 4;
+        let bytes = self.inbox.waiting.bytes.load(Ordering::Relaxed);
+        let is_scarce = queue.capacity() < queue.max_capacity() / 4 || bytes > WEIGHT / 4 * 3;
         is_scarce && places.iter().all(|place| place.ack == Ack::Memory && place.channel.is_kept())
     }
 

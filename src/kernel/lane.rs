@@ -37,15 +37,32 @@ const SMALL_IDLE: Duration = Duration::from_secs(1);
 const SWEEP_BUDGET: Duration = Duration::from_millis(10);
 /// How often a failure that goes on is said.
 const SAY_AGAIN: Duration = Duration::from_secs(1);
+/// How often rules are asked again for what they may have changed meanwhile.
+const CHANGES: usize = 4;
 /// How often a lane looks at the clock.
 const TICK: Duration = Duration::from_millis(200);
 
 /// What a lane is asked for. Its inbox has an end: a publisher that finds it full is told to come back.
 pub(super) enum Request {
-    Open { name: ChannelName, policy: Policy, reply: oneshot::Sender<Result<Arc<Channel>, LogError>> },
-    Publish { items: Vec<Item>, weight: Weight, reply: oneshot::Sender<Result<Vec<Appended>, LogError>> },
-    Forget { channel: Arc<Channel>, reply: oneshot::Sender<Result<(), LogError>> },
-    Stop { reply: oneshot::Sender<Result<(), LogError>> },
+    /// With the policy that the rules of this number have for it.
+    Open {
+        name: ChannelName,
+        policy: Policy,
+        rules: u64,
+        reply: oneshot::Sender<Result<Arc<Channel>, LogError>>,
+    },
+    Publish {
+        items: Vec<Item>,
+        weight: Weight,
+        reply: oneshot::Sender<Result<Vec<Appended>, LogError>>,
+    },
+    Forget {
+        channel: Arc<Channel>,
+        reply: oneshot::Sender<Result<(), LogError>>,
+    },
+    Stop {
+        reply: oneshot::Sender<Result<(), LogError>>,
+    },
 }
 
 /// A message on its way to a lane, with what its publisher is promised: a policy that changes meanwhile changes nothing
@@ -63,6 +80,8 @@ pub(super) struct Shared {
     pub counters: Arc<Counters>,
     pub clock: fn() -> Micros,
     pub policy: Box<dyn Fn(&ChannelName) -> Policy + Send + Sync>,
+    /// The number of the rules that answer there.
+    pub in_charge: Box<dyn Fn() -> u64 + Send + Sync>,
     pub tail: TailLimit,
     /// Memory is short: tails hold less of what the store has as well, and idle channels go soon.
     pub small: AtomicBool,
@@ -79,6 +98,23 @@ impl Shared {
             true => TailLimit { count: (count / SMALL).max(1), bytes: bytes / SMALL },
             false => self.tail,
         }
+    }
+
+    /// A channel takes over what the rules now say of it; true if it is something else.
+    pub async fn resolve(&self, channel: &Channel) -> Result<bool, LogError> {
+        let mut has_changed = false;
+        // They may have changed once more when the store has heard of it; rules that never answer the same are no reason to stay.
+        for _ in 0..CHANGES {
+            let policy = channel.fit((self.policy)(&channel.name));
+            if policy == channel.policy() {
+                break;
+            }
+            // The store first: it must reserve numbers before anybody is promised less than the disk.
+            channel.log.open(&channel.name, &policy).await?;
+            channel.set_policy(policy);
+            has_changed = true;
+        }
+        Ok(has_changed)
     }
 
     fn is_small(&self, channel: &Channel) -> bool {
@@ -151,8 +187,8 @@ impl Lane {
                     replies.push((reply, more.len(), weight));
                     items.extend(more);
                 }
-                Request::Open { name, policy, reply } => {
-                    let _ = reply.send(self.open(name, policy).await);
+                Request::Open { name, policy, rules, reply } => {
+                    let _ = reply.send(self.open(name, policy, rules).await);
                 }
                 Request::Forget { channel, reply } => {
                     self.publish(std::mem::take(&mut items), std::mem::take(&mut replies)).await;
@@ -168,7 +204,7 @@ impl Lane {
         None
     }
 
-    async fn open(&mut self, name: ChannelName, policy: Policy) -> Result<Arc<Channel>, LogError> {
+    async fn open(&mut self, name: ChannelName, policy: Policy, rules: u64) -> Result<Arc<Channel>, LogError> {
         if let Some(known) = self.shared.channels.get(&name) {
             return Ok(known.clone());
         }
@@ -177,6 +213,10 @@ impl Lane {
             Arc::new(Channel::new(name.clone(), policy, extent, self.log.clone(), self.shared.counters.clone()));
         channel.touch();
         self.shared.channels.insert(name, channel.clone());
+        if (self.shared.in_charge)() != rules {
+            // Who asked all channels again may have come before it was one.
+            self.shared.resolve(&channel).await?;
+        }
         Ok(channel)
     }
 
@@ -253,21 +293,21 @@ impl Lane {
         let is_mixed = places.windows(2).any(|pair| pair[0].1 != pair[1].1);
         let mut behind = FxHashMap::default();
         for (((channel, ack, said), entry), result) in places.into_iter().zip(entries).zip(appended) {
-            let Appended::New { offset, time } = result else {
-                // The first one may still be on its way to the disk, in this very group.
-                self.shared.counters.repeats.add(1);
-                waiting.push((result, ack));
-                continue;
-            };
-            let (message, expires) = said.unwrap_or((entry.message, entry.expires));
-            let publication = Publication { offset, time, expires, once: entry.once, message };
-            self.shared.counters.published.add(1);
             let mut waits_for = ack;
             if is_mixed {
                 let before = behind.entry(Arc::as_ptr(&channel) as usize).or_insert(ack);
                 waits_for = waits_for.max(*before);
                 *before = waits_for;
             }
+            let Appended::New { offset, time } = result else {
+                // The first one may still be on its way to the disk, in this very group.
+                self.shared.counters.repeats.add(1);
+                waiting.push((result, waits_for));
+                continue;
+            };
+            let (message, expires) = said.unwrap_or((entry.message, entry.expires));
+            let publication = Publication { offset, time, expires, once: entry.once, message };
+            self.shared.counters.published.add(1);
             if waits_for == Ack::Memory {
                 self.show(&channel, publication);
             } else {

@@ -67,7 +67,7 @@ impl Session {
 
     fn of(hub: Arc<Hub>, client: Arc<Client>, format: Arc<dyn Format>, watches: bool) -> Self {
         Session {
-            judged_by: hub.hooks().judged_by(),
+            judged_by: hub.hooks().at_hand(),
             hub,
             client,
             format,

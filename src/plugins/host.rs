@@ -474,7 +474,7 @@ impl Hooks for Host {
         self.current.load_full().policy(channel)
     }
 
-    fn judged_by(&self) -> u64 {
+    fn at_hand(&self) -> u64 {
         self.rules().generation.id
     }
 

@@ -99,11 +99,7 @@ impl World for Outside {
         let hub = self.hub.clone();
         Box::pin(async move {
             match hub.upgrade() {
-                Some(hub) => {
-                    let results = hub.publish_batch(&client, drafts).await;
-                    hub.let_readers_follow(results.iter().filter_map(|result| result.as_ref().ok())).await;
-                    results
-                }
+                Some(hub) => hub.publish_batch(&client, drafts).await,
                 None => drafts.iter().map(|_| Err(PublishError::Stopping)).collect(),
             }
         })

@@ -23,6 +23,7 @@ pub struct Moody {
     syncs: AtomicBool,
     opens: AtomicBool,
     panics: AtomicBool,
+    reads: AtomicBool,
     /// Until it is mended, which is when it is first asked to be.
     is_broken: AtomicBool,
 }
@@ -37,6 +38,7 @@ impl Moody {
             syncs: AtomicBool::new(true),
             opens: AtomicBool::new(true),
             panics: AtomicBool::new(false),
+            reads: AtomicBool::new(true),
             is_broken: AtomicBool::new(false),
         });
         let hub = Hub::start(Parts {
@@ -73,6 +75,10 @@ impl Moody {
         self.is_broken.store(true, Ordering::SeqCst);
     }
 
+    pub fn reads(&self, does: bool) {
+        self.reads.store(does, Ordering::SeqCst);
+    }
+
     /// Its lane does not live through what comes next.
     pub fn panics(&self) {
         self.panics.store(true, Ordering::SeqCst);
@@ -105,6 +111,9 @@ impl Log for Moody {
         self.log.settle(ack)
     }
     fn read<'a>(&'a self, channel: &'a ChannelName, range: Range) -> Reply<'a, Page> {
+        if !self.reads.load(Ordering::SeqCst) {
+            return Box::pin(std::future::ready(Err(LogError("not now".into()))));
+        }
         self.log.read(channel, range)
     }
     fn forget<'a>(&'a self, channel: &'a ChannelName) -> Reply<'a, Extent> {

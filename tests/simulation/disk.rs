@@ -142,7 +142,8 @@ impl Disk {
         place.1 = true;
         let life = pages.lives.entry((channel.as_str().into(), place.0.0)).or_insert_with(|| Life {
             is_kept: self.is_kept,
-            promises: policy.ack,
+            // The least that it ever does.
+            promises: if channel.as_str() == "turning" { Ack::Memory } else { policy.ack },
             count: policy.history.and_then(|kept| kept.count),
             age: policy.history.and_then(|kept| kept.age).map(|age| age.as_micros() as Micros),
             said: BTreeMap::new(),

@@ -12,7 +12,7 @@ use aether::edges::roster::{Order, Roster};
 use aether::edges::session::{Shared, run as serve};
 use aether::kernel::TailLimit;
 use aether::kernel::format::Format;
-use aether::kernel::hub::{HistoryFrom, Hub, Parts};
+use aether::kernel::hub::{HistoryFrom, Hub, Parts, ReadError};
 use aether::kernel::message::Offset;
 use aether::kernel::policy::{Ack, Lag, Policy, Retention};
 use aether::kernel::session::Session;
@@ -51,7 +51,7 @@ pub fn lag_of(channel: &str) -> Option<Lag> {
     }
 }
 
-/// `turning`: what the channel of that name does with who lags.
+/// `turning`: what the channel of that name does with who lags; what it promises turns with that.
 pub fn policy(channel: &str, turning: Lag) -> Policy {
     let keeps = |count, age| Some(Retention { count, age, bytes: None });
     let lag = lag_of(channel).unwrap_or(turning);
@@ -63,6 +63,8 @@ pub fn policy(channel: &str, turning: Lag) -> Policy {
         "written" => Policy { ack: Ack::Written, ..all },
         "memory" | "skip" => Policy { ack: Ack::Memory, ..all },
         "none" => Policy { history: None, ..all },
+        "turning" if matches!(turning, Lag::CatchUp | Lag::Close) => all,
+        "turning" => Policy { ack: Ack::Memory, ..all },
         _ => all,
     }
 }
@@ -340,7 +342,6 @@ impl World {
     fn change_rules(&self) {
         let Some((hub, shared)) = self.net.hub() else { return };
         self.book.count("the rules changed");
-        *self.rules.lag.lock() = *self.dice.one_of(&LAGS);
         let place = (self.dice.one_of(&self.readers).number.to_string(), self.dice.one_of(&self.channels).clone());
         let mut closed = self.rules.closed.lock();
         if !closed.remove(&place) {
@@ -348,8 +349,15 @@ impl World {
         }
         drop(closed);
         shared.roster.order(|_| true, &Order::Reconsider);
+        // Some change their minds while publishes are on their way.
+        let lags: Vec<_> = (0..self.dice.between(1, 8)).map(|_| *self.dice.one_of(&LAGS)).collect();
+        let (rules, dice) = (self.rules.clone(), self.dice.clone());
         self.schedule.spawn(Kind::Hub, async move {
-            let _ = hub.resolve_again(|_| true).await;
+            for lag in lags {
+                *rules.lag.lock() = lag;
+                let _ = hub.resolve_again(|_| true).await;
+                sleep(Duration::from_millis(dice.below(20))).await;
+            }
         });
     }
 
@@ -415,10 +423,15 @@ impl World {
 
     /// What was said and is not gone is there, and what was acknowledged was shown.
     async fn read_back(&self, hub: &Hub, name: &str) {
-        let past = hub.history(&client("checker"), &channel(name), HistoryFrom::After(0), usize::MAX, usize::MAX).await;
-        let past = match past {
-            Ok(past) => past,
-            Err(error) => return self.book.breaks(Class::Wrong, format!("{name} cannot be read: {error:?}")),
+        let began = Instant::now();
+        let past = loop {
+            let from = HistoryFrom::After(0);
+            match hub.history(&client("checker"), &channel(name), from, usize::MAX, usize::MAX).await {
+                Ok(past) => break past,
+                // What the storm has asked of the store may still take its time.
+                Err(ReadError::Store(_)) if began.elapsed() < CALM => sleep(Duration::from_millis(50)).await,
+                Err(error) => return self.book.breaks(Class::Wrong, format!("{name} cannot be read: {error:?}")),
+            }
         };
         let there: Vec<Offset> = past.page.publications.iter().map(|p| p.offset).collect();
         let mut pages = self.book.open();

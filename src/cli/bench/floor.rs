@@ -5,7 +5,6 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -15,7 +14,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use parking_lot::{Condvar, Mutex};
-use rustix::process::Pid;
 
 use super::account::Account;
 use super::ours;
@@ -234,17 +232,13 @@ impl FloorProcess {
     pub fn start(program: &Path, floor: Floor) -> anyhow::Result<FloorProcess> {
         let mut command = Command::new(program);
         command.args(["bench", "floor", "--serve", floor.name()]).stdin(Stdio::null()).stdout(Stdio::piped());
-        // Ctrl-C is for us.
-        command.process_group(0);
-        let mut child = command.spawn().context("a floor")?;
-        ours::has_begun(Pid::from_child(&child));
+        let mut child = ours::spawn(&mut command).context("a floor")?;
         let mut said = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut first = String::new();
         said.read_line(&mut first)?;
         let account = Account::Processes(child.id());
         let Ok(address) = first.trim().parse() else {
-            let _ = child.kill();
-            let _ = child.wait();
+            ours::kill(&mut child);
             bail!("the floor did not start")
         };
         Ok(FloorProcess { floor, address, account, child, _said: said })
@@ -253,9 +247,7 @@ impl FloorProcess {
 
 impl Drop for FloorProcess {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        ours::has_ended(Pid::from_child(&self.child));
+        ours::kill(&mut self.child);
     }
 }
 

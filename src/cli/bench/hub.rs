@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -51,10 +50,8 @@ impl Own {
         // Publishers are faster than a thousand readers: what these have not read yet is not to be gone.
         command.env("AETHER_RETENTION_DEFAULT_MAX_COUNT", "1000000");
         command.envs(how.env.iter().copied());
-        // Ctrl-C is for us: a hub that ends by itself while we still ask it would only confuse.
-        command.process_group(0);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("a hub of our own")?;
-        ours::has_begun(Pid::from_child(&child));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = ours::spawn(&mut command).context("a hub of our own")?;
         let mut said = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut first = String::new();
         said.read_line(&mut first)?;
@@ -83,9 +80,8 @@ impl Hub {
         static STARTED: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let number = STARTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("aether-bench-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&dir).with_context(|| format!("{}", dir.display()))?;
-        ours::is_used(&dir);
-        Hub::start_in(program, how, &dir).inspect_err(|_| ours::remove(&dir))
+        ours::make_dir(&dir).with_context(|| format!("{}", dir.display()))?;
+        Hub::start_in(program, how, &dir).inspect_err(|_| ours::remove_dir(&dir))
     }
 
     fn start_in(program: &Path, how: &Start<'_>, dir: &Path) -> anyhow::Result<Hub> {
@@ -102,11 +98,10 @@ impl Hub {
     pub fn restart(&mut self, program: &Path, how: &Start<'_>) -> anyhow::Result<Duration> {
         let mut old = self.own.take().context("it is not ours")?;
         let _ = rustix::process::kill_process(Pid::from_child(&old.child), Signal::TERM);
-        old.child.wait()?;
-        ours::has_ended(Pid::from_child(&old.child));
+        ours::forget(&mut old.child);
         let dir = std::mem::take(&mut old.dir);
         let began = Instant::now();
-        let (own, address) = Own::launch(program, how, &dir).inspect_err(|_| ours::remove(&dir))?;
+        let (own, address) = Own::launch(program, how, &dir).inspect_err(|_| ours::remove_dir(&dir))?;
         let took = began.elapsed();
         self.account = Account::Processes(own.child.id());
         (self.address, self.own) = (address, Some(own));
@@ -216,12 +211,10 @@ impl Target for Hub {
 
 impl Drop for Own {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        ours::has_ended(Pid::from_child(&self.child));
+        ours::kill(&mut self.child);
         // One that was started again has left its directory to its successor.
         if !self.dir.as_os_str().is_empty() {
-            ours::remove(&self.dir);
+            ours::remove_dir(&self.dir);
         }
     }
 }

@@ -23,8 +23,9 @@ use super::target::{Step, TEXT, Target, Transport, frame, upgrade};
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Stands in the frame and in the event that tell of one, and in no payload.
-const GAP: &[u8] = b"\"type\":\"gap\"";
+/// Stands in the frame and in the event that tell of one, and in no payload. No longer than what is kept of a read for the
+/// next one and a byte.
+const GAP: &[u8] = b"\"gap\"";
 /// How long nobody may listen at all.
 const GONE: Duration = Duration::from_secs(5);
 /// What a client waits that heard no.
@@ -269,9 +270,10 @@ async fn client(to: SocketAddr, number: usize, steps: &[Step], messages: usize) 
     let all = async {
         while client.tally.count < messages as u64 {
             if client.hears_of_a_gap {
-                return Err(
-                    Told("it is told of a gap: the hub keeps fewer messages of a channel than are missed").into()
-                );
+                return Err(Told(
+                    "it is told of a gap: does the hub keep as many messages of a channel as are missed here?",
+                )
+                .into());
             }
             client.stream.readable().await?;
             match client.read() {
