@@ -1,9 +1,12 @@
 //! **A policy that changes is in force at once**, for channels in memory too.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aether::kernel::hooks::{Admission, Answer, Client, ConnectRequest, Farewell, Hooks, Identity, Sight};
 use aether::kernel::hub::HistoryFrom;
+use aether::kernel::message::{ChannelName, Draft};
 use aether::kernel::policy::{Ack, Lag, Policy, Retention};
 use aether::kernel::session::{Batch, Close, Start};
 
@@ -40,6 +43,42 @@ async fn a_channel_in_memory_takes_over_what_it_keeps_and_promises() {
     assert_eq!(kernel.publish(draft("a", "8")).await.ack, Ack::Synced);
     assert_eq!(kept(&kernel, "a").await, [6, 7, 8], "what was gone does not come back");
     assert_eq!(kernel.hub.resolve_again(|_| true).await.unwrap(), 0, "nothing has changed");
+}
+
+/// Rules that change between the first answer and whatever is done with it.
+#[derive(Default)]
+struct Fickle {
+    rules: Rules,
+    number: AtomicU64,
+}
+
+impl Hooks for Fickle {
+    fn connect<'a>(&'a self, request: &'a ConnectRequest) -> Answer<'a, Identity> {
+        self.rules.connect(request)
+    }
+    fn subscribe<'a>(&'a self, client: &'a Client, channel: &'a ChannelName) -> Answer<'a, Sight> {
+        self.rules.subscribe(client, channel)
+    }
+    fn publish<'a>(&'a self, client: &'a Client, draft: Draft) -> Answer<'a, Admission> {
+        self.rules.publish(client, draft)
+    }
+    fn history<'a>(&'a self, client: &'a Client, channel: &'a ChannelName, resume: bool) -> Answer<'a, Sight> {
+        self.rules.history(client, channel, resume)
+    }
+    fn disconnected(&self, _: &Arc<Client>, _: &Farewell) {}
+    fn policy(&self, _: &ChannelName) -> Policy {
+        let is_first = self.number.fetch_add(1, Ordering::SeqCst) == 0;
+        Policy { ack: if is_first { Ack::Synced } else { Ack::Memory }, ..Policy::default() }
+    }
+    fn in_charge(&self) -> u64 {
+        self.number.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_is_opened_while_the_rules_change_has_the_policy_of_the_new_ones() {
+    let kernel = Kernel::start(Arc::new(Fickle::default()));
+    assert_eq!(kernel.publish(draft("a", "1")).await.ack, Ack::Memory);
 }
 
 #[tokio::test]

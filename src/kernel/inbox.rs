@@ -113,7 +113,15 @@ impl Inbox {
 
     /// Room for a request; none if too much waits already.
     fn weigh(&self, items: &[Item]) -> Option<Weight> {
-        let bytes = items.iter().map(|item| item.admitted.0.message.weight()).sum();
+        let mut last = std::ptr::null();
+        let weigh = |item: &Item| {
+            let message = &item.admitted.0.message;
+            // What goes to many channels is there once.
+            let shared = if message.payload.as_ptr() == last { message.payload.len() } else { 0 };
+            last = message.payload.as_ptr();
+            message.weight() - shared
+        };
+        let bytes = items.iter().map(weigh).sum();
         let weight = Weight { bytes, waiting: self.waiting.clone() };
         self.waiting.requests.fetch_add(1, Ordering::Relaxed);
         let before = self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -186,9 +194,10 @@ impl<'a> Parcel<'a> {
         let (items, places) = (std::mem::take(&mut self.items), std::mem::take(&mut self.places));
         let began = Instant::now();
         let inbox = self.inbox;
+        let gives_way = self.gives_way(&places);
         let queued = match inbox.weigh(&items) {
             _ if items.is_empty() => Ok(()),
-            Some(weight) if !self.gives_way(&places) => {
+            Some(weight) if !gives_way => {
                 inbox.queue.try_send(Request::Publish { items, weight, reply }).map_err(|error| match error {
                     mpsc::error::TrySendError::Full(_) => inbox.busy(),
                     mpsc::error::TrySendError::Closed(_) => inbox.not_published(),
