@@ -6,9 +6,13 @@ use crate::plugins::BreakerLimits;
 
 /// A host whose breakers never open, whose hooks all run on the thread that asks, and where a loop ends soon.
 pub fn tireless(code: &str) -> (Arc<Host>, Dir) {
+    tireless_for(Duration::from_millis(20), code)
+}
+
+/// The same where a call may take so long: where nothing loops, a machine that stands still is no loop.
+pub fn tireless_for(call: Duration, code: &str) -> (Arc<Host>, Dir) {
     let breaker = BreakerLimits { failures: usize::MAX, ..BreakerLimits::default() };
-    let soon = Duration::from_millis(20);
-    script_with(code, HostConfig { limits: Limits { breaker, call: soon, connect: soon, ..calm().limits }, ..calm() })
+    script_with(code, HostConfig { limits: Limits { breaker, call, connect: call, ..calm().limits }, ..calm() })
 }
 
 #[test]

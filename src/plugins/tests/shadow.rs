@@ -64,7 +64,7 @@ fn decide(host: &Host, n: u64) {
 
 #[test]
 fn identical_code_beside_100_000_decisions_differs_in_none() {
-    let (host, dir) = super::safety::tireless(RULES);
+    let (host, dir) = super::safety::tireless_for(DEADLINE, RULES);
     ask(&host, "shadow_start", json!({"scripts": dir.0}));
     for n in 0..100_000 {
         decide(&host, n);
