@@ -204,8 +204,18 @@ impl TestHub {
     /// An event stream that may read everything. `query`: `channel=a&channel=b`.
     pub async fn sse(&self, query: &str, last_event_id: Option<&str>) -> SseClient {
         let token = self.token(&["*"]);
-        let opened = SseClient::open(self.address, &format!("/sse?{query}&token={token}"), last_event_id).await;
-        opened.unwrap_or_else(|refused| panic!("{refused:?}"))
+        let path = format!("/sse?{query}&token={token}");
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match SseClient::open(self.address, &path, last_event_id).await {
+                Ok(client) => return client,
+                // As a WebSocket does.
+                Err(refused) if refused.status == 429 && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(refused) => panic!("{refused:?}"),
+            }
+        }
     }
 
     /// Publishes with the admin key; the answer.

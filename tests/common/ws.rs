@@ -1,6 +1,7 @@
 //! A WebSocket client by a library that is not the hub's own parser.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -27,10 +28,19 @@ pub enum End {
 }
 
 impl WsClient {
+    /// Comes back, as clients do, while the rules have no time: on a machine that is slow they are taken for slow ones.
     pub async fn connect(address: SocketAddr, token: Option<&str>) -> WsClient {
         let query = token.map_or(String::new(), |token| format!("?token={token}"));
-        let opened = WsClient::open(address, &format!("/ws{query}"), &[], None).await;
-        opened.unwrap_or_else(|error| panic!("the upgrade was refused: {error}"))
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match WsClient::open(address, &format!("/ws{query}"), &[], None).await {
+                Ok(client) => return client,
+                Err(Error::Http(refused)) if refused.status() == 429 && Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(error) => panic!("the upgrade was refused: {error}"),
+            }
+        }
     }
 
     /// One that takes in little while it is not read, so that it is stuck soon.
